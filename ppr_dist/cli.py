@@ -1,0 +1,30 @@
+"""What every entry point shares: parse strictly, run, and end with one clear line on bad input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from ppr_dist.errors import UserError
+
+
+def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
+    """Run ``main``; print a :class:`UserError` as one line on stderr and exit with status 2.
+
+    An error raised on every rank (``rank`` unset on the exception) is printed by rank 0 alone; an error
+    that struck one rank carries ``rank`` and is printed by that rank, after which torchrun ends the others.
+    """
+    try:
+        main(argv)
+    except UserError as error:
+        rank = int(os.environ.get("RANK", "0"))
+        struck = getattr(error, "rank", None)
+        if struck is not None or rank == 0:
+            where = f" (rank {struck})" if struck is not None and "RANK" in os.environ else ""
+            print(f"ppr_dist: error{where}: {error}", file=sys.stderr, flush=True)
+        sys.stderr.flush()
+        # Other threads (a loader's workers, gloo) must not keep a failed process alive.
+        os._exit(2)
+    except KeyboardInterrupt:
+        os._exit(130)

@@ -1,0 +1,111 @@
+"""The manifest of a prepared data set: what is in it, and how to know that it has not changed.
+
+A prepared folder ``DATA`` holds::
+
+    manifest.json        this file
+    items.parquet        item_index int64, item_id, train_count int64, tune_count int64   (row i is item i)
+    users.parquet        user_index int64, user_id, split string
+    attributes.parquet   attribute string, value_index int64, value string               (index 0 = unknown)
+    <split>/00000.tar    WebDataset shards; each member NNNNNNNN.arrow is an Arrow IPC stream of one
+                         record batch: user int64, items list<int64> (oldest first), one int64 column
+                         per attribute
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ppr_dist.errors import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    path: str
+    """Path relative to the data folder."""
+    users: int
+    events: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    users: int
+    events: int
+    shards: tuple[Shard, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attribute:
+    name: str
+    """Column name in the shards' record batches and in the users file."""
+    cardinality: int
+    """Number of values, the unknown value (index 0) included."""
+    buckets: tuple[float, ...] | None = None
+    """Right-open bucket edges of a numeric column; None for a categorical one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ``prepare`` wrote. ``fingerprint`` is a SHA-256 over everything else in it."""
+
+    items: int
+    item_id_type: str
+    """``int64`` or ``string``."""
+    user_id_type: str
+    cold_threshold: int
+    """Users with fewer interactions than this are cold."""
+    attributes: tuple[Attribute, ...]
+    splits: dict[str, Split]
+    tables: dict[str, str]
+    """SHA-256 of items.parquet, users.parquet and attributes.parquet by file name."""
+    settings: dict[str, Any]
+    """The options ``prepare`` ran with (no paths)."""
+    fingerprint: str = ""
+
+    def sealed(self) -> Manifest:
+        """Return a copy with ``fingerprint`` computed."""
+        body = dataclasses.asdict(dataclasses.replace(self, fingerprint=""))
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        return dataclasses.replace(self, fingerprint=digest)
+
+    def save(self, folder: Path) -> None:
+        body = {"format": FORMAT, **dataclasses.asdict(self)}
+        (folder / MANIFEST).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+
+    def split(self, name: str) -> Split:
+        if name not in self.splits:
+            raise UserError(f"no split {name!r} in the data: it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read ``folder/manifest.json``; raise :class:`UserError` where it is absent, damaged or edited."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run `python -m ppr_dist.prepare … --out {folder}` first")
+    try:
+        body = json.loads(path.read_text())
+        if body.pop("format") != FORMAT:
+            raise UserError(f"{path}: written by another version of ppr_dist; run prepare again")
+        body["attributes"] = tuple(
+            Attribute(**{**a, "buckets": tuple(a["buckets"]) if a["buckets"] is not None else None})
+            for a in body["attributes"]
+        )
+        body["splits"] = {
+            name: Split(**{**s, "shards": tuple(Shard(**shard) for shard in s["shards"])})
+            for name, s in body["splits"].items()
+        }
+        manifest = Manifest(**body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a manifest of ppr_dist ({error})") from error
+    if manifest.sealed().fingerprint != manifest.fingerprint:
+        raise UserError(f"{path}: fingerprint does not match its content; run prepare again")
+    return manifest
