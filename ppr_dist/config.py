@@ -1,0 +1,234 @@
+"""Configuration: frozen dataclasses, one per section, a docstring with the unit under each field.
+
+``parse`` reads ``--config FILE.yaml`` and dotted overrides (``--train.lr 1e-3``) strictly: an unknown key or a
+wrong type is an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from jsonargparse import ArgumentParser
+
+from ppr_dist.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    dim: int = 64
+    """Width of item vectors, user vectors and the transformer."""
+    blocks: int = 2
+    """Transformer blocks."""
+    heads: int = 2
+    """Attention heads; divides ``dim``."""
+    max_length: int = 50
+    """Most recent interactions kept of a history; older ones are dropped."""
+    feed_forward: int = 4
+    """Hidden width of a block's feed-forward layer, in multiples of ``dim``."""
+    dropout: float = 0.2
+    """Dropout probability on embeddings, attention and feed-forward outputs."""
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise UserError(f"model.dim {self.dim} is not divisible by model.heads {self.heads}")
+        _positive(self, "model", "dim", "blocks", "heads", "max_length", "feed_forward")
+        _probability(self, "model", "dropout")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+    tokens: int = 1
+    """Prefix tokens the generator makes of a profile."""
+    hidden: int = 128
+    """Hidden units of the generator and of the profile tower."""
+    attribute_dim: int = 64
+    """Width of one attribute's embedding in the prompt and in the profile tower."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "prompt", "tokens", "hidden", "attribute_dim")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tables:
+    optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
+    """FBGEMM's fused optimizer; adam and partial_rowwise_adam need a GPU."""
+    lr: float = 0.05
+    """Learning rate of the tables."""
+    eps: float = 1e-8
+    """The optimizer's epsilon."""
+    init_std: float = 0.02
+    """Standard deviation of the normal initialisation."""
+    sharding: Path | None = None
+    """Cluster file (sharding/*.yaml) with topology and constraints; none = built-in defaults for the device."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss:
+    kind: Literal["softmax", "bpr"] = "softmax"
+    """``softmax``: own positive against shared candidates; ``bpr``: one pair per uniform negative (PPR eq. 8)."""
+    uniform_negatives: int = 512
+    """softmax: uniform negatives shared by the whole batch, summed over ranks. bpr: negatives per target."""
+    in_batch_per_user: int = 4
+    """softmax: targets of each user that serve as candidates for every user of every rank; 0 = none."""
+    temperature: float = 1.0
+    """Logits are divided by this."""
+    logit_chunk: int = 8_388_608
+    """Most logits held at once (4 bytes each)."""
+    contrastive_weight: float = 0.1
+    """λ of the prompt-oriented contrastive loss (tune with a prompt only)."""
+    contrastive_temperature: float = 0.2
+    """τ of the contrastive loss."""
+    attribute_mask: float = 0.2
+    """γ1: share of profile elements dropped in the first view."""
+    behaviour_mask: float = 0.2
+    """γ2: share of interactions dropped in the second view (never the last)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "loss", "temperature", "contrastive_temperature", "logit_chunk")
+        _probability(self, "loss", "attribute_mask", "behaviour_mask")
+        if self.uniform_negatives < 0 or self.in_batch_per_user < 0:
+            raise UserError("loss.uniform_negatives and loss.in_batch_per_user must not be negative")
+        if self.kind == "bpr" and self.uniform_negatives < 1:
+            raise UserError("loss.kind bpr needs loss.uniform_negatives of at least 1")
+        if self.kind == "softmax" and self.uniform_negatives + self.in_batch_per_user < 1:
+            raise UserError("loss.kind softmax needs uniform_negatives or in_batch_per_user above 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stream:
+    shuffle_shards: int = 8
+    """Shards whose users are shuffled together; also what a reader holds in memory."""
+    workers: int = 0
+    """Loader processes per rank; 0 = load in the training process."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    batch: int = 256
+    """Users per step, summed over ranks."""
+    epochs: int = 10
+    """Passes over the split."""
+    max_steps: int | None = None
+    """Stop after this many steps."""
+    max_minutes: float | None = None
+    """Stop after this much wall time in the loop (checked at logging intervals)."""
+    lr: float = 1e-3
+    """Adam's learning rate of the dense parameters."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW) of the dense parameters."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up of both learning rates."""
+    clip: float = 5.0
+    """Gradient-norm limit of the dense parameters; 0 = none. Tables are not clipped."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage of the dense parameters."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the dense tower; bfloat16 needs a GPU. Tables stay float32."""
+    seed: int = 0
+    """Seed of initialisation, shuffling, negatives, masks and dropout."""
+    log_every: int = 20
+    """Steps between entries in metrics.jsonl."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; one is always written at the end."""
+    keep_checkpoints: int = 2
+    """Most recent checkpoints kept."""
+    eval_every_epochs: int = 0
+    """Epochs between next-item validations (pretrain only); 0 = never."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "train", "batch", "epochs", "lr", "log_every", "keep_checkpoints")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Observe:
+    progress: bool = True
+    """Show a progress bar on rank 0."""
+    wandb: bool = False
+    """Log to Weights & Biases; offline where no key is set."""
+    wandb_project: str = "ppr_dist"
+    """Weights & Biases project."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """All sections of a training run."""
+
+    model: Model = dataclasses.field(default_factory=Model)
+    prompt: Prompt = dataclasses.field(default_factory=Prompt)
+    tables: Tables = dataclasses.field(default_factory=Tables)
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    stream: Stream = dataclasses.field(default_factory=Stream)
+    train: Train = dataclasses.field(default_factory=Train)
+    observe: Observe = dataclasses.field(default_factory=Observe)
+
+
+def _positive(section: Any, name: str, *fields: str) -> None:
+    for field in fields:
+        if not getattr(section, field) > 0:
+            raise UserError(f"{name}.{field} must be above 0, not {getattr(section, field)}")
+
+
+def _probability(section: Any, name: str, *fields: str) -> None:
+    for field in fields:
+        if not 0 <= getattr(section, field) < 1:
+            raise UserError(f"{name}.{field} must be in [0, 1), not {getattr(section, field)}")
+
+
+class StrictParser(ArgumentParser):  # type: ignore[misc]
+    """An argument parser that accepts ``--my-option`` for ``--my_option`` and says errors as UserError."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        cause: BaseException | None = ex
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(" ".join(str(message).split())) from ex
+
+    def parse_args(self, args: list[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        args = sys.argv[1:] if args is None else args
+        return super().parse_args([_underscored(arg) for arg in args], **kwargs)
+
+
+def _underscored(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(
+    prog: str,
+    argv: list[str] | None,
+    arguments: type[Arguments],
+    *,
+    with_config: bool = True,
+    link: Callable[[Any], None] | None = None,
+) -> tuple[Arguments, Config]:
+    """Parse a command line into the command's own ``arguments`` dataclass and the :class:`Config`.
+
+    Raises :class:`UserError` naming the key where one is unknown, missing or of the wrong type.
+    """
+    parser = StrictParser(prog=f"python -m {prog}", exit_on_error=True)
+    parser.add_argument("--config", action="config", help="YAML file with the sections below")
+    parser.add_class_arguments(arguments, as_group=False)
+    if with_config:
+        for field in dataclasses.fields(Config):
+            parser.add_class_arguments(field.default_factory, field.name)  # type: ignore[arg-type]
+    parsed = parser.parse_args(argv)
+    try:
+        built = parser.instantiate_classes(parsed)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+    own = arguments(**{f.name: built[f.name] for f in dataclasses.fields(arguments)})  # type: ignore[arg-type]
+    sections = {f.name: built[f.name] for f in dataclasses.fields(Config)} if with_config else {}
+    return own, Config(**sections)
