@@ -1,0 +1,1 @@
+"""Pure torch modules. Nothing here knows of ranks."""

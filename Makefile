@@ -1,0 +1,30 @@
+# Each target prepares .venv first (launch/environment/setup.sh); a current one costs a fraction of a second.
+PY := .venv/bin/python
+CODE := ppr_dist tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+
+env: ## the environment alone, in .venv
+	@launch/environment/setup.sh
+
+demo: env ## the whole way on a small synthetic catalogue: prepare, pre-train, tune, evaluate, recommend
+	@launch/demo.sh
+
+test: env ## all tests; those that need a GPU are skipped where there is none
+	@$(PY) -m pytest
+
+check: env ## lint, format and types
+	@$(PY) -m ruff check $(CODE)
+	@$(PY) -m ruff format --check $(CODE)
+	@$(PY) -m mypy
+
+bench: env ## the benchmarks
+	@$(PY) -m benchmarks
+
+clean: ## removes .venv and caches; never runs/ or data/
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,66 @@
+"""Batch: what one rank consumes in one step.
+
+Shapes: B users of this rank, L longest history in the batch, U distinct items, P targets, C candidates
+(the same C on every rank), n negatives per target, A attributes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's input. Items appear once in ``item_ids``; everything else points into it by row.
+
+    Invariants: ids are int64; ``item_ids`` has no duplicates and is never empty; histories are left-aligned,
+    oldest first, and entries past a history's length point at row 0 and are never attended to; slot t of user b
+    (the state after t items, t = 0 … L) has flat number b·(L + 1) + t.
+    """
+
+    users: Tensor
+    """User index, int64 [B]."""
+    item_ids: Tensor
+    """Distinct item indices of this rank's step, int64 [U]."""
+    history: Tensor
+    """Rows of item_ids, int64 [B, L]."""
+    lengths: Tensor
+    """Length of each history, int64 [B]."""
+    slots: Tensor
+    """Flat slot of each target, int64 [P]."""
+    targets: Tensor
+    """Row of each target, int64 [P]."""
+    profile: Tensor
+    """Attribute value indices, int64 [A, B]."""
+    total_targets: float
+    """Targets in this rank's batch (P); summed over ranks it normalises the loss."""
+    candidates: Tensor | None = None
+    """softmax: rows of this rank's share of the shared candidates, int64 [C]."""
+    candidate_log_q: Tensor | None = None
+    """softmax: log of each candidate's expected count among all candidates; +inf marks padding, float32 [C]."""
+    negatives: Tensor | None = None
+    """bpr: rows of each target's own negatives, int64 [P, n]."""
+    masked_history: Tensor | None = None
+    """Contrastive view: histories with interactions dropped, rows, int64 [B, L]."""
+    masked_lengths: Tensor | None = None
+    """Length of each masked history, int64 [B]."""
+
+    def _map(self, function: str, *args: object, **kwargs: object) -> Batch:
+        return dataclasses.replace(
+            self,
+            **{
+                field.name: getattr(value, function)(*args, **kwargs)
+                for field in dataclasses.fields(self)
+                if isinstance(value := getattr(self, field.name), Tensor)
+            },
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy to ``device`` without waiting for the copy."""
+        return self if device.type == "cpu" else self._map("to", device, non_blocking=True)
+
+    def pin_memory(self) -> Batch:
+        return self._map("pin_memory")

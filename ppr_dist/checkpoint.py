@@ -1,0 +1,217 @@
+"""Checkpoints: tables through DCP, dense state by parameter name, atomic on disk.
+
+Layout: ``RUN/checkpoints/step-00000100/`` with DCP's files and ``position.json``. A folder of that name is complete:
+it is written as ``.step-…`` and renamed at the end. Loading runs no code from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import Metadata
+
+from ppr_dist.data.stream import StreamState
+from ppr_dist.errors import UserError
+from ppr_dist.parallel import dense
+from ppr_dist.parallel.apply import Parallel
+from ppr_dist.parallel.mesh import on_main
+from ppr_dist.parallel.sparse import Tables
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands, small enough for JSON."""
+
+    step: int
+    """Steps done in all epochs."""
+    stream: StreamState
+    """The data the run was reading, as of its first step."""
+    world_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointer:
+    run: Path
+    keep: int
+
+    def save(self, parallel: Parallel, position: Position) -> None:
+        """Write a checkpoint; the previous ones stay until it is complete. A collective."""
+        folder = self.run / "checkpoints" / f"step-{position.step:08d}"
+        partial = folder.with_name("." + folder.name)
+        if on_main(folder.exists):
+            return
+        on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
+        state = {
+            "tables": parallel.tables.state_dict(),
+            "tables_optimizer": parallel.tables.optimizer_state_dict(),
+            "dense": dense.state_dict(parallel.engine),
+            "rng": _rng(),
+        }
+        dcp.save(state, checkpoint_id=str(partial))
+        on_main(lambda: self._complete(partial, folder, position))
+
+    def _complete(self, partial: Path, folder: Path, position: Position) -> None:
+        (partial / "position.json").write_text(json.dumps(dataclasses.asdict(position), indent=1) + "\n")
+        for file in [*partial.iterdir(), partial]:
+            _sync(file)
+        os.replace(partial, folder)
+        _sync(folder.parent)
+        for old in checkpoints(self.run)[: -self.keep]:
+            shutil.rmtree(old)
+
+    def resume(self, parallel: Parallel, stream: StreamState) -> Position | None:
+        """Load the latest checkpoint, if there is one; return where it stands. A collective.
+
+        Raises :class:`UserError` where it belongs to other data, another configuration or number of ranks.
+        """
+        found = on_main(lambda: checkpoints(self.run))
+        if not found:
+            return None
+        position = on_main(lambda: read_position(found[-1]))
+        stream.check_resumes(position.stream)
+        if position.world_size != dist.get_world_size():
+            raise UserError(
+                f"{found[-1]}: written by {position.world_size} ranks, now {dist.get_world_size()}; "
+                "resume on as many ranks"
+            )
+        state = {
+            "tables": parallel.tables.state_dict(),
+            "tables_optimizer": parallel.tables.optimizer_state_dict(),
+            "dense": dense.state_dict(parallel.engine),
+            "rng": _rng(),
+        }
+        _load(state, found[-1])
+        parallel.tables.load_optimizer_state_dict(state["tables_optimizer"])
+        dense.load_state_dict(parallel.engine, state["dense"])
+        _set_rng(state["rng"])
+        return position
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    folder = run / "checkpoints"
+    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+
+
+def latest(run: Path) -> Path:
+    """The latest complete checkpoint; raise :class:`UserError` where there is none."""
+    found = checkpoints(run)
+    if not found:
+        raise UserError(f"{run}: no checkpoint in {run / 'checkpoints'}")
+    return found[-1]
+
+
+def read_position(checkpoint: Path) -> Position:
+    path = checkpoint / "position.json"
+    try:
+        body = json.loads(path.read_text())
+        return Position(**{**body, "stream": StreamState(**body["stream"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
+def load_tables(tables: Tables, checkpoint: Path) -> None:
+    """Load the tables a model shares with ``checkpoint``; the others keep their values. A collective."""
+    saved = set(_Reader(str(checkpoint)).read_metadata().state_dict_metadata)
+    state = {name: value for name, value in tables.state_dict().items() if f"tables.{name}" in saved}
+    _load({"tables": state}, checkpoint)
+
+
+def load_dense(module: torch.nn.Module, checkpoint: Path, *, strict: bool) -> None:
+    """Load dense parameters by name into a module outside any engine; ``strict``: all must be there. A collective."""
+    saved = set(_Reader(str(checkpoint)).read_metadata().state_dict_metadata)
+    own = {f"parameter.{name}": p.detach().float().cpu().clone() for name, p in module.named_parameters()}
+    wanted = {key: value for key, value in own.items() if strict or f"dense.{key}" in saved}
+    _load({"dense": wanted}, checkpoint)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if f"parameter.{name}" in wanted:
+                parameter.copy_(wanted[f"parameter.{name}"])
+
+
+def _load(state: dict[str, Any], checkpoint: Path) -> None:
+    try:
+        dcp.load(state, storage_reader=_Reader(str(checkpoint)), planner=_DataOnlyPlanner())
+    except dcp.api.CheckpointException as error:
+        reason = next(iter(error.failures.values()))[0] if error.failures else error
+        raise UserError(f"{checkpoint}: does not fit this model ({str(reason).splitlines()[0]})") from error
+
+
+class _DataOnlyUnpickler(pickle.Unpickler):
+    """DCP pickles its table of contents; accept only the plain data classes that it consists of."""
+
+    _MODULES = ("torch.distributed.checkpoint.", "torch.distributed._shard.", "torch._C", "torch.serialization")
+    _TORCH = re.compile(r"Size|dtype|device|strided|sparse_coo|preserve_format|_layout_from_string")
+    _BUILTINS = ("dict", "list", "tuple", "set", "frozenset", "int", "str", "getattr")
+
+    def find_class(self, module: str, name: str) -> Any:
+        plain = module == "builtins" and name in self._BUILTINS[:-1]
+        plain = plain or (module == "torch" and self._TORCH.fullmatch(name) is not None)
+        plain = plain or (module == "collections" and name in ("OrderedDict", "defaultdict"))
+        plain = plain or (module == "pathlib" and name in ("Path", "PosixPath", "PurePosixPath"))
+        if plain or module.startswith(self._MODULES):
+            return super().find_class(module, name)
+        raise UserError(f"checkpoint metadata refers to {module}.{name}, which is not checkpoint data")
+
+
+class _Reader(dcp.FileSystemReader):
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path) / ".metadata"
+        try:
+            metadata = _DataOnlyUnpickler(io.BytesIO(path.read_bytes())).load()
+        except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from error
+        if getattr(metadata, "storage_meta", None) is None:
+            metadata.storage_meta = dcp.metadata.StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        assert isinstance(metadata, Metadata)
+        return metadata
+
+
+class _DataOnlyPlanner(DefaultLoadPlanner):
+    def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
+        """Non-tensor entries, under torch's weights-only unpickler."""
+        loaded = torch.load(value, weights_only=True)
+        if self.flatten_state_dict:
+            dcp._nested_dict.set_element(
+                self.original_state_dict, self.mappings[read_item.dest_index.fqn], loaded
+            )
+        else:
+            self.state_dict[read_item.dest_index.fqn] = loaded
+
+
+def _rng() -> dict[str, Tensor]:
+    mine = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        mine["cuda"] = torch.cuda.get_rng_state()
+    return {f"{device}.{dist.get_rank()}": state for device, state in mine.items()}
+
+
+def _set_rng(state: dict[str, Tensor]) -> None:
+    rank = dist.get_rank()
+    torch.set_rng_state(state[f"cpu.{rank}"])
+    if f"cuda.{rank}" in state:
+        torch.cuda.set_rng_state(state[f"cuda.{rank}"])
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,147 @@
+"""Users → Batch: cut histories and targets, draw negatives and views, deduplicate ids. Numpy, on the host.
+
+Every random draw is a function of (seed, epoch, user or step), so W ranks draw together what one rank draws.
+Shapes as in :mod:`ppr_dist.batch`; K uniform negatives of the whole step, k in-batch candidates per user.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ppr_dist.batch import Batch
+from ppr_dist.config import Loss
+from ppr_dist.data.counter_random import integers, uniform
+from ppr_dist.data.users import Int64, Users
+
+_NEGATIVE, _PICK, _DROP = 11, 12, 13  # what a draw is for, as a word of its key
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collator:
+    """Makes batches of a split for one rank."""
+
+    loss: Loss
+    items: int
+    """Size of the catalogue."""
+    probability: npt.NDArray[np.float32]
+    """Share of each item among the split's training targets, [items]; the in-batch proposal of logQ."""
+    max_length: int
+    hold_out: int
+    """Last interactions of each user kept out of training (2 in pre-training: validation and test target)."""
+    first_slot: int
+    """0 where the first interaction is a target too (the prompt or profile alone predicts it), else 1."""
+    views: bool
+    """Whether to draw the behaviour-masked view."""
+    seed: int
+    rank: int
+    world_size: int
+    capacity: int
+    """Most users of one rank in a step: fixes C."""
+
+    def __call__(self, users: Users, *, epoch: int, step: int, global_users: int) -> Batch:
+        starts, stops = users.offsets[:-1], users.offsets[1:] - self.hold_out
+        starts = np.maximum(starts, stops - (self.max_length + 1))
+        clicks = np.maximum(stops - starts, 0)  # of each user: inputs and the last target
+        lengths = np.maximum(clicks - 1, 0)
+        width = max(1, int(lengths.max(initial=0)))
+
+        steps = np.arange(width)
+        real = steps < lengths[:, None]
+        history = _at(users.items, (starts[:, None] + steps)[real])
+
+        slot = np.arange(width + 1)
+        is_target = (slot >= self.first_slot) & (slot < clicks[:, None])
+        owner, slot_of = np.nonzero(is_target)
+        targets = _at(users.items, starts[owner] + slot_of)
+
+        parts: dict[str, Int64] = {"history": history, "targets": targets}
+        log_q = None
+        if self.loss.kind == "softmax":
+            parts["candidates"], log_q = self._candidates(users, starts, clicks, epoch, step, global_users)
+        else:
+            draw = np.arange(self.loss.uniform_negatives)
+            who, where = users.index[owner][:, None], slot_of[:, None]
+            parts["negatives"] = integers(self.items, self.seed, _NEGATIVE, epoch, who, where, draw).ravel()
+
+        item_ids, rows = _deduplicate(parts)
+        padded = np.zeros((len(users), width), np.int64)
+        padded[real] = rows["history"]
+        batch = Batch(
+            users=torch.from_numpy(users.index.copy()),
+            item_ids=torch.from_numpy(item_ids),
+            history=torch.from_numpy(padded),
+            lengths=torch.from_numpy(lengths),
+            slots=torch.from_numpy(owner * (width + 1) + slot_of),
+            targets=torch.from_numpy(rows["targets"]),
+            profile=torch.from_numpy(users.attributes.copy()),
+            total_targets=float(len(targets)),
+            candidates=torch.from_numpy(rows["candidates"]) if "candidates" in rows else None,
+            candidate_log_q=torch.from_numpy(log_q) if log_q is not None else None,
+            negatives=torch.from_numpy(rows["negatives"].reshape(len(targets), -1)) if "negatives" in rows else None,
+        )
+        return self._with_view(batch, users.index, padded, real, epoch) if self.views else batch
+
+    def _candidates(
+        self, users: Users, starts: Int64, clicks: Int64, epoch: int, step: int, global_users: int
+    ) -> tuple[Int64, npt.NDArray[np.float32]]:
+        """This rank's share of the candidates and log E[count] of each under both proposals together.
+
+        In-batch and uniform candidates are one mixture (Yang et al., "Mixed Negative Sampling for Learning
+        Two-tower Neural Networks in Recommendations", WWW 2020, §3.2): E[count of j] = K/items + k·users·p_j.
+        """
+        per_user, uniforms = self.loss.in_batch_per_user, self.loss.uniform_negatives
+        targets = clicks - self.first_slot
+        has_target = np.flatnonzero(targets > 0)
+        pick = integers(2**62, self.seed, _PICK, epoch, users.index[has_target][:, None], np.arange(per_user))
+        slot = self.first_slot + pick % targets[has_target][:, None]
+        in_batch = _at(users.items, (starts[has_target][:, None] + slot).ravel())
+
+        first, last = self.rank * uniforms // self.world_size, (self.rank + 1) * uniforms // self.world_size
+        uniform_ids = integers(self.items, self.seed, _NEGATIVE, epoch, step, np.arange(first, last))
+
+        ids = np.concatenate([in_batch, uniform_ids])
+        expected = uniforms / self.items + per_user * global_users * self.probability[ids]
+        size = self.capacity * per_user + -(-uniforms // self.world_size)
+        padding = size - len(ids)
+        # Padding repeats an id of the batch, so that it adds nothing to the look-up.
+        filler = ids[:1] if len(ids) else np.zeros(1, np.int64)
+        with np.errstate(divide="ignore"):
+            log_q = np.log(expected)
+        return (
+            np.concatenate([ids, np.repeat(filler, padding)]),
+            np.concatenate([log_q, np.full(padding, np.inf)]).astype(np.float32),
+        )
+
+    def _with_view(
+        self, batch: Batch, index: Int64, padded: Int64, real: npt.NDArray[np.bool_], epoch: int
+    ) -> Batch:
+        """Drop each interaction but the last with probability γ2 and close the gaps (PPR §4.4)."""
+        width = padded.shape[1]
+        position = np.arange(width)
+        last = position == batch.lengths.numpy()[:, None] - 1
+        keep = uniform(self.seed, _DROP, epoch, index[:, None], position) >= self.loss.behaviour_mask
+        keep = real & (keep | last)
+        order = np.argsort(~keep, axis=1, kind="stable")
+        return dataclasses.replace(
+            batch,
+            masked_history=torch.from_numpy(np.take_along_axis(np.where(keep, padded, 0), order, axis=1)),
+            masked_lengths=torch.from_numpy(keep.sum(axis=1)),
+        )
+
+
+def _at(items: Int64, positions: Int64) -> Int64:
+    return items[positions].astype(np.int64, copy=False)
+
+
+def _deduplicate(parts: dict[str, Int64]) -> tuple[Int64, dict[str, Int64]]:
+    """Return the distinct ids of all parts (never empty) and each part as rows into them."""
+    together = np.concatenate(list(parts.values()))
+    if not len(together):
+        return np.zeros(1, np.int64), parts
+    ids, rows = np.unique(together, return_inverse=True)
+    ends = np.cumsum([len(part) for part in parts.values()])[:-1]
+    return ids, dict(zip(parts, np.split(rows.astype(np.int64, copy=False), ends), strict=True))

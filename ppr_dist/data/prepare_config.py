@@ -1,0 +1,88 @@
+"""What ``prepare`` can be told."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+from ppr_dist.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Options of ``python -m ppr_dist.prepare``; raises :class:`UserError` on a value out of range."""
+
+    seed: int = 0
+    """Seed of every hash: order of items and users, choice of simulated cold users, tune split."""
+
+    cold_threshold: int = 10
+    """Interactions; a user with fewer is cold."""
+
+    simulate_cold: float = 0.0
+    """Share of the warm users (0 to 1) made cold by keeping their first ``cold_threshold - 1`` interactions."""
+
+    min_item_count: int = 1
+    """Interactions; items seen fewer times in the log are dropped, in one pass before users are split."""
+
+    tune_test_fraction: float = 0.2
+    """Share of the cold users (0 to 1) that goes to tune-test; the others are tune-train."""
+
+    users_per_member: int = 1024
+    """Users in one Arrow record batch (one member of a tar shard)."""
+
+    members_per_shard: int = 8
+    """Record batches in one tar shard."""
+
+    attributes: list[str] | str | None = None
+    """Profile columns to use, as a list or comma-separated; null = all but the user column."""
+
+    buckets: dict[str, int | list[float]] = dataclasses.field(default_factory=dict)
+    """Numeric profile column to a number of quantile buckets, or to the increasing edges between buckets."""
+
+    user_column: str = "user_id"
+    """Column of the user id, in both files."""
+
+    item_column: str = "item_id"
+    """Column of the item id."""
+
+    order_column: str | None = None
+    """Column that orders a user's interactions; null = ``position`` if present, else ``timestamp``."""
+
+    memory_limit: str | None = None
+    """Memory DuckDB may use before it spills, e.g. ``4GB``; null = DuckDB's default (80 % of the machine)."""
+
+    temp_dir: str | None = None
+    """Folder for intermediate tables and spills; null = beside the output."""
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("cold_threshold", 2),
+            ("min_item_count", 1),
+            ("users_per_member", 1),
+            ("members_per_shard", 1),
+        ):
+            if getattr(self, name) < low:
+                raise UserError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name in ("simulate_cold", "tune_test_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        for column, buckets in self.buckets.items():
+            if isinstance(buckets, list):
+                if not buckets or any(a >= b for a, b in itertools.pairwise(buckets)):
+                    raise UserError(f"buckets.{column}: edges must be increasing, got {buckets}")
+            elif buckets < 1:
+                raise UserError(f"buckets.{column}: needs at least 1 bucket, got {buckets}")
+
+    def attribute_names(self) -> list[str] | None:
+        """Return ``attributes`` as a list (None = all)."""
+        if isinstance(self.attributes, str):
+            return [name.strip() for name in self.attributes.split(",") if name.strip()]
+        return self.attributes
+
+    def settings(self, order_column: str) -> dict[str, Any]:
+        """Return what decides the output, for the manifest: the machine's own limits and paths are left out."""
+        settings = dataclasses.asdict(self)
+        settings.update(attributes=self.attribute_names(), order_column=order_column)
+        del settings["memory_limit"], settings["temp_dir"]
+        return settings

@@ -1,0 +1,147 @@
+"""Prepare a data set: read, check, split, index, write. The stages in order; the work is in the modules they call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+from tqdm import tqdm
+
+from ppr_dist.data import attributes as attribute_values
+from ppr_dist.data import logs, shard_writer, splits
+from ppr_dist.data.folder import new_folder
+from ppr_dist.data.manifest import MANIFEST, Manifest
+from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.errors import UserError
+
+ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}
+STAGES = 7
+
+
+def prepare(
+    interactions: str, users: str | None, out: Path, config: PrepareConfig, *, overwrite: bool = False
+) -> Manifest:
+    """Write the prepared data set ``out`` and return its manifest; ``users`` None = no attributes.
+
+    Raises :class:`UserError` on bad input, a full disk or too little memory; then nothing is left behind.
+    """
+    for path in (interactions, users):
+        if path is not None and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(out)):
+            raise UserError(f"{path}: lies inside --out {out}, which would be replaced")
+    with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder, _database(folder, config) as con:
+        # delay: a refusal of the input comes within the first second and is then the only line.
+        with tqdm(total=STAGES, desc="prepare", unit="stage", delay=1.0) as bar:
+
+            def stage(name: str) -> None:
+                bar.set_description(f"prepare: {name}", refresh=False)
+                bar.update()
+
+            manifest = _tables(con, interactions, users, config, stage)
+        manifest = _files(con, folder, manifest, config).sealed()
+        manifest.save(folder)
+    return manifest
+
+
+@contextlib.contextmanager
+def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection to a database file, beside its spills in a work folder that is gone afterwards."""
+    parent = folder if config.temp_dir is None else Path(config.temp_dir)
+    work = parent / f".prepare-{os.getpid()}"
+    try:
+        work.mkdir(parents=True)
+        with duckdb.connect(str(work / "tables.duckdb")) as con:
+            con.execute(f"SET temp_directory = {logs.literal(str(work / 'spill'))}")
+            con.execute("SET preserve_insertion_order = true")  # rowid is the index: see splits
+            if config.memory_limit is not None:
+                try:
+                    con.execute(f"SET memory_limit = {logs.literal(config.memory_limit)}")
+                except duckdb.Error as error:
+                    raise UserError(f"memory_limit: {config.memory_limit!r} is not a size such as 4GB") from error
+            yield con
+    except duckdb.OutOfMemoryException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"out of memory or temporary space; raise memory_limit or name another temp_dir ({reason})"
+        ) from error
+    except duckdb.IOException as error:
+        raise UserError(f"{work}: {str(error).splitlines()[0]}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _tables(
+    con: duckdb.DuckDBPyConnection, interactions: str, users: str | None, config: PrepareConfig, stage: splits.Stage
+) -> Manifest:
+    """Run every stage in DuckDB; return a manifest that lacks the splits and the tables' hashes."""
+    log = logs.open_source(con, interactions)
+    profiles = logs.open_source(con, users) if users is not None else None
+    stage("reading the log")
+    item_type = logs.id_types(con, log, config.item_column)[0]
+    user_types = logs.id_types(con, log, config.user_column)
+    user_type = user_types[0]
+    if profiles is not None:
+        user_type = logs.shared_id_type(log, user_types, profiles, logs.id_types(con, profiles, config.user_column))
+    order_column = logs.load_interactions(con, log, config, user_type, item_type)
+    stage("reading the profiles")
+    types: dict[str, str] = {}
+    if profiles is not None:
+        types = logs.load_profiles(con, profiles, config, user_type)
+    elif config.attribute_names() or config.buckets:
+        raise UserError("attributes and buckets are columns of the profiles: give --users")
+    else:
+        con.execute("CREATE TABLE raw_profile AS SELECT user_id FROM log LIMIT 0")
+    stage("splitting users")
+    splits.drop_rare_items(con, config, interactions)
+    splits.split_users(con, config)
+    attributes = attribute_values.encode(con, types, config, users or "")
+    splits.build(con, config, len(attributes), stage)
+    return Manifest(
+        items=logs.scalars(con, "SELECT count(*) FROM items")[0],
+        item_id_type=item_type,
+        user_id_type=user_type,
+        cold_threshold=config.cold_threshold,
+        attributes=attributes,
+        splits={},
+        tables={},
+        settings=config.settings(order_column) | {"attributes": list(types)},
+    )
+
+
+def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, config: PrepareConfig) -> Manifest:
+    """Write shards and Parquet tables; return ``manifest`` with the splits and the tables' hashes."""
+    written = {}
+    (total,) = logs.scalars(con, "SELECT count(*) FROM people")
+    with tqdm(total=total, desc="prepare: writing shards", unit="user", unit_scale=True, delay=1.0) as bar:
+        for number, name in enumerate(splits.SPLITS):
+            written[name] = shard_writer.write_split(
+                con, number, folder / name, manifest.attributes, config, bar.update
+            )
+    integer, text = pa.int64(), pa.string()
+    item_schema = pa.schema(
+        [
+            ("item_index", integer),
+            ("item_id", ARROW_IDS[manifest.item_id_type]),
+            ("train_count", integer),
+            ("tune_count", integer),
+        ]
+    )
+    user_schema = pa.schema([("user_index", integer), ("user_id", ARROW_IDS[manifest.user_id_type]), ("split", text)])
+    value_schema = pa.schema([("attribute", text), ("value_index", integer), ("value", text)])
+    split = (
+        "CASE split " + " ".join(f"WHEN {i} THEN '{name}'" for i, name in enumerate(splits.SPLITS)) + " END AS split"
+    )
+    tables = {
+        "items.parquet": (item_schema, "item_index, item_id, train_count, tune_count", "items", "item_index"),
+        "users.parquet": (user_schema, f"user_index, user_id, {split}", "people", "user_index"),
+        "attributes.parquet": (value_schema, "attribute, value_index, value", "attribute_values", "rowid"),
+    }
+    for name, (schema, columns, table, key) in tables.items():
+        shard_writer.write_table(con, columns, table, key, schema, folder / name)
+    hashes = {name: shard_writer.sha256(folder / name) for name in tables}
+    return dataclasses.replace(manifest, splits=written, tables=hashes)

@@ -1,0 +1,130 @@
+"""Write the indexed tables as tar shards of Arrow record batches and as Parquet, byte for byte reproducible.
+
+Shapes: U users of a shard, E events of a shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import webdataset
+
+from ppr_dist.data.manifest import Attribute, Shard, Split
+from ppr_dist.data.prepare_config import PrepareConfig
+
+ROWS = 1 << 20
+"""Rows fetched and written at a time: one Parquet row group."""
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_table(
+    con: duckdb.DuckDBPyConnection, columns: str, table: str, key: str, schema: pa.Schema, path: Path
+) -> None:
+    """Write ``columns`` of ``table`` as Parquet, in the order of ``key`` (0, 1, … without gaps).
+
+    Ranges are fetched one by one: DuckDB's own writer cuts row groups as its threads happen to finish.
+    """
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for low in range(0, _size(con, table), ROWS):
+            where = f"WHERE {key} >= {low} AND {key} < {low + ROWS}"
+            chunk = _fetch(con, f"SELECT {columns} FROM {table} {where} ORDER BY {key}")
+            writer.write_table(chunk.cast(schema), row_group_size=ROWS)
+
+
+def write_split(
+    con: duckdb.DuckDBPyConnection,
+    split: int,
+    folder: Path,
+    attributes: tuple[Attribute, ...],
+    config: PrepareConfig,
+    advance: Callable[[int], object],
+) -> Split:
+    """Write the shards of split number ``split`` to ``folder``; ``advance`` hears the users written."""
+    folder.mkdir()
+    row = con.execute(
+        "SELECT coalesce(min(user_index), 0), count(*), coalesce(sum(events), 0) FROM people WHERE split = ?", [split]
+    ).fetchone()
+    assert row is not None
+    first, users, events = (int(value) for value in row)
+    per_shard = config.users_per_member * config.members_per_shard
+    shards = []
+    for number, low in enumerate(range(first, first + users, per_shard)):
+        high = min(low + per_shard, first + users)
+        batch = shard_batch(con, low, high, attributes)
+        path = folder / f"{number:05d}.tar"
+        # Fixed owner and time: the same input gives the same bytes.
+        with (
+            path.open("wb") as file,
+            webdataset.TarWriter(file, user="ppr_dist", group="ppr_dist", mode=0o444, mtime=0.0, encoder=False) as tar,
+        ):
+            for member, start in enumerate(range(0, batch.num_rows, config.users_per_member)):
+                key = f"{number * config.members_per_shard + member:08d}"
+                tar.write({"__key__": key, "arrow": stream_bytes(batch.slice(start, config.users_per_member))})
+        shards.append(
+            Shard(
+                path=f"{folder.name}/{path.name}",
+                users=batch.num_rows,
+                events=len(batch.column("items").values),
+                bytes=path.stat().st_size,
+                sha256=sha256(path),
+            )
+        )
+        advance(batch.num_rows)
+    return Split(users=users, events=events, shards=tuple(shards))
+
+
+def shard_batch(
+    con: duckdb.DuckDBPyConnection, low: int, high: int, attributes: tuple[Attribute, ...]
+) -> pa.RecordBatch:
+    """Return users ``low`` … ``high``−1 as one record batch: user, items, one column per attribute.
+
+    Both tables lie in user order, so DuckDB reads only the row groups of the range; numpy cuts the flat events
+    [E] into lists by the users' counts [U].
+    """
+    columns = "".join(f", a{k}" for k in range(len(attributes)))
+    between = f"WHERE user_index >= {low} AND user_index < {high}"
+    people = _fetch(con, f"SELECT user_index, events{columns} FROM people {between} ORDER BY user_index")
+    flat = _fetch(con, f"SELECT user_index, item_index FROM sequence {between} ORDER BY rowid")
+    user = people["user_index"].to_numpy().astype(np.int64)  # [U]
+    count = people["events"].to_numpy().astype(np.int64)  # [U]
+    if not np.array_equal(flat["user_index"].to_numpy(), np.repeat(user, count)):
+        raise RuntimeError(f"events of users {low} to {high - 1} are not in user order; this is a bug in prepare")
+    offsets = np.zeros(len(user) + 1, dtype=np.int64)  # [U + 1]
+    np.cumsum(count, out=offsets[1:])
+    if offsets[-1] >= 2**31:  # a list<int64> has 32-bit offsets
+        raise RuntimeError(f"{offsets[-1]:,} events in one shard: lower users_per_member or members_per_shard")
+    item = pa.array(flat["item_index"].to_numpy().astype(np.int64, copy=False))  # [E]
+    arrays = [pa.array(user), pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), item)]
+    arrays += [pa.array(people[f"a{k}"].to_numpy().astype(np.int64)) for k in range(len(attributes))]
+    return pa.RecordBatch.from_arrays(arrays, names=["user", "items", *(a.name for a in attributes)])
+
+
+def stream_bytes(batch: pa.RecordBatch) -> bytes:
+    """Return ``batch`` as an Arrow IPC stream of one record batch."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _fetch(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+    """Return the rows of ``sql`` as a table of one chunk."""
+    rows: pa.Table = con.execute(sql).to_arrow_table()
+    return rows.combine_chunks()
+
+
+def _size(con: duckdb.DuckDBPyConnection, table: str) -> int:
+    row = con.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(row[0]) if row is not None else 0

@@ -1,0 +1,156 @@
+"""From the raw log to indexed, ordered and split tables, out of core in DuckDB.
+
+All sorts are written as ``CREATE TABLE … AS SELECT … ORDER BY``: DuckDB sorts on disk and stores the rows in that
+order, so ``rowid`` (0, 1, …) is the index. No list() aggregation: it holds all lists in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import duckdb
+
+from ppr_dist.data.logs import scalars
+from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.errors import UserError
+
+SPLITS = ("pretrain", "tune-train", "tune-test")
+Stage = Callable[[str], None]
+
+
+def _hash(config: PrepareConfig, purpose: str, column: str) -> str:
+    """SQL of a seeded hash: the MD5 of ``seed:purpose:id`` as a number (first byte the lowest)."""
+    return f"md5_number('{config.seed}:{purpose}:' || CAST({column} AS VARCHAR))"
+
+
+def _round(x: float) -> int:
+    return int(x + 0.5)
+
+
+def drop_rare_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig, path: str) -> None:
+    """Remove from ``log`` the items seen fewer than ``min_item_count`` times."""
+    if config.min_item_count > 1:
+        con.execute(
+            "CREATE TABLE frequent AS SELECT log.* FROM log SEMI JOIN"
+            f" (SELECT item_id FROM log GROUP BY item_id HAVING count(*) >= {config.min_item_count}) kept"
+            " ON log.item_id = kept.item_id"
+        )
+        con.execute("DROP TABLE log; ALTER TABLE frequent RENAME TO log")
+        if scalars(con, "SELECT count(*) FROM log") == (0,):
+            raise UserError(f"{path}: no item is seen {config.min_item_count} times (min_item_count)")
+
+
+def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
+    """Fill ``users(user_id, split, events)`` and cut the simulated cold users' sequences in ``log``.
+
+    ``split`` is a position in :data:`SPLITS`. Both choices (which warm users become cold, which cold users are
+    for testing) take the users with the smallest seeded hashes, as many as the share says, rounded.
+    """
+    kept = config.cold_threshold - 1
+    con.execute("CREATE TABLE counted AS SELECT user_id, count(*) AS events FROM log GROUP BY user_id")
+    (warm,) = scalars(con, f"SELECT count(*) FROM counted WHERE events > {kept}")
+    simulated = _round(config.simulate_cold * warm)
+    con.execute(
+        f"CREATE TABLE simulated AS SELECT user_id FROM counted WHERE events > {kept}"
+        f" ORDER BY {_hash(config, 'simulate', 'user_id')}, user_id LIMIT {simulated}"
+    )
+    if simulated:
+        con.execute(
+            "CREATE TABLE cut AS SELECT log.* FROM log ANTI JOIN simulated s ON log.user_id = s.user_id"
+            " UNION ALL SELECT user_id, item_id, place FROM (SELECT log.*, row_number() OVER"
+            " (PARTITION BY log.user_id ORDER BY place, item_id) AS nth"
+            f" FROM log SEMI JOIN simulated s ON log.user_id = s.user_id) WHERE nth <= {kept}"
+        )
+        con.execute("DROP TABLE log; ALTER TABLE cut RENAME TO log")
+    con.execute(
+        f"CREATE TABLE shortened AS SELECT c.user_id, if(s.user_id IS NULL, c.events, {kept}) AS events"
+        " FROM counted c LEFT JOIN simulated s ON c.user_id = s.user_id"
+    )
+    (cold,) = scalars(con, f"SELECT count(*) FROM shortened WHERE events <= {kept}")
+    con.execute(
+        f"CREATE TABLE testing AS SELECT user_id FROM shortened WHERE events <= {kept}"
+        f" ORDER BY {_hash(config, 'tune', 'user_id')}, user_id LIMIT {_round(config.tune_test_fraction * cold)}"
+    )
+    con.execute(
+        "CREATE TABLE users AS SELECT s.user_id, s.events,"
+        f" CASE WHEN s.events > {kept} THEN 0 WHEN t.user_id IS NULL THEN 1 ELSE 2 END AS split"
+        " FROM shortened s LEFT JOIN testing t ON s.user_id = t.user_id"
+    )
+    con.execute("DROP TABLE counted; DROP TABLE simulated; DROP TABLE shortened; DROP TABLE testing")
+
+
+def index_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attributes: int) -> None:
+    """Fill ``people(user_index, user_id, split, events, start, a0, …)`` in index order.
+
+    Users are ordered by (split, seeded hash, id): within a split every shard is a random sample of its users.
+    ``start`` is the row of ``sequence`` at which the user's events begin.
+    """
+    profile = "".join(f", coalesce(p.a{k}, 0) AS a{k}" for k in range(attributes))
+    con.execute(
+        "CREATE TABLE ordered_users AS SELECT user_id, split, events FROM users"
+        f" ORDER BY split, {_hash(config, 'user', 'user_id')}, user_id"
+    )
+    con.execute("DROP TABLE users")
+    con.execute(
+        "CREATE TABLE indexed_users AS SELECT rowid AS user_index, *, CAST(sum(events) OVER"
+        " (ORDER BY rowid ROWS UNBOUNDED PRECEDING) AS BIGINT) - events AS start FROM ordered_users"
+    )
+    con.execute(
+        f"CREATE TABLE people AS SELECT u.user_index, u.user_id, u.split, u.events, u.start{profile}"
+        " FROM indexed_users u LEFT JOIN profile p ON u.user_id = p.user_id ORDER BY u.user_index"
+    )
+    con.execute("DROP TABLE ordered_users; DROP TABLE indexed_users; DROP TABLE profile")
+
+
+def index_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
+    """Fill ``vocabulary(item_id)``, in index order (rowid), from what is left in ``log``.
+
+    The order is by seeded hash: a row-wise sharded table gives each rank a range of indices, and raw ids often
+    go with age and so with popularity; by raw id one rank would own most of the hot rows.
+    """
+    con.execute(
+        "CREATE TABLE vocabulary AS SELECT item_id FROM (SELECT DISTINCT item_id FROM log)"
+        f" ORDER BY {_hash(config, 'item', 'item_id')}, item_id"
+    )
+
+
+def order_events(con: duckdb.DuckDBPyConnection) -> None:
+    """Fill ``sequence(user_index, item_index)``: user after user, each oldest first, ties by raw item id."""
+    con.execute(
+        "CREATE TABLE sequence AS SELECT p.user_index, v.rowid AS item_index FROM log"
+        " JOIN people p ON log.user_id = p.user_id JOIN vocabulary v ON log.item_id = v.item_id"
+        " ORDER BY p.user_index, log.place, log.item_id"
+    )
+    con.execute("DROP TABLE log")
+
+
+def count_items(con: duckdb.DuckDBPyConnection) -> None:
+    """Fill ``items(item_index, item_id, train_count, tune_count)`` in index order.
+
+    ``train_count``: occurrences in pretrain sequences without each user's last two items, which are the targets
+    of next-item validation and test. ``tune_count``: occurrences in tune-train sequences.
+    """
+    con.execute(
+        "CREATE TABLE occurrences AS SELECT s.item_index,"
+        " count(*) FILTER (p.split = 0 AND s.rowid < p.start + p.events - 2) AS train_count,"
+        " count(*) FILTER (p.split = 1) AS tune_count"
+        " FROM sequence s JOIN people p ON s.user_index = p.user_index GROUP BY s.item_index"
+    )
+    con.execute(
+        "CREATE TABLE items AS SELECT v.rowid AS item_index, v.item_id,"
+        " coalesce(o.train_count, 0) AS train_count, coalesce(o.tune_count, 0) AS tune_count"
+        " FROM vocabulary v LEFT JOIN occurrences o ON v.rowid = o.item_index ORDER BY v.rowid"
+    )
+    con.execute("DROP TABLE occurrences; DROP TABLE vocabulary")
+
+
+def build(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attributes: int, stage: Stage) -> None:
+    """Run the steps after :func:`split_users`; leaves ``people``, ``items`` and ``sequence``."""
+    stage("indexing users")
+    index_users(con, config, attributes)
+    stage("indexing items")
+    index_items(con, config)
+    stage("ordering events")
+    order_events(con)
+    stage("counting items")
+    count_items(con)

@@ -1,0 +1,178 @@
+"""The exact stream: which users make up global batch k of an epoch, and which of them this rank reads.
+
+The order is arithmetic on (seed, epoch, step), so that any number of ranks and workers sees the same global
+batches and a resumed run needs nothing but (epoch, step):
+
+* the epoch permutes the shards and deals them to V *lanes*; V depends on the data alone;
+* a lane is read in windows of ``shuffle_shards`` shards whose users are permuted together;
+* global batch k takes from lane v its users [k·n_v/S, (k+1)·n_v/S), S the steps of the epoch: every user
+  exactly once, all lanes end together, batches differ by at most V users;
+* rank r of W takes users [r·n/W, (r+1)·n/W) of a batch of n, and so reads about V/W lanes (all, if V < W).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from ppr_dist.data.counter_random import permutation
+from ppr_dist.data.manifest import Manifest, Shard
+from ppr_dist.data.users import Users, attribute_names, check_shards, read_shards, to_users
+from ppr_dist.errors import UserError
+
+MAX_LANES = 64
+_SHARDS, _USERS = 1, 2  # what a permutation is for, as a word of its key
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamState:
+    """Where a stream stands: the next global batch to be read. Small, and the same on every rank."""
+
+    fingerprint: str
+    """Fingerprint of the data (manifest.json)."""
+    split: str
+    seed: int
+    batch: int
+    """Users per global batch."""
+    epoch: int = 0
+    step: int = 0
+    """Batches of this epoch already consumed."""
+
+    def check_resumes(self, saved: StreamState) -> None:
+        """Raise :class:`UserError` where ``saved`` belongs to another stream than this one."""
+        if saved.fingerprint != self.fingerprint:
+            raise UserError(
+                f"the checkpoint was written with other data (fingerprint {saved.fingerprint[:12]}, "
+                f"now {self.fingerprint[:12]}); resume with the data it was trained on"
+            )
+        for field in ("split", "seed", "batch"):
+            if getattr(saved, field) != getattr(self, field):
+                raise UserError(
+                    f"the checkpoint was written with {field} {getattr(saved, field)}, "
+                    f"now {getattr(self, field)}; resume with the same configuration"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lane:
+    windows: tuple[tuple[Shard, ...], ...]
+    key: tuple[int, ...]
+
+    @property
+    def users(self) -> int:
+        return sum(shard.users for window in self.windows for shard in window)
+
+
+class UserStream:
+    """Users of one split as this rank reads them.
+
+    ``shuffle=False`` keeps the order of the shards (evaluation). Raises :class:`UserError` on an empty split, on
+    shards that are missing or changed, and on a batch smaller than the world.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        split: str,
+        *,
+        batch: int,
+        rank: int,
+        world_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        shuffle_shards: int = 8,
+    ) -> None:
+        if batch < world_size:
+            raise UserError(f"batch of {batch} users is smaller than the world of {world_size} ranks")
+        self.folder, self.manifest, self.split = folder, manifest, split
+        self.shards = tuple(s for s in manifest.split(split).shards if s.users)
+        if not self.shards:
+            raise UserError(f"{folder}: split {split!r} has no users")
+        check_shards(folder, self.shards)
+        self.batch, self.rank, self.world_size = batch, rank, world_size
+        self.seed, self.shuffle, self.shuffle_shards = seed, shuffle, shuffle_shards
+        self.attributes = attribute_names(manifest)
+        # Few lanes for few users in a batch: each lane may round its share of a batch up by one.
+        self.lanes = max(1, min(MAX_LANES, len(self.shards) // shuffle_shards, batch // 16)) if shuffle else 1
+        users = sum(shard.users for shard in self.shards)
+        self.steps = -(-users // (batch - self.lanes + 1))
+        """Global batches per epoch, the same on every rank."""
+
+    @property
+    def capacity(self) -> int:
+        """Most users one rank can get in a step."""
+        return -(-self.batch // self.world_size)
+
+    def state(self, epoch: int = 0, step: int = 0) -> StreamState:
+        return StreamState(
+            fingerprint=self.manifest.fingerprint,
+            split=self.split,
+            seed=self.seed,
+            batch=self.batch,
+            epoch=epoch,
+            step=step,
+        )
+
+    def batches(self, epoch: int, steps: range) -> Iterator[tuple[int, int, Users]]:
+        """Yield (step, users in the global batch, this rank's users) for the given steps of an epoch."""
+        lanes = self._deal(epoch)
+        readers = [_LaneReader(self.folder, lane, self.seed, self.shuffle) for lane in lanes]
+        for step in steps:
+            spans = [(step * n // self.steps, (step + 1) * n // self.steps) for n in (lane.users for lane in lanes)]
+            total = sum(stop - start for start, stop in spans)
+            low, high = self.rank * total // self.world_size, (self.rank + 1) * total // self.world_size
+            pieces, seen = [], 0
+            for reader, (start, stop) in zip(readers, spans, strict=True):
+                first, last = max(low, seen), min(high, seen + stop - start)
+                if first < last:
+                    pieces.extend(reader.take(start + first - seen, start + last - seen))
+                seen += stop - start
+            if not pieces:
+                pieces = [readers[0].empty()]
+            yield step, total, to_users(pa.concat_tables(pieces), self.attributes)
+
+    def _deal(self, epoch: int) -> list[_Lane]:
+        order = range(len(self.shards))
+        if self.shuffle:
+            order = permutation(len(self.shards), self.seed, _SHARDS, epoch)  # type: ignore[assignment]
+        lanes = []
+        for v in range(self.lanes):
+            mine = [self.shards[i] for i in order[v :: self.lanes]]
+            width = self.shuffle_shards
+            windows = tuple(tuple(mine[i : i + width]) for i in range(0, len(mine), width))
+            lanes.append(_Lane(windows=windows, key=(_USERS, epoch, v)))
+        return lanes
+
+
+class _LaneReader:
+    """Reads a lane front to back, one window in memory; can start anywhere at the cost of one window."""
+
+    def __init__(self, folder: Path, lane: _Lane, seed: int, shuffle: bool) -> None:
+        self.folder, self.lane, self.seed, self.shuffle = folder, lane, seed, shuffle
+        self.window, self.table, self.begin = -1, None, 0
+
+    def take(self, start: int, stop: int) -> Iterator[pa.Table]:
+        """Yield users [start, stop) of the lane, in pieces that each lie in one window."""
+        begin = 0
+        for number, shards in enumerate(self.lane.windows):
+            end = begin + sum(shard.users for shard in shards)
+            if begin < stop and start < end:
+                table = self._load(number)
+                first, last = max(start, begin), min(stop, end)
+                yield table.slice(first - begin, last - first)
+            begin = end
+
+    def empty(self) -> pa.Table:
+        return self._load(max(self.window, 0)).slice(0, 0)
+
+    def _load(self, number: int) -> pa.Table:
+        if self.window != number or self.table is None:
+            table = read_shards(self.folder, self.lane.windows[number])
+            if self.shuffle:
+                table = table.take(pa.array(permutation(table.num_rows, self.seed, *self.lane.key, number)))
+            self.window, self.table = number, table
+        return self.table

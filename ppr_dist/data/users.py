@@ -1,0 +1,106 @@
+"""Columnar blocks of users, and how they are read from WebDataset shards.
+
+Shapes: n users, E events (clicks), A attributes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import webdataset as wds
+
+from ppr_dist.data.manifest import Manifest, Shard
+from ppr_dist.errors import UserError
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Users:
+    """Users with their clicks as one ragged array; nothing here is a Python object per user."""
+
+    index: Int64
+    """User index, [n]."""
+    items: Int64
+    """Item index of every click, user after user, oldest first, [E]."""
+    offsets: Int64
+    """User i's clicks are items[offsets[i]:offsets[i + 1]], [n + 1]."""
+    attributes: Int64
+    """Value index of each attribute, 0 = unknown, [A, n]."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def lengths(self) -> Int64:
+        """Clicks per user, [n]."""
+        return np.diff(self.offsets)
+
+
+def to_users(table: pa.Table | pa.RecordBatch, attributes: Sequence[str]) -> Users:
+    """Turn columns ``user``, ``items`` and the named attributes into :class:`Users` (int64 throughout)."""
+    lists = table.column("items")
+    if isinstance(lists, pa.ChunkedArray):
+        lists = lists.combine_chunks()
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    columns = [table.column(name).to_numpy() for name in attributes]
+    return Users(
+        index=table.column("user").to_numpy(),
+        items=lists.flatten().to_numpy(),
+        offsets=offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64),
+        attributes=np.stack(columns) if columns else np.zeros((0, table.num_rows), np.int64),
+    )
+
+
+def check_shards(folder: Path, shards: Sequence[Shard]) -> None:
+    """Raise :class:`UserError` where a shard is missing or not of the size the manifest states."""
+    for shard in shards:
+        path = folder / shard.path
+        if not path.is_file():
+            raise UserError(f"{path}: shard is missing; run prepare again")
+        if path.stat().st_size != shard.bytes:
+            raise UserError(f"{path}: {path.stat().st_size} bytes, the manifest states {shard.bytes}: truncated or changed")
+
+
+def read_shards(folder: Path, shards: Sequence[Shard]) -> pa.Table:
+    """Read whole shards into one table, in the order given.
+
+    Raises :class:`UserError` naming the shard (and member) that is truncated, corrupt or incomplete.
+    """
+    return pa.concat_tables([pa.Table.from_batches(list(_members(folder / s.path, s.users))) for s in shards])
+
+
+def _members(path: Path, expected_users: int) -> Iterator[pa.RecordBatch]:
+    # A plain pipeline: which rank and worker reads which shard is decided in stream.py, not by webdataset.
+    pipeline = wds.DataPipeline(wds.SimpleShardList([str(path)]), wds.tarfile_to_samples())
+    users = 0
+    try:
+        for sample in pipeline:
+            member = f"{path}: member {sample['__key__']}.arrow"
+            try:
+                with pa.ipc.open_stream(sample["arrow"]) as reader:
+                    for batch in reader:
+                        batch.validate(full=True)
+                        users += batch.num_rows
+                        yield batch
+            except (pa.ArrowException, KeyError, OSError) as error:
+                raise UserError(f"{member}: not a valid Arrow record batch ({_first_line(error)})") from error
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a tar shard ({_first_line(error)})") from error
+    if users != expected_users:
+        raise UserError(f"{path}: holds {users} users, the manifest states {expected_users}: truncated or changed")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def attribute_names(manifest: Manifest) -> tuple[str, ...]:
+    """Attribute columns in their fixed order."""
+    return tuple(attribute.name for attribute in manifest.attributes)

@@ -1,0 +1,33 @@
+"""Bayesian personalised ranking.
+
+Shapes: P predictions, n negatives of each, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bpr(
+    user: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    *,
+    positive_ids: Tensor,
+    negative_ids: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Return the sum over P of the mean over n of −log σ(u·v⁺ − u·v⁻); a scalar (PPR eq. 8; Rendle et al. 2009).
+
+    A negative that is its own positive carries no preference and is left out of the mean.
+
+    Args:
+        user: [P, D]; positive: [P, D]; negatives: [P, n, D]; positive_ids: int64 [P]; negative_ids: int64 [P, n].
+    """
+    positive_logit = (user * positive).sum(-1, keepdim=True)
+    negative_logit = torch.einsum("pd,pnd->pn", user, negatives)
+    loss = -F.logsigmoid((positive_logit - negative_logit) / temperature)
+    real = (negative_ids != positive_ids[:, None]).to(loss.dtype)
+    return ((loss * real).sum(-1) / real.sum(-1).clamp(min=1)).sum()

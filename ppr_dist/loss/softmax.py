@@ -1,0 +1,81 @@
+"""Sampled softmax over an own positive and shared candidates, with logQ correction and collision mask.
+
+Shapes: P predictions, N candidates, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def sampled_softmax(
+    user: Tensor,
+    positive: Tensor,
+    candidates: Tensor,
+    *,
+    positive_ids: Tensor,
+    candidate_ids: Tensor,
+    log_q: Tensor,
+    temperature: float,
+    logit_chunk: int,
+) -> Tensor:
+    """Return the sum over P of −log softmax of the positive's logit; a scalar.
+
+    A candidate's logit is corrected by −log Q, Q the expected count of the item among the candidates, so the sum
+    over candidates estimates the sum over the catalogue (Bengio & Senécal, "Adaptive Importance Sampling",
+    2008, §III); the positive is always there and is not corrected. With every item once among the candidates and
+    log Q = 0 this is the full softmax. A candidate that is the prediction's own positive is masked, and so is a
+    candidate whose log Q is +inf (padding).
+
+    At most ``logit_chunk`` logits exist at once: gradients are made chunk by chunk in the forward pass, which also
+    saves the second product of a recomputation.
+
+    Args:
+        user: user vectors [P, D]; positive: their target's vectors [P, D]; candidates: [N, D].
+        positive_ids: int64 [P]; candidate_ids: int64 [N]; log_q: [N].
+    """
+    loss: Tensor = _SampledSoftmax.apply(
+        user, positive, candidates, positive_ids, candidate_ids, log_q, temperature, logit_chunk
+    )
+    return loss
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        user: Tensor,
+        positive: Tensor,
+        candidates: Tensor,
+        positive_ids: Tensor,
+        candidate_ids: Tensor,
+        log_q: Tensor,
+        temperature: float,
+        logit_chunk: int,
+    ) -> Tensor:
+        scale = 1.0 / temperature
+        positive_logit = (user * positive).sum(-1) * scale
+        grad_user, grad_candidates = torch.empty_like(user), torch.zeros_like(candidates)
+        log_z = torch.empty_like(positive_logit)
+        bias = -log_q.to(user.dtype)
+        rows = max(1, logit_chunk // max(1, len(candidates)))
+        for start in range(0, len(user), rows):
+            part = slice(start, start + rows)
+            logits = torch.addmm(bias, user[part], candidates.T, alpha=scale)
+            logits.masked_fill_(positive_ids[part, None] == candidate_ids, -torch.inf)
+            log_z[part] = torch.logaddexp(torch.logsumexp(logits, dim=1), positive_logit[part])
+            share = logits.sub_(log_z[part, None]).exp_()
+            torch.mm(share, candidates, out=grad_user[part])
+            grad_candidates.addmm_(share.T, user[part])
+        miss = (torch.exp(positive_logit - log_z) - 1.0)[:, None]
+        grad_user.addcmul_(miss, positive).mul_(scale)
+        ctx.save_for_backward(grad_user, miss * user * scale, grad_candidates.mul_(scale))
+        return (log_z - positive_logit).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        user, positive, candidates = ctx.saved_tensors
+        return grad * user, grad * positive, grad * candidates, None, None, None, None, None

@@ -1,0 +1,139 @@
+"""What a run tells: progress bar, metrics.jsonl, W&B, and where the time of a step goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ppr_dist.config import Config, Observe
+from ppr_dist.parallel.collectives import all_sum
+from ppr_dist.parallel.mesh import Mesh
+
+
+class Observer:
+    """Collects per-step figures on the device and reports them every ``log_every`` steps from rank 0."""
+
+    def __init__(self, run: Path, config: Config, mesh: Mesh, *, total_steps: int, first_step: int, job: str) -> None:
+        self.mesh, self.every = mesh, config.train.log_every
+        self.sums = torch.zeros(3, dtype=torch.float64, device=mesh.device)  # prediction, contrastive, users
+        self.targets, self.steps, self.waited = 0.0, 0, 0.0
+        self.began = self.last = time.perf_counter()
+        self.bar = self.file = self.wandb = None
+        self.losses: dict[str, float] = {}
+        if mesh.main:
+            self.file = (run / "metrics.jsonl").open("a")
+            self.bar = tqdm(
+                total=total_steps,
+                initial=first_step,
+                desc=job,
+                unit="step",
+                disable=None if config.observe.progress else True,
+                dynamic_ncols=True,
+            )
+            self.wandb = _wandb_run(run, config.observe, config, job) if config.observe.wandb else None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
+
+    def step(
+        self, step: int, epoch: int, lr: float, *, prediction: Tensor, contrastive: Tensor, users: int, targets: float
+    ) -> None:
+        """Note one step; every ``log_every`` steps sum over ranks and report. A collective at those steps."""
+        self.sums[0] += prediction
+        self.sums[1] += contrastive
+        self.sums[2] += users
+        self.targets += targets
+        self.steps += 1
+        if self.bar is not None:
+            self.bar.update()
+        if step % self.every == 0:
+            self.flush(step, epoch, lr)
+
+    def flush(self, step: int, epoch: int, lr: float) -> None:
+        """Report what has gathered since the last report. A collective."""
+        if not self.steps:
+            return
+        mine = torch.cat([self.sums, self.sums.new_tensor([self.targets, self.waited])])
+        prediction, contrastive, users, targets, waited = all_sum(mine).tolist()
+        now = time.perf_counter()
+        seconds = now - self.last
+        record: dict[str, Any] = {
+            "step": step,
+            "epoch": epoch,
+            "loss": prediction / self.steps,
+            "contrastive": contrastive / self.steps,
+            "lr": lr,
+            "users_per_s": users / seconds,
+            "positions_per_s": targets / seconds,
+            "step_ms": 1e3 * seconds / self.steps,
+            "data_wait_share": waited / seconds / self.mesh.world_size,
+            "elapsed_s": now - self.began,
+        }
+        if self.mesh.device.type == "cuda":
+            record["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        self.losses = {"loss": record["loss"], "contrastive": record["contrastive"]}
+        self.log(record)
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['users_per_s']:.0f} samples/s")
+        self.sums.zero_()
+        self.targets, self.steps, self.waited, self.last = 0.0, 0, 0.0, now
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside (validation, checkpoint) out of the throughput."""
+        start = time.perf_counter()
+        yield
+        self.last += time.perf_counter() - start
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a record to metrics.jsonl and W&B, on rank 0."""
+        if self.file is not None:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        if self.wandb is not None:
+            self.wandb.log({k: v for k, v in record.items() if k != "step"}, step=record["step"])
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        if self.file is not None:
+            self.file.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _wandb_run(run: Path, observe: Observe, config: Config, job: str) -> Any:
+    import dataclasses
+
+    import wandb
+
+    # Without a key W&B would stop and ask; offline runs can be uploaded later by `wandb sync`.
+    if "WANDB_MODE" not in os.environ and not (os.environ.get("WANDB_API_KEY") or _logged_in()):
+        os.environ["WANDB_MODE"] = "offline"
+    settings = wandb.Settings(silent=True, console="off")
+    return wandb.init(
+        project=observe.wandb_project,
+        name=run.name,
+        job_type=job,
+        dir=str(run),
+        config=dataclasses.asdict(config),
+        settings=settings,
+    )
+
+
+def _logged_in() -> bool:
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return netrc.is_file() and "wandb" in netrc.read_text()

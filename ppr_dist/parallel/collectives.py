@@ -1,0 +1,54 @@
+"""Collectives with the one right gradient.
+
+Convention: each rank's loss is its part of the global loss, so the gradient of a gathered tensor is the sum of
+what every rank's loss says about it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# torch 2.13 renamed these and warns about the old names; 2.11 knows only the old ones.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """Concatenate ``x`` [n, …] of all ranks to [W·n, …], no gradient; n must be the same on every rank."""
+    if dist.get_world_size() == 1:
+        return x.detach()
+    out = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
+    _all_gather(out, x.detach().contiguous())
+    return out
+
+
+def all_gather_with_gradient(x: Tensor) -> Tensor:
+    """Like :func:`all_gather`; the gradient of ``x`` is the sum over ranks of the gradients of its copies."""
+    if dist.get_world_size() == 1:
+        return x
+    out: Tensor = _AllGather.apply(x)
+    return out
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.rows = len(x)
+        return all_gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        out = grad.new_empty(ctx.rows, *grad.shape[1:])
+        _reduce_scatter(out, grad.contiguous())
+        return out
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Return the sum of ``x`` over ranks, no gradient."""
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total

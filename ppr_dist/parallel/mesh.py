@@ -1,0 +1,65 @@
+"""Who this process is among its ranks, and agreement between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from ppr_dist.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """True on the rank that writes and prints."""
+        return self.rank == 0
+
+
+@contextmanager
+def mesh(timeout_minutes: float = 30) -> Iterator[Mesh]:
+    """Join the process group torchrun describes, or make one of a single process; leave it at the end."""
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield Mesh(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+Result = TypeVar("Result")
+
+
+def on_main(function: Callable[[], Result]) -> Result:
+    """Run ``function`` on rank 0 and return its result on every rank.
+
+    A :class:`UserError` on rank 0 is raised on all ranks together, so that none waits for the others.
+    """
+    outcome: list[Result | UserError | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = function()
+        except UserError as error:
+            outcome[0] = error
+    dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
+    return outcome[0]  # type: ignore[return-value]

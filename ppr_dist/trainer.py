@@ -1,0 +1,111 @@
+"""The training loop: one screen, the order of a step in plain sight."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ppr_dist.batch import Batch
+from ppr_dist.checkpoint import Checkpointer, Position
+from ppr_dist.config import Config
+from ppr_dist.data.loader import Loader
+from ppr_dist.objective import StepLoss, step_loss
+from ppr_dist.observe import Observer
+from ppr_dist.parallel.apply import Parallel
+from ppr_dist.parallel.dense import set_lr
+from ppr_dist.parallel.mesh import Mesh, on_main
+
+Validate = Callable[[], dict[str, Any]]
+
+
+def train_step(parallel: Parallel, batch: Batch, config: Config, capacity: int) -> StepLoss:
+    """One step: look up, forward, loss, backward (tables move here), dense update."""
+    items = parallel.tables.look_up_items(batch.item_ids)
+    prompt_profile, tower_profile = parallel.tables.look_up_profiles(batch.profile)
+    user, views = parallel.engine(items, batch, prompt_profile, tower_profile, config.loss.attribute_mask)
+    loss = step_loss(config.loss, batch, items, user, views, capacity)
+    parallel.engine.backward(loss.backward)
+    parallel.engine.step()
+    return loss
+
+
+def train(
+    parallel: Parallel,
+    loader: Loader,
+    config: Config,
+    mesh: Mesh,
+    observer: Observer,
+    checkpointer: Checkpointer,
+    position: Position,
+    validate: Validate | None = None,
+) -> Position:
+    """Train from ``position`` to the end of the configured epochs, steps or minutes; return where it stopped."""
+    steps, total = loader.stream.steps, total_steps(loader, config)
+    deadline = time.monotonic() + 60 * (config.train.max_minutes or 1e9)
+    step, lr = position.step, config.train.lr
+    parallel.engine.train()
+    for epoch in range(position.step // steps, -(-total // steps)):
+        batches = loader.epoch(epoch, first_step=step - epoch * steps)
+        while step < total:
+            with observer.waiting():
+                _, batch = next(batches, (None, None))
+            if batch is None:
+                break
+            lr = _warm_up(parallel, config, step)
+            batch = batch.to(mesh.device)
+            loss = train_step(parallel, batch, config, loader.stream.capacity)
+            step += 1
+            observer.step(
+                step,
+                epoch,
+                lr,
+                prediction=loss.prediction,
+                contrastive=loss.contrastive,
+                users=len(batch.users),
+                targets=batch.total_targets,
+            )
+            position = dataclasses.replace(position, step=step)
+            if config.train.checkpoint_every and step % config.train.checkpoint_every == 0 and step < total:
+                with observer.paused():
+                    checkpointer.save(parallel, position)
+            # All ranks ask rank 0's clock, at steps where they meet anyway.
+            if step % config.train.log_every == 0 and _passed(deadline, config):
+                total = step
+        if validate and (epoch + 1) % config.train.eval_every_epochs == 0 and step == (epoch + 1) * steps:
+            with observer.paused():
+                parallel.engine.eval()
+                observer.log({"step": step, "epoch": epoch, **validate()})
+                parallel.engine.train()
+    observer.flush(step, position.step // steps, lr)
+    checkpointer.save(parallel, position)
+    return position
+
+
+def total_steps(loader: Loader, config: Config) -> int:
+    """Steps of the whole run."""
+    total = loader.stream.steps * config.train.epochs
+    return min(total, config.train.max_steps) if config.train.max_steps else total
+
+
+def _warm_up(parallel: Parallel, config: Config, step: int) -> float:
+    """Set both learning rates for this step while they still rise; return the dense one."""
+    warm = config.train.warmup_steps
+    if step <= warm:
+        share = (step + 1) / (warm + 1)
+        set_lr(parallel.engine, config.train.lr * share)
+        parallel.tables.set_lr(config.tables.lr * share)
+        return config.train.lr * share
+    return config.train.lr
+
+
+def _passed(deadline: float, config: Config) -> bool:
+    return bool(config.train.max_minutes) and on_main(lambda: time.monotonic() > deadline)
+
+
+def seed_everything(seed: int, rank: int) -> None:
+    """Seed dropout: another stream on each rank."""
+    torch.manual_seed(seed * 1_000_003 + rank)

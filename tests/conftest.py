@@ -1,0 +1,37 @@
+"""What all tests share: few threads, no network, and no GPU test where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+
+# Set before torch is imported, and inherited by every process a test starts.
+for name, value in {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "MPLBACKEND": "Agg",
+}.items():
+    os.environ.setdefault(name, value)
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` on a machine without one."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_tmp(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what libraries write on the side (W&B runs, built ops) out of the repository and the home folder."""
+    root = tmp_path_factory.mktemp("session")
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "MPLCONFIGDIR", "TORCH_EXTENSIONS_DIR"):
+        folder = root / name.lower()
+        folder.mkdir()
+        os.environ[name] = str(folder)
