@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def session_tmp(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what libraries write on the side (W&B runs, built ops) out of the repository and the home folder."""
+    """Keep what libraries write on the side (W&B runs, built ops) out of the repository and the home."""
     root = tmp_path_factory.mktemp("session")
     for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "MPLCONFIGDIR", "TORCH_EXTENSIONS_DIR"):
         folder = root / name.lower()

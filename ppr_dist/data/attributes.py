@@ -8,7 +8,7 @@ import sys
 import duckdb
 from tqdm import tqdm
 
-from ppr_dist.data.logs import literal, scalars
+from ppr_dist.data.logs import first_row, literal, scalars
 from ppr_dist.data.manifest import Attribute
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.errors import UserError
@@ -58,7 +58,7 @@ def _categories(con: duckdb.DuckDBPyConnection, k: int, name: str, kind: str, pa
     """Fill ``values_k(value, value_index)``; return the number of known values."""
     if kind == "DOUBLE":
         # pandas writes integers with a null among them as floats: whole numbers are taken for integers.
-        broken = con.execute(f"SELECT a{k} FROM clicked WHERE a{k} <> floor(a{k}) OR isinf(a{k}) LIMIT 1").fetchone()
+        broken = first_row(con, f"SELECT a{k} FROM clicked WHERE a{k} <> floor(a{k}) OR isinf(a{k}) LIMIT 1")
         if broken is not None:
             raise UserError(
                 f"{path}: column {name!r} holds fractions (such as {broken[0]}): give it buckets"
@@ -89,12 +89,12 @@ def _edges(con: duckdb.DuckDBPyConnection, k: int, buckets: int | list[float]) -
     )
     # The i-th edge is the smallest value with more than i / buckets of the users at or below it.
     found = [
-        con.execute(
-            f"SELECT min(value) FROM cumulative WHERE seen * {buckets} > {i} * (SELECT max(seen) FROM cumulative)"
-        ).fetchone()
+        first_row(
+            con, f"SELECT min(value) FROM cumulative WHERE seen * {buckets} > {i} * (SELECT max(seen) FROM cumulative)"
+        )
         for i in range(1, buckets)
     ]
     edges = sorted({float(row[0]) for row in found if row is not None and row[0] is not None})
-    lowest = con.execute("SELECT min(value) FROM cumulative").fetchone()
+    lowest = first_row(con, "SELECT min(value) FROM cumulative")
     # An edge at the smallest value would open with a bucket that no user is in.
     return [edge for edge in edges if lowest is not None and edge > lowest[0]]

@@ -11,6 +11,7 @@ import dataclasses
 import glob
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -53,10 +54,15 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def first_row(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...] | None:
+    """Return the first row of ``sql``, or None; the result is read to its end, which frees the connection."""
+    rows: list[tuple[Any, ...]] = con.execute(sql).fetchall()
+    return rows[0] if rows else None
+
+
 def scalars(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[int, ...]:
     """Return the integers in the first row of ``sql`` (null counts as 0)."""
-    row = con.execute(sql).fetchone()
-    return tuple(int(value or 0) for value in row or ())
+    return tuple(int(value or 0) for value in first_row(con, sql) or ())
 
 
 @contextlib.contextmanager
@@ -222,9 +228,9 @@ def load_profiles(
     rows, known = scalars(con, "SELECT count(*), count(user_id) FROM raw_profile")
     if known < rows:
         raise UserError(f"{source.path}: column {config.user_column!r} is null in {rows - known:,} of {rows:,} rows")
-    twice = con.execute(
-        "SELECT user_id, count(*) FROM raw_profile GROUP BY user_id HAVING count(*) > 1 ORDER BY user_id LIMIT 1"
-    ).fetchone()
+    twice = first_row(
+        con, "SELECT user_id, count(*) FROM raw_profile GROUP BY user_id HAVING count(*) > 1 ORDER BY user_id LIMIT 1"
+    )
     if twice is not None:
         raise UserError(f"{source.path}: user {twice[0]!r} has {twice[1]} rows; a user has one profile")
     return types

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
 
+from ppr_dist.data.logs import scalars
 from ppr_dist.data.manifest import Attribute, Shard, Split
 from ppr_dist.data.prepare_config import PrepareConfig
 
@@ -36,7 +37,7 @@ def write_table(
     Ranges are fetched one by one: DuckDB's own writer cuts row groups as its threads happen to finish.
     """
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for low in range(0, _size(con, table), ROWS):
+        for low in range(0, scalars(con, f"SELECT count(*) FROM {table}")[0], ROWS):
             where = f"WHERE {key} >= {low} AND {key} < {low + ROWS}"
             chunk = _fetch(con, f"SELECT {columns} FROM {table} {where} ORDER BY {key}")
             writer.write_table(chunk.cast(schema), row_group_size=ROWS)
@@ -52,11 +53,9 @@ def write_split(
 ) -> Split:
     """Write the shards of split number ``split`` to ``folder``; ``advance`` hears the users written."""
     folder.mkdir()
-    row = con.execute(
-        "SELECT coalesce(min(user_index), 0), count(*), coalesce(sum(events), 0) FROM people WHERE split = ?", [split]
-    ).fetchone()
-    assert row is not None
-    first, users, events = (int(value) for value in row)
+    first, users, events = scalars(
+        con, f"SELECT min(user_index), count(*), sum(events) FROM people WHERE split = {split}"
+    )
     per_shard = config.users_per_member * config.members_per_shard
     shards = []
     for number, low in enumerate(range(first, first + users, per_shard)):
@@ -121,10 +120,5 @@ def stream_bytes(batch: pa.RecordBatch) -> bytes:
 
 def _fetch(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     """Return the rows of ``sql`` as a table of one chunk."""
-    rows: pa.Table = con.execute(sql).to_arrow_table()
+    rows: pa.Table = con.sql(sql).to_arrow_table()
     return rows.combine_chunks()
-
-
-def _size(con: duckdb.DuckDBPyConnection, table: str) -> int:
-    row = con.execute(f"SELECT count(*) FROM {table}").fetchone()
-    return int(row[0]) if row is not None else 0

@@ -52,3 +52,14 @@ def all_sum(x: Tensor) -> Tensor:
     total = x.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def all_gather_ragged(x: Tensor) -> Tensor:
+    """Concatenate ``x`` [n_r, …] of all ranks, n_r differing; no gradient. Synchronises with the host."""
+    if dist.get_world_size() == 1:
+        return x.detach()
+    sizes = all_gather(torch.tensor([len(x)], device=x.device)).tolist()
+    most = max(sizes)
+    padded = torch.cat([x.detach(), x.new_zeros(most - len(x), *x.shape[1:])])
+    parts = all_gather(padded).split(most) if most else [x] * len(sizes)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])

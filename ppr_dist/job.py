@@ -1,0 +1,142 @@
+"""What pretrain and tune share: build the stream and the model, train, save."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppr_dist import runs
+from ppr_dist.checkpoint import Checkpointer, Position
+from ppr_dist.config import Config
+from ppr_dist.data.collate import Collator
+from ppr_dist.data.loader import Loader
+from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.stream import UserStream
+from ppr_dist.errors import UserError
+from ppr_dist.model.tower import DenseTower
+from ppr_dist.observe import Observer
+from ppr_dist.parallel.apply import Parallel, parallelize
+from ppr_dist.parallel.mesh import Mesh, on_main
+from ppr_dist.parallel.planning import describe_plan
+from ppr_dist.runs import RunInfo
+from ppr_dist.trainer import Validate, seed_everything, total_steps, train
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run, before anything is built."""
+
+    data: Path
+    run: Path
+    resume: bool
+    manifest: Manifest
+    info: RunInfo
+    split: str
+    hold_out: int
+    """Last interactions of each user kept out of training."""
+
+
+def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
+    stream = UserStream(
+        job.data,
+        job.manifest,
+        job.split,
+        batch=config.train.batch,
+        rank=mesh.rank,
+        world_size=mesh.world_size,
+        seed=config.train.seed,
+        shuffle_shards=config.stream.shuffle_shards,
+    )
+    tuning = job.info.job == "tune"
+    counts = runs.item_counts(job.data, "tune_count" if tuning else "train_count")
+    collator = Collator(
+        loss=config.loss,
+        items=job.manifest.items,
+        probability=(counts / max(counts.sum(), 1)).astype(np.float32),
+        max_length=config.model.max_length,
+        hold_out=job.hold_out,
+        first_slot=0 if tuning else 1,
+        views=job.info.with_prompt and config.loss.contrastive_weight > 0,
+        seed=config.train.seed,
+        rank=mesh.rank,
+        world_size=mesh.world_size,
+        capacity=stream.capacity,
+    )
+    return Loader(stream, collator, config.stream.workers, pin=mesh.device.type == "cuda")
+
+
+def make_tower(info: RunInfo, config: Config) -> DenseTower:
+    return DenseTower(
+        config.model,
+        config.prompt,
+        attributes=len(info.attributes),
+        with_prompt=info.with_prompt,
+        with_tower=info.with_tower and bool(info.attributes),
+    )
+
+
+def run_job(
+    job: Job,
+    config: Config,
+    mesh: Mesh,
+    *,
+    prepare_tower: Callable[[DenseTower], None] = lambda tower: None,
+    prepare_parallel: Callable[[Parallel], None] = lambda parallel: None,
+    train_items: bool = True,
+    make_validate: Callable[[Parallel], Validate] | None = None,
+) -> None:
+    """Build, resume where asked, train to the end, save. A collective.
+
+    Args:
+        prepare_tower: sets initial weights and what stands still, before the engine is made;
+        prepare_parallel: sets initial tables, before a checkpoint is resumed.
+    """
+    loader = make_loader(job, config, mesh)
+    torch.manual_seed(config.train.seed)
+    tower = make_tower(job.info, config)
+    prepare_tower(tower)
+    parallel = parallelize(job.info.table_sizes(config), tower, config, mesh, train_items=train_items)
+    prepare_parallel(parallel)
+    plan = describe_plan(parallel.tables.plan, parallel.tables.model.module, config.tables.optimizer)
+    on_main(lambda: runs.create(job.run, config, job.info, plan, resume=job.resume))
+    seed_everything(config.train.seed, mesh.rank)
+    checkpointer = Checkpointer(job.run, config.train.keep_checkpoints)
+    stream_state = loader.stream.state()
+    position = Position(step=0, stream=stream_state, world_size=mesh.world_size)
+    if job.resume:
+        position = checkpointer.resume(parallel, stream_state) or position
+    observer = Observer(
+        job.run,
+        config,
+        mesh,
+        total_steps=total_steps(loader, config),
+        first_step=position.step,
+        job=job.info.method or job.info.job,
+    )
+    try:
+        validate = make_validate(parallel) if make_validate and config.train.eval_every_epochs else None
+        train(parallel, loader, config, mesh, observer, checkpointer, position, validate)
+    finally:
+        observer.close()
+
+
+def trainable_share(parallel: Parallel) -> dict[str, Any]:
+    """Elements that learn and all elements, tables and dense tower together."""
+    dense = list(parallel.engine.module.parameters())
+
+    def size(parameter: torch.nn.Parameter) -> int:
+        return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+    trainable = sum(size(p) for p in dense if p.requires_grad) + parallel.tables.parameters_count(trainable=True)
+    total = sum(size(p) for p in dense) + parallel.tables.parameters_count(trainable=False)
+    return {"trainable": trainable, "total": total, "share": trainable / total}
+
+
+def check_tunable(info: RunInfo) -> None:
+    if info.with_prompt and not info.attributes:
+        raise UserError(f"{info.method} makes prompts of profiles, and the data {info.data} has no attributes")

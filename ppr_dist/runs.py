@@ -1,0 +1,120 @@
+"""A run's folder: what was asked for, with what data, and where its parts lie.
+
+``RUN/config.yaml`` (all sections, usable as --config), ``run.json`` (job and data), ``plan.json``, ``metrics.jsonl``,
+``checkpoints/``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+import yaml
+
+from ppr_dist.checkpoint import checkpoints
+from ppr_dist.config import Config, StrictParser
+from ppr_dist.data.manifest import Manifest
+from ppr_dist.errors import UserError
+from ppr_dist.parallel.sparse import TableSizes
+
+Method = Literal["ppr-light", "ppr-full", "fine-tune"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    job: Literal["pretrain", "tune"]
+    method: Method | None
+    """How a tuned model was tuned; None for a pre-trained one."""
+    data: str
+    """Absolute path of the prepared data."""
+    fingerprint: str
+    """Fingerprint of that data."""
+    catalogue: dict[str, str]
+    """Checksums of the vocabularies; a model fits only data with the same ones."""
+    items: int
+    attributes: dict[str, int]
+    """Cardinality by attribute."""
+    init: str | None = None
+    """The run this one started from."""
+
+    @property
+    def with_prompt(self) -> bool:
+        return self.method in ("ppr-light", "ppr-full")
+
+    @property
+    def with_tower(self) -> bool:
+        return self.method is not None
+
+    def table_sizes(self, config: Config) -> TableSizes:
+        return TableSizes(
+            items=self.items,
+            dim=config.model.dim,
+            attributes=self.attributes,
+            attribute_dim=config.prompt.attribute_dim,
+            with_prompt=self.with_prompt,
+            with_tower=self.with_tower and bool(self.attributes),
+        )
+
+
+def describe(job: Literal["pretrain", "tune"], method: Method | None, data: Path, manifest: Manifest) -> RunInfo:
+    return RunInfo(
+        job=job,
+        method=method,
+        data=str(data.resolve()),
+        fingerprint=manifest.fingerprint,
+        catalogue=vocabularies(manifest),
+        items=manifest.items,
+        attributes={a.name: a.cardinality for a in manifest.attributes},
+    )
+
+
+def vocabularies(manifest: Manifest) -> dict[str, str]:
+    return {name: manifest.tables[name] for name in ("items.parquet", "attributes.parquet")}
+
+
+def check_catalogue(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> None:
+    """Raise :class:`UserError` where ``data`` numbers items or attribute values otherwise than the run's data."""
+    if info.catalogue != vocabularies(manifest):
+        raise UserError(
+            f"{run} was trained on another catalogue ({info.items} items, data {info.data}) than {data} "
+            f"({manifest.items} items)"
+        )
+
+
+def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, resume: bool) -> None:
+    """Write the run's description. Raises :class:`UserError` where the folder already holds a run and ``resume`` is off."""
+    if not resume:
+        if checkpoints(run):
+            raise UserError(f"{run} already holds a run; pass --resume true to go on with it, or choose another folder")
+        if run.is_file():
+            raise UserError(f"{run} is a file; --run takes a folder")
+        (run / "metrics.jsonl").unlink(missing_ok=True)
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    body = dataclasses.asdict(config)
+    body["tables"]["sharding"] = str(config.tables.sharding) if config.tables.sharding else None
+    (run / "config.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
+    (run / "run.json").write_text(json.dumps(dataclasses.asdict(info), indent=1) + "\n")
+    (run / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+
+
+def read(run: Path) -> tuple[Config, RunInfo]:
+    """Read a run's configuration and description; raise :class:`UserError` where ``run`` is not one."""
+    try:
+        info = RunInfo(**json.loads((run / "run.json").read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{run}: not a run (no run.json)") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{run / 'run.json'}: cannot be read ({error})") from error
+    parser = StrictParser()
+    for field in dataclasses.fields(Config):
+        parser.add_class_arguments(field.default_factory, field.name)
+    built = parser.instantiate_classes(parser.parse_path(run / "config.yaml"))
+    return Config(**{f.name: built[f.name] for f in dataclasses.fields(Config)}), info
+
+
+def item_counts(data: Path, column: Literal["train_count", "tune_count"]) -> Any:
+    """Training clicks of each item in pre-training or tuning, int64 [N]."""
+    return pq.read_table(data / "items.parquet", columns=[column]).column(column).to_numpy()

@@ -1,0 +1,188 @@
+"""Scoring users against items: a handful of candidates, or the whole sharded catalogue in chunks.
+
+Shapes: I instances of this rank, X of all ranks, N items, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ppr_dist.batch import Batch
+from ppr_dist.data.users import Int64
+from ppr_dist.model.tower import DenseTower
+from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum
+from ppr_dist.parallel.sparse import Tables
+
+SCORE_CHUNK = 16_777_216
+"""Most scores held at once (4 bytes each)."""
+ITEM_CHUNK = 65_536
+"""Items looked up at once by each rank."""
+
+
+class Scorer(Protocol):
+    """Scores are dot products of user and item vectors. Both methods are collectives."""
+
+    device: torch.device
+
+    def user_vectors(self, batch: Batch) -> Tensor:
+        """User vectors at ``batch.slots``, [P, D]."""
+
+    def item_vectors(self, ids: Tensor) -> Tensor:
+        """Vectors of item indices int64 [n] → [n, D]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelScorer:
+    """The trained model."""
+
+    tables: Tables
+    tower: DenseTower
+    device: torch.device
+
+    def user_vectors(self, batch: Batch) -> Tensor:
+        batch = batch.to(self.device)
+        items = self.tables.look_up_items(batch.item_ids)
+        user, _ = self.tower(items, batch, *self.tables.look_up_profiles(batch.profile))
+        return user  # type: ignore[no-any-return]
+
+    def item_vectors(self, ids: Tensor) -> Tensor:
+        return self.tables.look_up_items(ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class PopularityScorer:
+    """Every user gets the items most clicked in training: the baseline to beat."""
+
+    counts: Tensor
+    """Training clicks of each item, float32 [N]."""
+    device: torch.device
+
+    def user_vectors(self, batch: Batch) -> Tensor:
+        return torch.ones(len(batch.slots), 1, device=self.device)
+
+    def item_vectors(self, ids: Tensor) -> Tensor:
+        return self.counts[ids][:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """User vectors of all ranks, gathered, with the pairs a ranking leaves out."""
+
+    users: Tensor
+    """[X, D]."""
+    rows: Int64
+    """Row in ``users`` of each excluded pair, ascending within a chunk of items."""
+    items: Int64
+    """Item of each excluded pair, ascending by chunk."""
+    mine: slice
+    """Rows of this rank."""
+
+
+def gather_queries(users: Tensor, rows: Int64, items: Int64) -> Queries:
+    """Bring the users and their excluded (row, item) pairs of all ranks together on every rank. A collective."""
+    sizes = all_gather(torch.tensor([len(users)], device=users.device)).tolist()
+    first = sum(sizes[: dist.get_rank()])
+    pairs = torch.from_numpy(np.stack([rows + first, items], axis=1)).to(users.device)
+    gathered = all_gather_ragged(pairs).cpu().numpy()
+    gathered = gathered[np.lexsort((gathered[:, 0], gathered[:, 1] // ITEM_CHUNK))]
+    return Queries(
+        users=all_gather_ragged(users), rows=gathered[:, 0], items=gathered[:, 1], mine=slice(first, first + len(users))
+    )
+
+
+def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tuple[slice, int, Tensor]]:
+    """Yield (rows, first item, scores [rows, items of the chunk]) over this rank's part of the catalogue.
+
+    Excluded pairs score −inf. Chunks of items are dealt to ranks in turn, whatever the sharding, and looked up
+    like any ids, so no rank ever holds users × items, nor the table. A collective: every rank must exhaust it.
+    """
+    chunks = -(-items // ITEM_CHUNK)
+    world, rank = dist.get_world_size(), dist.get_rank()
+    chunk_of = queries.items // ITEM_CHUNK
+    rows_at_once = max(1, SCORE_CHUNK // min(items, ITEM_CHUNK))
+    for turn in range(-(-chunks // world)):
+        chunk = turn * world + rank
+        first = min(chunk * ITEM_CHUNK, items)
+        ids = torch.arange(first, min(first + ITEM_CHUNK, items), device=scorer.device)
+        vectors = scorer.item_vectors(ids)
+        if not len(ids):
+            continue
+        begin, end = np.searchsorted(chunk_of, [chunk, chunk + 1])
+        rows, columns = queries.rows[begin:end], queries.items[begin:end] - first
+        for start in range(0, len(queries.users), rows_at_once):
+            part = slice(start, min(start + rows_at_once, len(queries.users)))
+            scores = queries.users[part] @ vectors.T
+            low, high = np.searchsorted(rows, [part.start, part.stop])
+            drop = torch.from_numpy(np.stack([rows[low:high] - start, columns[low:high]])).to(scorer.device)
+            scores[drop[0], drop[1]] = -torch.inf
+            yield part, first, scores
+
+
+def rank_in_catalogue(scorer: Scorer, queries: Queries, targets: Tensor, items: int) -> Tensor:
+    """Rank of each target among all items but the excluded ones, 1 = best, int64 [X]. A collective.
+
+    Args:
+        targets: item index of every gathered row, int64 [X]; must be among the excluded pairs, so that it is not
+        counted against itself. Ties, up to float32 rounding, count against the model.
+    """
+    mine = torch.arange(len(targets), device=scorer.device).tensor_split(dist.get_world_size())[dist.get_rank()]
+    unique, inverse = torch.unique(targets[mine], return_inverse=True)
+    vectors = scorer.item_vectors(unique)[inverse]
+    own = queries.users[mine]
+    # The catalogue's scores come from another kernel: equal vectors may differ by rounding, and still tie.
+    slack = 4 * torch.finfo(own.dtype).eps * (own * vectors).abs().sum(-1)
+    threshold = all_gather_ragged((own * vectors).sum(-1) - slack)
+    better = torch.zeros(len(targets), dtype=torch.int64, device=scorer.device)
+    for rows, _, scores in score_catalogue(scorer, queries, items):
+        better[rows] += (scores >= threshold[rows, None]).sum(1)
+    return all_sum(better) + 1
+
+
+def rank_among(scorer: Scorer, users: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    """Rank of each target among itself and its own negatives, ties against the model, int64 [I]. A collective.
+
+    Args:
+        users: [I, D]; targets: int64 [I]; negatives: int64 [I, C].
+    """
+    candidates = torch.cat([targets[:, None], negatives], dim=1)
+    ids, rows = torch.unique(candidates, return_inverse=True)
+    vectors = scorer.item_vectors(ids)
+    at_once = max(1, SCORE_CHUNK // (candidates.shape[1] * users.shape[1]))
+    ranks = [torch.zeros(0, dtype=torch.int64, device=users.device)]
+    for start in range(0, len(users), at_once):
+        part = slice(start, start + at_once)
+        scores = torch.einsum("id,icd->ic", users[part], vectors[rows[part]])
+        ranks.append(1 + (scores[:, 1:] >= scores[:, :1]).sum(1))
+    return torch.cat(ranks)
+
+
+def top_k(scorer: Scorer, queries: Queries, items: int, k: int) -> tuple[Tensor, Tensor]:
+    """The k best items of every gathered row: item indices int64 [X, k] and scores [X, k], best first. A collective.
+
+    Where fewer than k items remain, the rest is index −1 with score −inf.
+    """
+    size = (len(queries.users), k)
+    best = torch.full(size, -torch.inf, device=scorer.device)
+    best_ids = torch.full(size, -1, dtype=torch.int64, device=scorer.device)
+    for rows, first, scores in score_catalogue(scorer, queries, items):
+        value, index = scores.topk(min(k, scores.shape[1]), dim=1)
+        best[rows], best_ids[rows] = _merge(
+            torch.cat([best[rows], value], dim=1), torch.cat([best_ids[rows], index + first], dim=1), k
+        )
+    world = dist.get_world_size()
+    value = all_gather(best).view(world, *size).transpose(0, 1).reshape(size[0], -1)
+    index = all_gather(best_ids).view(world, *size).transpose(0, 1).reshape(size[0], -1)
+    best, best_ids = _merge(value, index, k)
+    return best_ids.masked_fill(best == -torch.inf, -1), best
+
+
+def _merge(value: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    value, order = value.topk(k, dim=1)
+    return value, index.gather(1, order)

@@ -1,0 +1,47 @@
+"""Bring a trained run back as something that scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ppr_dist import runs
+from ppr_dist.checkpoint import latest, load_dense, load_tables
+from ppr_dist.config import Config
+from ppr_dist.data.manifest import Manifest, load_manifest
+from ppr_dist.job import make_tower
+from ppr_dist.parallel.apply import make_tables
+from ppr_dist.parallel.mesh import Mesh, on_main
+from ppr_dist.runs import RunInfo
+from ppr_dist.scoring import ModelScorer
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    config: Config
+    info: RunInfo
+    manifest: Manifest
+    data: Path
+    scorer: ModelScorer
+
+
+def load_trained(run: Path, data: Path | None, ranks: Mesh) -> Trained:
+    """Load a run's latest checkpoint for scoring, on any number of ranks. A collective.
+
+    Args:
+        data: the prepared data; by default where the run found it.
+
+    Raises :class:`UserError` where the run, its checkpoint or its data are missing or do not belong together.
+    """
+    config, info = on_main(lambda: runs.read(run))
+    folder = data or Path(info.data)
+    manifest = on_main(lambda: load_manifest(folder))
+    runs.check_catalogue(info, run, manifest, folder)
+    checkpoint = on_main(lambda: latest(run))
+    # Scoring never updates a table, so the optimizer is the one every device has and no state is kept.
+    config = dataclasses.replace(config, tables=dataclasses.replace(config.tables, optimizer="sgd"))
+    tables = make_tables(info.table_sizes(config), config, ranks, train_items=False)
+    load_tables(tables, checkpoint)
+    tower = make_tower(info, config).to(ranks.device).eval()
+    load_dense(tower, checkpoint, strict=True)
+    return Trained(config, info, manifest, folder, ModelScorer(tables, tower, ranks.device))

@@ -1,0 +1,105 @@
+"""``python -m ppr_dist.tune``: adapt a pre-trained run to cold users, by prompts or by fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from ppr_dist import cli, runs
+from ppr_dist.checkpoint import latest, load_dense, load_tables
+from ppr_dist.config import Config, parse
+from ppr_dist.data.manifest import load_manifest
+from ppr_dist.errors import UserError
+from ppr_dist.job import Job, check_tunable, run_job, trainable_share
+from ppr_dist.model.tower import DenseTower
+from ppr_dist.parallel.apply import Parallel
+from ppr_dist.parallel.mesh import Mesh, mesh, on_main
+from ppr_dist.runs import Method, RunInfo
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    data: Path
+    """Folder that prepare wrote."""
+    init: Path
+    """Pre-trained run to start from."""
+    method: Method
+    """ppr-light: only prompt generator, profile tables and profile tower learn; ppr-full: everything learns;
+    fine-tune: everything learns, without prompt."""
+    run: Path
+    """Folder for configuration, metrics and checkpoints."""
+    resume: bool = False
+    """Go on from the run's latest checkpoint, if it has one."""
+    split: Literal["tune-train", "pretrain"] = "tune-train"
+    """Users to tune on."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments, config = parse("ppr_dist.tune", argv, Arguments)
+    with mesh() as ranks:
+        manifest = on_main(lambda: load_manifest(arguments.data))
+        pretrained, pretrained_info = on_main(lambda: runs.read(arguments.init))
+        runs.check_catalogue(pretrained_info, arguments.init, manifest, arguments.data)
+        checkpoint = on_main(lambda: latest(arguments.init))
+        config = _with_model_of(pretrained, config)
+        info = runs.describe("tune", arguments.method, arguments.data, manifest)
+        info = dataclasses.replace(info, init=str(arguments.init.resolve()))
+        check_tunable(info)
+        job = Job(
+            data=arguments.data,
+            run=arguments.run,
+            resume=arguments.resume,
+            manifest=manifest,
+            info=info,
+            split=arguments.split,
+            hold_out=2 if arguments.split == "pretrain" else 0,
+        )
+
+        def prepare_tower(tower: DenseTower) -> None:
+            load_dense(tower, checkpoint, strict=False)
+            if arguments.method == "ppr-light":
+                freeze_backbone(tower)
+
+        def prepare_parallel(parallel: Parallel) -> None:
+            load_tables(parallel.tables, checkpoint)
+            _print_share(parallel, info, ranks)
+
+        run_job(
+            job,
+            config,
+            ranks,
+            prepare_tower=prepare_tower,
+            prepare_parallel=prepare_parallel,
+            train_items=arguments.method != "ppr-light",
+        )
+
+
+def freeze_backbone(tower: DenseTower) -> None:
+    """PPR-light: the pre-trained parameters stand still."""
+    tower.backbone.requires_grad_(False)
+    tower.position.requires_grad_(False)
+
+
+def _with_model_of(pretrained: Config, config: Config) -> Config:
+    """The backbone's shape comes from the pre-trained run; dropout may differ."""
+    model = dataclasses.replace(pretrained.model, dropout=config.model.dropout)
+    default = type(config.model)()
+    for field in dataclasses.fields(model):
+        asked, given = getattr(config.model, field.name), getattr(model, field.name)
+        if asked not in (given, getattr(default, field.name)):
+            raise UserError(f"model.{field.name} is {asked}, but the pre-trained run has {given}; leave it out")
+    return dataclasses.replace(config, model=model)
+
+
+def _print_share(parallel: Parallel, info: RunInfo, ranks: Mesh) -> None:
+    share = trainable_share(parallel)
+    if ranks.main:
+        print(
+            f"{info.method}: {share['trainable']:,} of {share['total']:,} parameters learn ({share['share']:.2%})",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)
