@@ -22,7 +22,6 @@ from ppr_dist.model.tower import DenseTower
 from ppr_dist.observe import Observer
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.mesh import Mesh, on_main
-from ppr_dist.parallel.planning import describe_plan
 from ppr_dist.runs import RunInfo
 from ppr_dist.trainer import Validate, seed_everything, total_steps, train
 
@@ -102,8 +101,7 @@ def run_job(
     prepare_tower(tower)
     parallel = parallelize(job.info.table_sizes(config), tower, config, mesh, train_items=train_items)
     prepare_parallel(parallel)
-    plan = describe_plan(parallel.tables.plan, parallel.tables.model.module, config.tables.optimizer)
-    on_main(lambda: runs.create(job.run, config, job.info, plan, resume=job.resume))
+    on_main(lambda: runs.create(job.run, config, job.info, parallel.tables.plan, resume=job.resume))
     seed_everything(config.train.seed, mesh.rank)
     checkpointer = Checkpointer(job.run, config.train.keep_checkpoints)
     stream_state = loader.stream.state()

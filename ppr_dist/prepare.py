@@ -16,8 +16,12 @@ from ppr_dist.data.prepared import prepare
 def main(argv: list[str] | None = None) -> None:
     """Parse ``argv``, prepare, and print a summary."""
     parser = options.parser("python -m ppr_dist.prepare", "Click logs and profiles into shards for training.")
-    parser.add_argument("--interactions", type=str, required=True, help="Parquet or CSV: a file, a glob or a folder")
-    parser.add_argument("--users", type=str | None, default=None, help="profiles, likewise; none = no attributes")
+    parser.add_argument(
+        "--interactions", type=str, required=True, help="Parquet or CSV: a file, a glob or a folder"
+    )
+    parser.add_argument(
+        "--users", type=str | None, default=None, help="profiles, likewise; none = no attributes"
+    )
     parser.add_argument("--out", type=str, required=True, help="folder to write")
     parser.add_argument("--overwrite", type=bool, default=False, help="replace a prepared folder")
     parser.add_class_arguments(PrepareConfig)
@@ -34,7 +38,9 @@ def summary(manifest: Manifest, out: str, seconds: float) -> str:
     """Return what was written, a line per split."""
     lines = [f"{out}: {manifest.items:,} items in {seconds:.1f} s"]
     for name, split in manifest.splits.items():
-        lines.append(f"  {name:<10} {split.users:,} users, {split.events:,} events, {len(split.shards)} shards")
+        lines.append(
+            f"  {name:<10} {split.users:,} users, {split.events:,} events, {len(split.shards)} shards"
+        )
     sizes = ", ".join(f"{a.name} ({a.cardinality})" for a in manifest.attributes)
     lines.append(f"  attributes {sizes or 'none'}")
     return "\n".join(lines)

@@ -8,9 +8,9 @@ import sys
 import duckdb
 from tqdm import tqdm
 
-from ppr_dist.data.logs import first_row, literal, scalars
 from ppr_dist.data.manifest import Attribute
 from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.data.sources import first_row, literal, scalars
 from ppr_dist.errors import UserError
 
 
@@ -19,17 +19,19 @@ def encode(
 ) -> tuple[Attribute, ...]:
     """Fill ``profile(user_id, a0 BIGINT, …)`` and ``attribute_values(attribute, value_index, value)``.
 
-    Reads ``raw_profile`` (columns a0, a1, … of the given ``types``) for the users in ``users`` alone: a value that only
-    users without clicks have would be an embedding that no click trains. An attribute that is null for all of
-    them keeps cardinality 1 (everyone unknown) and is said on stderr. Raises :class:`UserError` on buckets
-    for a column that is no attribute or no number, and on fractions without buckets.
+    Reads ``raw_profile`` (columns a0, a1, … of the given ``types``) for the users in ``users`` alone: a value
+    that only users without clicks have would be an embedding that no click trains. An attribute that is null
+    for all of them keeps cardinality 1 (everyone unknown) and is said on stderr. Raises :class:`UserError` on
+    buckets for a column that is no attribute or no number, and on fractions without buckets.
     """
     for column in config.buckets:
         if column not in types:
             raise UserError(f"buckets.{column}: no such attribute; they are {', '.join(types) or 'none'}")
         if types[column] == "VARCHAR":
             raise UserError(f"buckets.{column}: column {column!r} of {path} is not numeric")
-    con.execute("CREATE TABLE clicked AS SELECT p.* FROM raw_profile p SEMI JOIN users u ON p.user_id = u.user_id")
+    con.execute(
+        "CREATE TABLE clicked AS SELECT p.* FROM raw_profile p SEMI JOIN users u ON p.user_id = u.user_id"
+    )
     con.execute("CREATE TABLE attribute_values(attribute VARCHAR, value_index BIGINT, value VARCHAR)")
     result, columns, joins = [], ["p.user_id"], []
     for k, (name, kind) in enumerate(types.items()):
@@ -70,8 +72,8 @@ def _categories(con: duckdb.DuckDBPyConnection, k: int, name: str, kind: str, pa
         f" FROM (SELECT DISTINCT a{k} AS value FROM clicked WHERE a{k} IS NOT NULL)"
     )
     con.execute(
-        f"INSERT INTO attribute_values SELECT {literal(name)}, value_index, CAST(value AS VARCHAR) FROM values_{k}"
-        " ORDER BY value_index"
+        f"INSERT INTO attribute_values SELECT {literal(name)}, value_index, CAST(value AS VARCHAR)"
+        f" FROM values_{k} ORDER BY value_index"
     )
     return scalars(con, f"SELECT count(*) FROM values_{k}")[0]
 
@@ -85,12 +87,15 @@ def _edges(con: duckdb.DuckDBPyConnection, k: int, buckets: int | list[float]) -
         return [float(edge) for edge in buckets]
     con.execute(
         "CREATE OR REPLACE TEMP TABLE cumulative AS SELECT value, sum(n) OVER (ORDER BY value) AS seen FROM"
-        f" (SELECT CAST(a{k} AS DOUBLE) AS value, count(*) AS n FROM clicked WHERE a{k} IS NOT NULL GROUP BY 1)"
+        f" (SELECT CAST(a{k} AS DOUBLE) AS value, count(*) AS n FROM clicked WHERE a{k} IS NOT NULL"
+        " GROUP BY 1)"
     )
     # The i-th edge is the smallest value with more than i / buckets of the users at or below it.
     found = [
         first_row(
-            con, f"SELECT min(value) FROM cumulative WHERE seen * {buckets} > {i} * (SELECT max(seen) FROM cumulative)"
+            con,
+            "SELECT min(value) FROM cumulative"
+            f" WHERE seen * {buckets} > {i} * (SELECT max(seen) FROM cumulative)",
         )
         for i in range(1, buckets)
     ]

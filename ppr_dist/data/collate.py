@@ -15,6 +15,7 @@ import torch
 from ppr_dist.batch import Batch
 from ppr_dist.config import Loss
 from ppr_dist.data.counter_random import integers, uniform
+from ppr_dist.data.padding import PaddedHistories, pad_histories, ragged_arange
 from ppr_dist.data.users import Int64, Users
 
 _NEGATIVE, _PICK, _DROP = 11, 12, 13  # what a draw is for, as a word of its key
@@ -46,47 +47,54 @@ class Collator:
         starts, stops = users.offsets[:-1], users.offsets[1:] - self.hold_out
         starts = np.maximum(starts, stops - (self.max_length + 1))
         clicks = np.maximum(stops - starts, 0)  # of each user: inputs and the last target
-        lengths = np.maximum(clicks - 1, 0)
-        width = max(1, int(lengths.max(initial=0)))
+        by_length = np.argsort(-clicks, kind="stable")
+        index, starts, clicks = users.index[by_length], starts[by_length], clicks[by_length]
+        padded = pad_histories(users.items, starts, np.maximum(clicks - 1, 0))
 
-        steps = np.arange(width)
-        real = steps < lengths[:, None]
-        history = _at(users.items, (starts[:, None] + steps)[real])
+        targets_each = np.maximum(clicks - self.first_slot, 0)
+        owner, nth = ragged_arange(targets_each)
+        slot = nth + self.first_slot
+        targets = users.items[starts[owner] + slot]
 
-        slot = np.arange(width + 1)
-        is_target = (slot >= self.first_slot) & (slot < clicks[:, None])
-        owner, slot_of = np.nonzero(is_target)
-        targets = _at(users.items, starts[owner] + slot_of)
-
-        parts: dict[str, Int64] = {"history": history, "targets": targets}
+        parts: dict[str, Int64] = {"history": padded.ids, "targets": targets}
         log_q = None
         if self.loss.kind == "softmax":
-            parts["candidates"], log_q = self._candidates(users, starts, clicks, epoch, step, global_users)
+            who = np.flatnonzero(targets_each)
+            first_target = starts[who] + self.first_slot
+            picks = self._picks(epoch, index[who], targets_each[who])
+            in_batch = users.items[(first_target[:, None] + picks).ravel()]
+            parts["candidates"], log_q = self._candidates(in_batch, epoch, step, global_users)
         else:
             draw = np.arange(self.loss.uniform_negatives)
-            who, where = users.index[owner][:, None], slot_of[:, None]
+            who, where = index[owner][:, None], slot[:, None]
             parts["negatives"] = integers(self.items, self.seed, _NEGATIVE, epoch, who, where, draw).ravel()
 
         item_ids, rows = _deduplicate(parts)
-        padded = np.zeros((len(users), width), np.int64)
-        padded[real] = rows["history"]
         batch = Batch(
-            users=torch.from_numpy(users.index.copy()),
+            users=torch.from_numpy(index),
             item_ids=torch.from_numpy(item_ids),
-            history=torch.from_numpy(padded),
-            lengths=torch.from_numpy(lengths),
-            slots=torch.from_numpy(owner * (width + 1) + slot_of),
+            history=padded.groups(rows["history"]),
+            lengths=torch.from_numpy(padded.lengths),
+            first_slot=torch.from_numpy(padded.first_slot),
+            slots=torch.from_numpy(padded.first_slot[owner] + slot),
+            owner=torch.from_numpy(owner),
             targets=torch.from_numpy(rows["targets"]),
-            profile=torch.from_numpy(users.attributes.copy()),
+            profile=torch.from_numpy(users.attributes[:, by_length]),
             total_targets=float(len(targets)),
             candidates=torch.from_numpy(rows["candidates"]) if "candidates" in rows else None,
             candidate_log_q=torch.from_numpy(log_q) if log_q is not None else None,
             negatives=torch.from_numpy(rows["negatives"].reshape(len(targets), -1)) if "negatives" in rows else None,
         )
-        return self._with_view(batch, users.index, padded, real, epoch) if self.views else batch
+        return self._with_view(batch, index, padded, rows["history"], epoch) if self.views else batch
+
+    def _picks(self, epoch: int, index: Int64, targets_each: Int64) -> Int64:
+        """Which of its targets each user lends as in-batch candidates, [users, k]."""
+        bits = integers(2**62, self.seed, _PICK, epoch, index[:, None], np.arange(self.loss.in_batch_per_user))
+        picks: Int64 = bits % targets_each[:, None]
+        return picks
 
     def _candidates(
-        self, users: Users, starts: Int64, clicks: Int64, epoch: int, step: int, global_users: int
+        self, in_batch: Int64, epoch: int, step: int, global_users: int
     ) -> tuple[Int64, npt.NDArray[np.float32]]:
         """This rank's share of the candidates and log E[count] of each under both proposals together.
 
@@ -94,12 +102,6 @@ class Collator:
         Two-tower Neural Networks in Recommendations", WWW 2020, §3.2): E[count of j] = K/items + k·users·p_j.
         """
         per_user, uniforms = self.loss.in_batch_per_user, self.loss.uniform_negatives
-        targets = clicks - self.first_slot
-        has_target = np.flatnonzero(targets > 0)
-        pick = integers(2**62, self.seed, _PICK, epoch, users.index[has_target][:, None], np.arange(per_user))
-        slot = self.first_slot + pick % targets[has_target][:, None]
-        in_batch = _at(users.items, (starts[has_target][:, None] + slot).ravel())
-
         first, last = self.rank * uniforms // self.world_size, (self.rank + 1) * uniforms // self.world_size
         uniform_ids = integers(self.items, self.seed, _NEGATIVE, epoch, step, np.arange(first, last))
 
@@ -116,25 +118,17 @@ class Collator:
             np.concatenate([log_q, np.full(padding, np.inf)]).astype(np.float32),
         )
 
-    def _with_view(
-        self, batch: Batch, index: Int64, padded: Int64, real: npt.NDArray[np.bool_], epoch: int
-    ) -> Batch:
+    def _with_view(self, batch: Batch, index: Int64, padded: PaddedHistories, rows: Int64, epoch: int) -> Batch:
         """Drop each interaction but the last with probability γ2 and close the gaps (PPR §4.4)."""
-        width = padded.shape[1]
-        position = np.arange(width)
-        last = position == batch.lengths.numpy()[:, None] - 1
-        keep = uniform(self.seed, _DROP, epoch, index[:, None], position) >= self.loss.behaviour_mask
-        keep = real & (keep | last)
-        order = np.argsort(~keep, axis=1, kind="stable")
+        row, position = ragged_arange(padded.lengths)
+        keep = uniform(self.seed, _DROP, epoch, index[row], position) >= self.loss.behaviour_mask
+        keep |= position == padded.lengths[row] - 1
+        lengths = np.bincount(row[keep], minlength=len(index))
         return dataclasses.replace(
             batch,
-            masked_history=torch.from_numpy(np.take_along_axis(np.where(keep, padded, 0), order, axis=1)),
-            masked_lengths=torch.from_numpy(keep.sum(axis=1)),
+            masked_history=dataclasses.replace(padded, lengths=lengths).groups(rows[keep]),
+            masked_lengths=torch.from_numpy(lengths),
         )
-
-
-def _at(items: Int64, positions: Int64) -> Int64:
-    return items[positions].astype(np.int64, copy=False)
 
 
 def _deduplicate(parts: dict[str, Int64]) -> tuple[Int64, dict[str, Int64]]:

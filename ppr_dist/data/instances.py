@@ -13,6 +13,7 @@ import torch
 
 from ppr_dist.batch import Batch
 from ppr_dist.data.counter_random import integers
+from ppr_dist.data.padding import pad_histories, ragged_arange
 from ppr_dist.data.users import Int64, Users
 from ppr_dist.errors import UserError
 
@@ -50,40 +51,39 @@ def instances_of(users: Users, task: Task) -> Instances:
     first = {"zero-shot": 0, "few-shot": 1, "joint": 0}[task]
     last = np.minimum(clicks, 1) if task == "zero-shot" else clicks
     counts = np.maximum(last - first, 0)
-    owner = np.repeat(np.arange(len(users)), counts)
-    prefix = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts) + first
-    return Instances(users, owner, prefix)
+    owner, nth = ragged_arange(counts)
+    return Instances(users, owner, nth + first)
 
 
 def history_batch(instances: Instances, max_length: int) -> Batch:
     """A batch whose user vectors are those of the instances, in order, each from its own last position."""
-    users, owner = instances.users, instances.owner
-    stops = users.offsets[owner] + instances.prefix
+    users = instances.users
     lengths = np.minimum(instances.prefix, max_length)
-    width = max(1, int(lengths.max(initial=0)))
-    steps = np.arange(width)
-    real = steps < lengths[:, None]
-    ids, rows = np.unique(users.items[((stops - lengths)[:, None] + steps)[real]], return_inverse=True)
-    history = np.zeros((len(owner), width), np.int64)
-    history[real] = rows
+    by_length = np.argsort(-lengths, kind="stable")
+    owner, lengths = instances.owner[by_length], lengths[by_length]
+    stops = users.offsets[owner] + instances.prefix[by_length]
+    padded = pad_histories(users.items, stops - lengths, lengths)
+    ids, rows = np.unique(padded.ids, return_inverse=True)
+    back = np.argsort(by_length)
     nothing = torch.zeros(0, dtype=torch.int64)
     return Batch(
         users=torch.from_numpy(users.index[owner]),
         item_ids=torch.from_numpy(ids if len(ids) else np.zeros(1, np.int64)),
-        history=torch.from_numpy(history),
+        history=padded.groups(rows.astype(np.int64, copy=False)),
         lengths=torch.from_numpy(lengths),
-        slots=torch.from_numpy(np.arange(len(owner)) * (width + 1) + lengths),
+        first_slot=torch.from_numpy(padded.first_slot),
+        slots=torch.from_numpy((padded.first_slot + lengths)[back]),
+        owner=torch.from_numpy(back),
         targets=nothing,
         profile=torch.from_numpy(users.attributes[:, owner]),
         total_targets=0.0,
     )
 
 
-def excluded(instances: Instances) -> tuple[Int64, Int64]:
+def excluded(instances: Instances, *, with_target: bool = True) -> tuple[Int64, Int64]:
     """(instance, item) pairs, distinct, that a full ranking leaves out: what the user had seen, and the target itself."""
-    counts = instances.prefix + 1  # the target stands right behind the prefix
-    row = np.repeat(np.arange(len(counts)), counts)
-    within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    counts = instances.prefix + with_target  # the target stands right behind the prefix
+    row, within = ragged_arange(counts)
     item = instances.users.items[instances.users.offsets[instances.owner][row] + within]
     order = np.lexsort((item, row))
     row, item = row[order], item[order]

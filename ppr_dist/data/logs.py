@@ -1,125 +1,29 @@
-"""Read click logs and profiles (Parquet or CSV; a file, a glob or a folder of them) into DuckDB, checked.
+"""Check click logs and profiles and load them into DuckDB.
 
-Every complaint is a :class:`UserError` of one line that names the file and the column. CSV is read as text and
-typed here, over the whole file: a sniffer that looks at the first rows turns ``00501`` into 501.
+Every complaint is a :class:`UserError` of one line that names the file and the column. A CSV column is typed
+here, over the whole file: a guess from its first rows turns ``00501`` into 501.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import glob
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import duckdb
 
 from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.data.sources import Source, first_row, identifier, named_errors, scalars
 from ppr_dist.errors import UserError
 
-SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv"}
-INTEGERS = {f"{u}{t}INT" for u in ("", "U") for t in ("TINY", "SMALL", "BIG", "HUGE")} | {"INTEGER", "UINTEGER"}
+INTEGERS = {f"{u}{t}INT" for u in ("", "U") for t in ("TINY", "SMALL", "BIG", "HUGE")} | {
+    "INTEGER",
+    "UINTEGER",
+}
 FLOATS = ("FLOAT", "DOUBLE", "DECIMAL")
 TIMES = ("DATE", "TIMESTAMP")
 # A shard's own columns: an attribute of that name would make the record batch ambiguous.
 RESERVED = ("user", "items")
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A log or profile file set that was found and opened."""
-
-    path: str
-    """As the user wrote it; errors name it."""
-    kind: str
-    """``parquet`` or ``csv``."""
-    table: str
-    """SQL table expression."""
-    columns: dict[str, str]
-    """Column name to DuckDB type; in a CSV all are VARCHAR."""
-
-    def require(self, column: str) -> None:
-        if column not in self.columns:
-            raise UserError(f"{self.path}: no column {column!r}; it has {', '.join(self.columns)}")
-
-
-def identifier(name: str) -> str:
-    """Quote a column name for SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Quote a string for SQL."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def first_row(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...] | None:
-    """Return the first row of ``sql``, or None; the result is read to its end, which frees the connection."""
-    rows: list[tuple[Any, ...]] = con.execute(sql).fetchall()
-    return rows[0] if rows else None
-
-
-def scalars(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[int, ...]:
-    """Return the integers in the first row of ``sql`` (null counts as 0)."""
-    return tuple(int(value or 0) for value in first_row(con, sql) or ())
-
-
-@contextlib.contextmanager
-def named_errors(path: str) -> Iterator[None]:
-    """Turn DuckDB's complaints while reading ``path`` into a :class:`UserError`."""
-    try:
-        yield
-    except duckdb.OutOfMemoryException:
-        raise
-    except duckdb.Error as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"{path}: cannot be read: {'; '.join(lines[:3])}") from error
-
-
-def open_source(con: duckdb.DuckDBPyConnection, path: str) -> Source:
-    """Find the file, glob or folder ``path`` and read its columns."""
-    files = _files(path)
-    kinds = {_kind(file) for file in files}
-    if len(kinds) > 1:
-        raise UserError(f"{path}: holds both Parquet and CSV; name one kind with a glob")
-    kind = kinds.pop()
-    names = "[" + ", ".join(literal(str(file)) for file in files) + "]"
-    if kind == "parquet":
-        table = f"read_parquet({names}, union_by_name = true, hive_partitioning = false)"
-    else:
-        table = (
-            f"read_csv({names}, all_varchar = true, header = true, delim = ',', quote = '\"', escape = '\"',"
-            " union_by_name = true, hive_partitioning = false)"
-        )
-    with named_errors(path):
-        rows = con.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()
-    return Source(path=path, kind=kind, table=table, columns={row[0]: row[1] for row in rows})
-
-
-def _files(path: str) -> list[Path]:
-    place = Path(path)
-    if place.is_dir():
-        found = [p for p in place.rglob("*") if p.is_file() and p.name[0] not in "._" and _kind(p)]
-    elif place.is_file():
-        found = [place]
-        if not _kind(place):
-            raise UserError(f"{path}: not a .parquet or .csv file")
-    else:
-        found = [Path(p) for p in glob.glob(path, recursive=True) if _kind(Path(p))]
-    if not found:
-        reason = "holds no .parquet or .csv file" if place.is_dir() else "no such file"
-        raise UserError(f"{path}: {reason}")
-    return sorted(found)
-
-
-def _kind(file: Path) -> str:
-    name = file.name.lower()
-    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), "")
-
-
 def id_types(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> tuple[str, ...]:
-    """Return the types (``int64``, ``string``) the ids in ``column`` can be read as, the preferred one first."""
+    """Return the types (``int64``, ``string``) that ids in ``column`` can be read as, the preferred first."""
     source.require(column)
     kind = source.columns[column]
     if source.kind == "csv":
@@ -130,10 +34,14 @@ def id_types(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> tup
         return ("int64",)
     if kind == "VARCHAR":
         return ("string",)
-    raise UserError(f"{source.path}: column {column!r} is {kind}; an id must be int64 or string, never a float")
+    raise UserError(
+        f"{source.path}: column {column!r} is {kind}; an id must be int64 or string, never a float"
+    )
 
 
-def shared_id_type(first: Source, first_types: tuple[str, ...], second: Source, types: tuple[str, ...]) -> str:
+def shared_id_type(
+    first: Source, first_types: tuple[str, ...], second: Source, types: tuple[str, ...]
+) -> str:
     """Return the type in which user ids of both files are compared."""
     for candidate in first_types:
         if candidate in types:
@@ -171,7 +79,9 @@ def column_type(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> 
     if kind.startswith(TIMES):
         return "TIMESTAMP"
     if kind.endswith(("]", ")")) or kind in ("BLOB", "INTERVAL", "GEOMETRY", "VARIANT"):
-        raise UserError(f"{source.path}: column {column!r} is {kind}; an attribute is a number, a string or a date")
+        raise UserError(
+            f"{source.path}: column {column!r} is {kind}; an attribute is a number, a string or a date"
+        )
     return "VARCHAR"
 
 
@@ -184,23 +94,30 @@ def load_interactions(
         order = next((name for name in ("position", "timestamp") if name in source.columns), None)
         if order is None:
             columns = ", ".join(source.columns)
-            raise UserError(f"{source.path}: no column 'position' or 'timestamp' to order by; it has {columns}")
+            raise UserError(
+                f"{source.path}: no column 'position' or 'timestamp' to order by; it has {columns}"
+            )
     place_type = column_type(con, source, order)
-    if place_type == "VARCHAR":
-        raise UserError(f"{source.path}: column {order!r} is text; interactions are ordered by a number or a time")
     names = [config.user_column, config.item_column, order]
     kinds = [_sql(user_type), _sql(item_type), place_type]
     user, item, place = (f"CAST({identifier(n)} AS {k})" for n, k in zip(names, kinds, strict=True))
     with named_errors(source.path):
         con.execute(
-            f"CREATE TABLE log AS SELECT {user} AS user_id, {item} AS item_id, {place} AS place FROM {source.table}"
+            f"CREATE TABLE log AS SELECT {user} AS user_id, {item} AS item_id, {place} AS place"
+            f" FROM {source.table}"
         )
     sizes = scalars(con, "SELECT count(*), count(user_id), count(item_id), count(place) FROM log")
     if sizes[0] == 0:
         raise UserError(f"{source.path}: no interactions in it")
     for name, known in zip(names, sizes[1:], strict=True):
         if known < sizes[0]:
-            raise UserError(f"{source.path}: column {name!r} is null in {sizes[0] - known:,} of {sizes[0]:,} rows")
+            raise UserError(
+                f"{source.path}: column {name!r} is null in {sizes[0] - known:,} of {sizes[0]:,} rows"
+            )
+    if place_type == "VARCHAR":
+        raise UserError(
+            f"{source.path}: column {order!r} is text; interactions are ordered by a number or a time"
+        )
     return order
 
 
@@ -213,7 +130,9 @@ def load_profiles(
         names = [name for name in source.columns if name != config.user_column]
     for name in names:
         if names.count(name) > 1 or name in (*RESERVED, config.user_column):
-            raise UserError(f"{source.path}: column {name!r} cannot be an attribute (named twice, or a reserved name)")
+            raise UserError(
+                f"{source.path}: column {name!r} cannot be an attribute (named twice, or a reserved name)"
+            )
     # A date is a category like any other; as text it sorts by time.
     types = {name: column_type(con, source, name).replace("TIMESTAMP", "VARCHAR") for name in names}
     columns = [f"CAST({identifier(config.user_column)} AS {_sql(user_type)}) AS user_id"]
@@ -227,9 +146,13 @@ def load_profiles(
         con.execute(f"CREATE TABLE raw_profile AS SELECT {', '.join(columns)} FROM {source.table}")
     rows, known = scalars(con, "SELECT count(*), count(user_id) FROM raw_profile")
     if known < rows:
-        raise UserError(f"{source.path}: column {config.user_column!r} is null in {rows - known:,} of {rows:,} rows")
+        raise UserError(
+            f"{source.path}: column {config.user_column!r} is null in {rows - known:,} of {rows:,} rows"
+        )
     twice = first_row(
-        con, "SELECT user_id, count(*) FROM raw_profile GROUP BY user_id HAVING count(*) > 1 ORDER BY user_id LIMIT 1"
+        con,
+        "SELECT user_id, count(*) FROM raw_profile GROUP BY user_id HAVING count(*) > 1"
+        " ORDER BY user_id LIMIT 1",
     )
     if twice is not None:
         raise UserError(f"{source.path}: user {twice[0]!r} has {twice[1]} rows; a user has one profile")

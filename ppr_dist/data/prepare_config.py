@@ -20,7 +20,7 @@ class PrepareConfig:
     """Interactions; a user with fewer is cold."""
 
     simulate_cold: float = 0.0
-    """Share of the warm users (0 to 1) made cold by keeping their first ``cold_threshold - 1`` interactions."""
+    """Share of the warm users (0 to 1) cut to their first ``cold_threshold - 1`` interactions."""
 
     min_item_count: int = 1
     """Interactions; items seen fewer times in the log are dropped, in one pass before users are split."""
@@ -81,7 +81,7 @@ class PrepareConfig:
         return self.attributes
 
     def settings(self, order_column: str) -> dict[str, Any]:
-        """Return what decides the output, for the manifest: the machine's own limits and paths are left out."""
+        """Return what decides the output, for the manifest: no limits of the machine, no paths."""
         settings = dataclasses.asdict(self)
         settings.update(attributes=self.attribute_names(), order_column=order_column)
         del settings["memory_limit"], settings["temp_dir"]

@@ -1,4 +1,4 @@
-"""Prepare a data set: read, check, split, index, write. The stages in order; the work is in the modules they call."""
+"""Prepare a data set: read, check, split, index, write. The stages in order; the work is in other modules."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ppr_dist.data import logs, shard_writer, splits
 from ppr_dist.data.folder import new_folder
 from ppr_dist.data.manifest import MANIFEST, Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.data.sources import literal, open_source, scalars
 from ppr_dist.errors import UserError
 
 ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}
@@ -56,13 +57,15 @@ def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyCo
     try:
         work.mkdir(parents=True)
         with duckdb.connect(str(work / "tables.duckdb")) as con:
-            con.execute(f"SET temp_directory = {logs.literal(str(work / 'spill'))}")
+            con.execute(f"SET temp_directory = {literal(str(work / 'spill'))}")
             con.execute("SET preserve_insertion_order = true")  # rowid is the index: see splits
             if config.memory_limit is not None:
                 try:
-                    con.execute(f"SET memory_limit = {logs.literal(config.memory_limit)}")
+                    con.execute(f"SET memory_limit = {literal(config.memory_limit)}")
                 except duckdb.Error as error:
-                    raise UserError(f"memory_limit: {config.memory_limit!r} is not a size such as 4GB") from error
+                    raise UserError(
+                        f"memory_limit: {config.memory_limit!r} is not a size such as 4GB"
+                    ) from error
             yield con
     except duckdb.OutOfMemoryException as error:
         reason = str(error).splitlines()[0]
@@ -76,17 +79,23 @@ def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyCo
 
 
 def _tables(
-    con: duckdb.DuckDBPyConnection, interactions: str, users: str | None, config: PrepareConfig, stage: splits.Stage
+    con: duckdb.DuckDBPyConnection,
+    interactions: str,
+    users: str | None,
+    config: PrepareConfig,
+    stage: splits.Stage,
 ) -> Manifest:
     """Run every stage in DuckDB; return a manifest that lacks the splits and the tables' hashes."""
-    log = logs.open_source(con, interactions)
-    profiles = logs.open_source(con, users) if users is not None else None
+    log = open_source(con, interactions)
+    profiles = open_source(con, users) if users is not None else None
     stage("reading the log")
     item_type = logs.id_types(con, log, config.item_column)[0]
     user_types = logs.id_types(con, log, config.user_column)
     user_type = user_types[0]
     if profiles is not None:
-        user_type = logs.shared_id_type(log, user_types, profiles, logs.id_types(con, profiles, config.user_column))
+        user_type = logs.shared_id_type(
+            log, user_types, profiles, logs.id_types(con, profiles, config.user_column)
+        )
     order_column = logs.load_interactions(con, log, config, user_type, item_type)
     stage("reading the profiles")
     types: dict[str, str] = {}
@@ -102,7 +111,7 @@ def _tables(
     attributes = attribute_values.encode(con, types, config, users or "")
     splits.build(con, config, len(attributes), stage)
     return Manifest(
-        items=logs.scalars(con, "SELECT count(*) FROM items")[0],
+        items=scalars(con, "SELECT count(*) FROM items")[0],
         item_id_type=item_type,
         user_id_type=user_type,
         cold_threshold=config.cold_threshold,
@@ -113,10 +122,12 @@ def _tables(
     )
 
 
-def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, config: PrepareConfig) -> Manifest:
+def _files(
+    con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, config: PrepareConfig
+) -> Manifest:
     """Write shards and Parquet tables; return ``manifest`` with the splits and the tables' hashes."""
     written = {}
-    (total,) = logs.scalars(con, "SELECT count(*) FROM people")
+    (total,) = scalars(con, "SELECT count(*) FROM people")
     with tqdm(total=total, desc="prepare: writing shards", unit="user", unit_scale=True, delay=1.0) as bar:
         for number, name in enumerate(splits.SPLITS):
             written[name] = shard_writer.write_split(
@@ -131,10 +142,14 @@ def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, con
             ("tune_count", integer),
         ]
     )
-    user_schema = pa.schema([("user_index", integer), ("user_id", ARROW_IDS[manifest.user_id_type]), ("split", text)])
+    user_schema = pa.schema(
+        [("user_index", integer), ("user_id", ARROW_IDS[manifest.user_id_type]), ("split", text)]
+    )
     value_schema = pa.schema([("attribute", text), ("value_index", integer), ("value", text)])
     split = (
-        "CASE split " + " ".join(f"WHEN {i} THEN '{name}'" for i, name in enumerate(splits.SPLITS)) + " END AS split"
+        "CASE split "
+        + " ".join(f"WHEN {i} THEN '{name}'" for i, name in enumerate(splits.SPLITS))
+        + " END AS split"
     )
     tables = {
         "items.parquet": (item_schema, "item_index, item_id, train_count, tune_count", "items", "item_index"),

@@ -1,7 +1,7 @@
 """From the raw log to indexed, ordered and split tables, out of core in DuckDB.
 
-All sorts are written as ``CREATE TABLE … AS SELECT … ORDER BY``: DuckDB sorts on disk and stores the rows in that
-order, so ``rowid`` (0, 1, …) is the index. No list() aggregation: it holds all lists in memory.
+All sorts are written as ``CREATE TABLE … AS SELECT … ORDER BY``: DuckDB sorts on disk and stores the rows in
+that order, so ``rowid`` (0, 1, …) is the index. No list() aggregation: it holds all lists in memory.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import duckdb
 
-from ppr_dist.data.logs import scalars
 from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.data.sources import scalars
 from ppr_dist.errors import UserError
 
 SPLITS = ("pretrain", "tune-train", "tune-test")
@@ -43,8 +43,8 @@ def drop_rare_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig, path:
 def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     """Fill ``users(user_id, split, events)`` and cut the simulated cold users' sequences in ``log``.
 
-    ``split`` is a position in :data:`SPLITS`. Both choices (which warm users become cold, which cold users are
-    for testing) take the users with the smallest seeded hashes, as many as the share says, rounded.
+    ``split`` is a position in :data:`SPLITS`. Both choices (which warm users become cold, which cold users
+    are for testing) take the users with the smallest seeded hashes, as many as the share says, rounded.
     """
     kept = config.cold_threshold - 1
     con.execute("CREATE TABLE counted AS SELECT user_id, count(*) AS events FROM log GROUP BY user_id")
@@ -67,9 +67,10 @@ def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
         " FROM counted c LEFT JOIN simulated s ON c.user_id = s.user_id"
     )
     (cold,) = scalars(con, f"SELECT count(*) FROM shortened WHERE events <= {kept}")
+    testing = _round(config.tune_test_fraction * cold)
     con.execute(
         f"CREATE TABLE testing AS SELECT user_id FROM shortened WHERE events <= {kept}"
-        f" ORDER BY {_hash(config, 'tune', 'user_id')}, user_id LIMIT {_round(config.tune_test_fraction * cold)}"
+        f" ORDER BY {_hash(config, 'tune', 'user_id')}, user_id LIMIT {testing}"
     )
     con.execute(
         "CREATE TABLE users AS SELECT s.user_id, s.events,"
@@ -105,8 +106,8 @@ def index_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attribute
 def index_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     """Fill ``vocabulary(item_id)``, in index order (rowid), from what is left in ``log``.
 
-    The order is by seeded hash: a row-wise sharded table gives each rank a range of indices, and raw ids often
-    go with age and so with popularity; by raw id one rank would own most of the hot rows.
+    The order is by seeded hash: a row-wise sharded table gives each rank a range of indices, and raw ids
+    often go with age and so with popularity; by raw id one rank would own most of the hot rows.
     """
     con.execute(
         "CREATE TABLE vocabulary AS SELECT item_id FROM (SELECT DISTINCT item_id FROM log)"
@@ -127,8 +128,8 @@ def order_events(con: duckdb.DuckDBPyConnection) -> None:
 def count_items(con: duckdb.DuckDBPyConnection) -> None:
     """Fill ``items(item_index, item_id, train_count, tune_count)`` in index order.
 
-    ``train_count``: occurrences in pretrain sequences without each user's last two items, which are the targets
-    of next-item validation and test. ``tune_count``: occurrences in tune-train sequences.
+    ``train_count``: occurrences in pretrain sequences without each user's last two items, which are the
+    targets of next-item validation and test. ``tune_count``: occurrences in tune-train sequences.
     """
     con.execute(
         "CREATE TABLE occurrences AS SELECT s.item_index,"

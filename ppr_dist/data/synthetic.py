@@ -1,15 +1,16 @@
 """A synthetic catalogue in which history, order and profile all carry signal.
 
-``python -m ppr_dist.data.synthetic --out FOLDER --users 20000 --items 20000`` writes interactions.parquet (user_id,
-item_id, timestamp) and users.parquet (user_id, age in years, gender, city; each null for a share of the users).
+``python -m ppr_dist.data.synthetic --out FOLDER --users 20000 --items 20000`` writes interactions.parquet
+(user_id, item_id, timestamp) and users.parquet (user_id, age in years, gender, city; each attribute null for
+a share of the users).
 
 The model. Item i has topic i mod K and rank r = i div K in it (0 = the most popular). Topic k has n_k items.
 
 - Popularity in a topic: Zipf, P(r) ∝ ∫_{r+1}^{r+2} x^−s dx, sampled by inverting the integral (no table).
 - Preference of user u over topics:
   P(z | u) = w Σ_a c_a [z = T_a(value_a(u))] + (1 − w) / 2 · Σ_{j<2} [z = Q_j(u)]
-  with w = ``profile_weight``, c = (0.5 city, 0.3 decade of age, 0.2 gender); T maps each value of an attribute to one
-  topic, Q each user to two private ones, by hash.
+  with w = ``profile_weight``, c = (0.5 city, 0.3 decade of age, 0.2 gender); T maps each attribute value
+  to one topic, Q each user to two private ones, by hash.
 - Clicks: the first item is drawn from the preference: z ~ P(z | u), then r by popularity. Each later item is
   with probability ``follow`` the neighbour of the previous one, rank (r + 1) mod n_k in the same topic;
   with probability ``stay`` another item of the previous one's topic, by popularity;
@@ -18,8 +19,8 @@ The model. Item i has topic i mod K and rank r = i div K in it (0 = the most pop
   10 + floor((max_clicks − 9) x²), x uniform in [0, 1).
 - Time: the first click lies in the year after 2020-01-01, each later one 1 s … 1 day after the one before.
 
-A value hidden as null still steers the clicks. Every number is a hash of (seed, purpose, user, click): any size is
-written in chunks of users with bounded memory, and the same options give the same bytes.
+A value hidden as null still steers the clicks. Every number is a hash of (seed, purpose, user, click): any
+size is written in chunks of users with bounded memory, and the same options give the same bytes.
 Shapes: U users of a chunk, C clicks of a chunk.
 """
 
@@ -44,8 +45,8 @@ from ppr_dist.errors import UserError
 
 Int64 = npt.NDArray[np.int64]
 
-CHUNK = 1 << 17
-"""Users generated and written at a time: one row group of each file."""
+CELLS = 1 << 22
+"""Users times ``max_clicks`` generated at a time (about 0.3 GB of memory) and written as one row group."""
 CITIES = 20
 GENDERS = ("female", "male")
 SHARES = (0.5, 0.3, 0.2)
@@ -84,7 +85,14 @@ class SyntheticConfig:
     """Share of the users for whom an attribute is unknown, per attribute."""
 
     def __post_init__(self) -> None:
-        for name, low in (("users", 1), ("items", 1), ("seed", 0), ("max_clicks", 10), ("topics", 1), ("zipf", 0)):
+        for name, low in (
+            ("users", 1),
+            ("items", 1),
+            ("seed", 0),
+            ("max_clicks", 10),
+            ("topics", 1),
+            ("zipf", 0),
+        ):
             if getattr(self, name) < low:
                 raise UserError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if self.topics > self.items:
@@ -109,11 +117,12 @@ def generate(config: SyntheticConfig, out: Path, *, overwrite: bool = False) -> 
         pq.ParquetWriter(folder / "users.parquet", user_schema) as profiles,
         tqdm(total=config.users, desc="synthetic", unit="user", unit_scale=True, delay=1.0) as bar,
     ):
-        for low in range(0, config.users, CHUNK):
-            user = np.arange(low, min(low + CHUNK, config.users), dtype=np.int64)
+        chunk = max(1, CELLS // config.max_clicks)
+        for low in range(0, config.users, chunk):
+            user = np.arange(low, min(low + chunk, config.users), dtype=np.int64)
             profiles.write_table(pa.table(_profiles(config, user), schema=user_schema))
             count = lengths(config, user)
-            # [U, longest] in steps over clicks, then cut to the users' lengths: user after user, oldest first.
+            # [U, longest], step by step; then cut to the users' lengths: user after user, oldest first.
             item = np.stack(list(_items(config, user, int(count.max()))), axis=1)
             steps = np.arange(item.shape[1])
             gap = integers(86_400, config.seed, GAP, user[:, None], steps) + 1

@@ -1,7 +1,7 @@
 """DenseTower: everything dense in one module, so that it can live in one DeepSpeed engine.
 
-Shapes: B users, L longest history, U distinct items, D width, n prompt tokens, m attributes of width d each,
-P targets. Slot t of a user is the state after t items (t = 0: before the first).
+Shapes: B users in groups of B_g padded to L_g, U distinct items, D width, n prompt tokens, m attributes of width d
+each, P targets. Slot t of a user is the state after t items (t = 0: before the first).
 """
 
 from __future__ import annotations
@@ -75,34 +75,57 @@ class DenseTower(nn.Module):
         dtype = self.position.dtype
         items = items.to(dtype)
         x_u = prompt_profile.to(dtype) if prompt_profile is not None else None
-        users = len(batch.lengths)
-        history, lengths = batch.history, batch.lengths
-        if batch.masked_history is not None and batch.masked_lengths is not None and x_u is not None:
-            # The views ride in the same forward call as three stacked batches: plain, attributes, behaviours.
-            history = torch.cat([history, history, batch.masked_history])
-            lengths = torch.cat([lengths, lengths, batch.masked_lengths])
-            x_u = torch.cat([x_u, F.dropout(x_u, attribute_mask or 0.0, self.training), x_u])
-        states = self._states(items, history, lengths, x_u)
+        stacks = [_Stack(batch.history, batch.lengths, x_u)]
+        if batch.masked_history and batch.masked_lengths is not None and x_u is not None:
+            stacks.append(_Stack(batch.history, batch.lengths, F.dropout(x_u, attribute_mask or 0.0, self.training)))
+            stacks.append(_Stack(batch.masked_history, batch.masked_lengths, x_u))
+        states = self._states(items, stacks)
 
-        views = None
-        if len(lengths) > users:
-            final = states[torch.arange(len(lengths), device=states.device), lengths].float()
-            views = Views(*final.split(users))
-        user = states[:users].reshape(-1, self.model.dim).index_select(0, batch.slots)
+        user = states[0].index_select(0, batch.slots)
         if self.tower is not None and tower_profile is not None:
-            owner = batch.slots // states.shape[1]
-            user = user + self.tower(tower_profile.to(dtype)).index_select(0, owner)
-        return user.float(), views
+            user = user + self.tower(tower_profile.to(dtype)).index_select(0, batch.owner)
+        if len(stacks) == 1:
+            return user.float(), None
+        final = [s.index_select(0, batch.first_slot + stack.lengths) for s, stack in zip(states, stacks, strict=True)]
+        return user.float(), Views(*(f.float() for f in final))
 
-    def _states(self, items: Tensor, history: Tensor, lengths: Tensor, x_u: Tensor | None) -> Tensor:
-        """u_s at every slot, [B, L + 1, D]."""
-        batch, width = history.shape
-        vectors = items.index_select(0, history.reshape(-1)).view(batch, width, -1)
+    def _states(self, items: Tensor, stacks: list[_Stack]) -> list[Tensor]:
+        """u_s at every slot of each stack, [slots, D]; all stacks go through the backbone together, group by group."""
+        parts: list[list[Tensor]] = [[] for _ in stacks]
+        first = 0
+        for groups in zip(*(stack.history for stack in stacks), strict=True):
+            users = len(groups[0])
+            rows = slice(first, first + users)
+            x_u = [stack.x_u[rows] for stack in stacks if stack.x_u is not None]
+            states = self._group_states(
+                items,
+                torch.cat(groups),
+                torch.cat([stack.lengths[rows] for stack in stacks]),
+                torch.cat(x_u) if x_u else None,
+            )
+            for part, state in zip(parts, states.split(users), strict=True):
+                part.append(state.flatten(0, 1))
+            first += users
+        return [torch.cat(part) for part in parts]
+
+    def _group_states(self, items: Tensor, history: Tensor, lengths: Tensor, x_u: Tensor | None) -> Tensor:
+        """u_s at every slot of histories int64 [B_g, L_g], [B_g, L_g + 1, D]."""
+        width = history.shape[1]
         # Positions count back from the most recent item, as with SASRec's left padding; the prompt has none.
         age = (lengths[:, None] - 1 - torch.arange(width, device=lengths.device)).clamp(min=0)
-        tokens = vectors * math.sqrt(self.model.dim) + F.embedding(age, self.position)
+        tokens = F.embedding(history, items) * math.sqrt(self.model.dim) + F.embedding(age, self.position)
         tokens = self.dropout(tokens)
         if self.prompt is None or x_u is None:
             return F.pad(self.backbone(tokens), (0, 0, 1, 0))
-        prompt = self.prompt(x_u).view(batch, self.tokens, -1)
-        return self.backbone(torch.cat([prompt, tokens], dim=1))[:, self.tokens - 1 :]  # type: ignore[no-any-return]
+        prompt = self.prompt(x_u).view(len(history), self.tokens, -1)
+        states: Tensor = self.backbone(torch.cat([prompt, tokens], dim=1))[:, self.tokens - 1 :]
+        return states
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stack:
+    """One view of a batch's users: the contrastive views ride in the same forward call as the plain one."""
+
+    history: tuple[Tensor, ...]
+    lengths: Tensor
+    x_u: Tensor | None

@@ -6,6 +6,7 @@ GB means 2**30 bytes of memory, and 10**9 bytes per second of bandwidth.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -114,7 +115,10 @@ T = TypeVar("T")
 _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str": (lambda v: isinstance(v, str), "a string"),
     "int": (lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number"),
-    "float": (lambda v: isinstance(v, int | float) and not isinstance(v, bool), "a number"),
+    "float": (
+        lambda v: not isinstance(v, bool) and isinstance(v, int | float) and math.isfinite(v),
+        "a number",
+    ),
     "tuple[str, ...]": (
         lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
         "a list of names",
@@ -149,7 +153,7 @@ def _build(kind: type[T], raw: object, where: str) -> T:
 
 
 def load_cluster(path: str | Path) -> Cluster:
-    """Read one ``sharding/*.yaml``. Raises UserError naming file and key for what is unknown, missing or mistyped."""
+    """Read one ``sharding/*.yaml``. Raises UserError naming file and key if one is unknown, missing or wrong."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -37,7 +37,7 @@ def _add(
     device: str,
     world_size: int,
 ) -> None:
-    """Add one shard (rows, columns, bytes per weight) of a table placed as ``how`` to a rank's bytes ``part``."""
+    """Add one shard (rows, columns, bytes per weight) of a table placed as ``how`` to a rank's bytes."""
     rows, columns, element = shard
     home = "host" if "uvm" in how.compute_kernel else device
     part[home]["weights"] += rows * columns * element
@@ -60,8 +60,8 @@ def describe_plan(
     """Say a plan in plain data that ``json.dumps`` takes.
 
     ``tables``: each table with its sharding_type, compute_kernel, dtype and shards as [rank, rows, columns].
-    ``ranks``: per rank, bytes of hbm and host memory by part: weights, optimizer, cache (hbm copy of host rows)
-    and io (the planner's estimate of ids and vectors in flight per step), and their total. ``largest`` and
+    ``ranks``: per rank, bytes of hbm and host memory by part: weights, optimizer, cache (hbm copy of host
+    rows) and io (the planner's estimate of ids and vectors in flight per step), and their total. ``largest`` and
     ``mean``: bytes per rank of each memory. ``notes``: what a reader should know.
     ``optimizer`` is an ``EmbOptimType`` value. Raises UserError for a table the plan lacks.
     """
@@ -94,7 +94,7 @@ def describe_plan(
             notes.append(f"{table.name}: too few rows for row_wise on {world_size} ranks; one rank holds it")
         if len(shards) > 1 and how.sharding_type == "column_wise" and OPTIMIZER_STATE[optimizer][1]:
             notes.append(
-                f"{table.name}: each column shard keeps row state of its own, so updates depend on their number"
+                f"{table.name}: each column shard has row state of its own: updates depend on their number"
             )
     totals = [{m: sum(by.values()) for m, by in rank.items()} for rank in ranks]
     return {

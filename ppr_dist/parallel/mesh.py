@@ -38,6 +38,7 @@ def mesh(timeout_minutes: float = 30) -> Iterator[Mesh]:
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
     else:
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield Mesh(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)

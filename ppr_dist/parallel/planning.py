@@ -135,7 +135,7 @@ def _planner(
     *,
     leanest: bool = False,
 ) -> tuple[EmbeddingShardingPlanner, list[ShardingOption]]:
-    """A planner, and the list its winning options appear in; ``leanest`` lifts the limits and saves memory."""
+    """A planner, and the list its winning options appear in; ``leanest`` lifts limits and saves memory."""
     usable = {m: int(UNLIMITED_GB * GIB) if leanest and b else b for m, b in cluster.usable().items()}
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=world_size, local_world_size=min(cluster.ranks_per_node, world_size)),
@@ -200,7 +200,7 @@ def _plan(
         return plan
     largest, table = max((max(_used([option])[memory].values()), option.name) for option in winners)
     fault = DoesNotFitError(
-        f"the tables do not fit on {world_size} x {cluster.name!r}: rank {rank} of the leanest plan needs "
+        f"the tables do not fit on {world_size} rank(s) of {cluster.name!r}: rank {rank} of the leanest plan needs "
         f"{used[memory][rank]:,} bytes of {memory} memory and may use {usable[memory]:,}: "
         f"{short:,} bytes too many (largest: table {table!r}, {largest:,} bytes on one rank)"
     )
@@ -218,8 +218,8 @@ def make_plan(
     """Return TorchRec's plan for every table in ``module`` over ``world_size`` ranks of ``cluster``.
 
     Optimizer state counts, by the first sharder's ``fused_params["optimizer"]``. With ``pg`` rank 0 plans and
-    all ranks return its plan. Raises DoesNotFitError (a UserError) with the bytes that are missing, and UserError
-    for a constraint on an unknown table; with ``pg`` every rank raises alike, where TorchRec's own
+    all ranks return its plan. Raises DoesNotFitError (a UserError) with the bytes that are missing, and
+    UserError for a constraint on an unknown table; with ``pg`` every rank raises alike, where TorchRec's own
     ``collective_plan`` would leave the others waiting.
     """
     if world_size < 1:

@@ -25,7 +25,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from ppr_dist.config import Tables as TablesConfig
 from ppr_dist.data.counter_random import bits
 from ppr_dist.errors import UserError
-from ppr_dist.parallel.planning import Cluster, make_plan
+from ppr_dist.parallel.cluster import Cluster
+from ppr_dist.parallel.footprint import describe_plan
+from ppr_dist.parallel.planning import make_plan
 
 _OPTIMIZERS = {
     "sgd": EmbOptimType.EXACT_SGD,
@@ -98,12 +100,21 @@ class Tables:
             use_index_dedup=False,  # ids come deduplicated from the loader (data/collate.py)
         )
         module = SparseModule(sizes)
-        self.plan = make_plan(module, cluster, dist.get_world_size(), [sharder], world)
+        plan = make_plan(module, cluster, dist.get_world_size(), [sharder], world)
+        collections = [c for c in (module.items, module.profiles) if c is not None]
+        self.plan = describe_plan(
+            plan,
+            [table for collection in collections for table in collection.embedding_configs()],
+            _OPTIMIZERS[config.optimizer].value,
+            cluster,
+            dist.get_world_size(),
+        )
+        """Where every shard lies, in plain data (plan.json)."""
         self.model = DistributedModelParallel(
             module,
             env=ShardingEnv.from_process_group(world),
             device=device,
-            plan=self.plan,
+            plan=plan,
             sharders=[sharder],
             init_data_parallel=False,
         )

@@ -1,0 +1,135 @@
+"""Find and open click logs and profiles: Parquet or CSV; a file, a glob or a folder of them.
+
+Every complaint is a :class:`UserError` of one line that names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import glob
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ppr_dist.errors import UserError
+
+SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A log or profile file set that was found and opened."""
+
+    path: str
+    """As the user wrote it; errors name it."""
+    kind: str
+    """``parquet`` or ``csv``."""
+    table: str
+    """SQL table expression."""
+    columns: dict[str, str]
+    """Column name to DuckDB type; in a CSV all are VARCHAR."""
+
+    def require(self, column: str) -> None:
+        if column not in self.columns:
+            raise UserError(f"{self.path}: no column {column!r}; it has {', '.join(self.columns)}")
+
+
+def identifier(name: str) -> str:
+    """Quote a column name for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Quote a string for SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def first_row(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...] | None:
+    """Return the first row of ``sql``, or None; the result is read to its end, which frees the connection."""
+    rows: list[tuple[Any, ...]] = con.execute(sql).fetchall()
+    return rows[0] if rows else None
+
+
+def scalars(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[int, ...]:
+    """Return the integers in the first row of ``sql`` (null counts as 0)."""
+    return tuple(int(value or 0) for value in first_row(con, sql) or ())
+
+
+@contextlib.contextmanager
+def named_errors(path: str) -> Iterator[None]:
+    """Turn DuckDB's complaints while reading ``path`` into a :class:`UserError`."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # DuckDB goes on with advice on its own options; only the place (line, file) is of use here.
+        place = [line for line in lines[3:] if line.startswith("file =")]
+        raise UserError(f"{path}: cannot be read: {'; '.join(lines[:3] + place)}") from error
+
+
+def open_source(con: duckdb.DuckDBPyConnection, path: str) -> Source:
+    """Find the file, glob or folder ``path`` and read its columns."""
+    files = _files(path)
+    kinds = {_kind(file) for file in files}
+    if len(kinds) > 1:
+        raise UserError(f"{path}: holds both Parquet and CSV; name one kind with a glob")
+    kind = kinds.pop()
+    names = "[" + ", ".join(literal(str(file)) for file in files) + "]"
+    if kind == "parquet":
+        table = f"read_parquet({names}, union_by_name = true, hive_partitioning = false)"
+    else:
+        # Nothing is guessed from the first rows: comma-separated, with a header, every value text.
+        types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in _csv_header(path, files))
+        table = (
+            f"read_csv({names}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"',"
+            f" hive_partitioning = false, columns = {{{types}}})"
+        )
+    with named_errors(path):
+        rows = con.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()
+    return Source(path=path, kind=kind, table=table, columns={row[0]: row[1] for row in rows})
+
+
+def _files(path: str) -> list[Path]:
+    place = Path(path)
+    if place.is_dir():
+        found = [p for p in place.rglob("*") if p.is_file() and p.name[0] not in "._" and _kind(p)]
+    elif place.is_file():
+        found = [place]
+        if not _kind(place):
+            raise UserError(f"{path}: not a .parquet or .csv file")
+    else:
+        found = [Path(p) for p in glob.glob(path, recursive=True) if _kind(Path(p))]
+    if not found:
+        reason = "holds no .parquet or .csv file" if place.is_dir() else "no such file"
+        raise UserError(f"{path}: {reason}")
+    return sorted(found)
+
+
+def _csv_header(path: str, files: list[Path]) -> list[str]:
+    """Return the column names, which every file must state in the same order."""
+    headers = {}
+    for file in files:
+        opened = gzip.open if file.name.endswith(".gz") else open
+        try:
+            with opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as text:
+                headers[file] = next(csv.reader(text), [])
+        except (OSError, csv.Error) as error:
+            raise UserError(f"{file}: cannot be read: {error}") from error
+        header = headers[file]
+        if not header or "" in header or len(set(header)) < len(header):
+            raise UserError(f"{file}: line 1 must name the columns, each once; it reads {','.join(header)!r}")
+        if header != headers[files[0]]:
+            raise UserError(f"{file}: its columns {', '.join(header)} differ from those of {files[0]}")
+    return headers[files[0]]
+
+
+def _kind(file: Path) -> str:
+    name = file.name.lower()
+    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), "")
