@@ -96,7 +96,7 @@ def changes(question: Question) -> Iterator[tuple[str, Question]]:
     if question.cluster.compute_device == "cuda":
         cached = {"compute_kernels": ("fused_uvm_caching",)}
         yield (
-            "items in host memory, hot rows cached on the GPU (fused_uvm_caching)",
+            "item rows in host memory, hot ones cached on the GPU",
             question.with_item(**cached),
         )
         yield "both: half precision and host memory", half.with_item(**cached)

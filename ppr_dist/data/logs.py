@@ -98,9 +98,10 @@ def load_interactions(
                 f"{source.path}: no column 'position' or 'timestamp' to order by; it has {columns}"
             )
     place_type = column_type(con, source, order)
-    names = [config.user_column, config.item_column, order]
-    kinds = [_sql(user_type), _sql(item_type), place_type]
-    user, item, place = (f"CAST({identifier(n)} AS {k})" for n, k in zip(names, kinds, strict=True))
+    user = f"CAST({identifier(config.user_column)} AS {_sql(user_type)})"
+    item = f"CAST({identifier(config.item_column)} AS {_sql(item_type)})"
+    # Parquet keeps its own type: a cast to microseconds would tie times that differ in nanoseconds.
+    place = f"CAST({identifier(order)} AS {place_type})" if source.kind == "csv" else identifier(order)
     with named_errors(source.path):
         con.execute(
             f"CREATE TABLE log AS SELECT {user} AS user_id, {item} AS item_id, {place} AS place"
@@ -109,6 +110,7 @@ def load_interactions(
     sizes = scalars(con, "SELECT count(*), count(user_id), count(item_id), count(place) FROM log")
     if sizes[0] == 0:
         raise UserError(f"{source.path}: no interactions in it")
+    names = (config.user_column, config.item_column, order)
     for name, known in zip(names, sizes[1:], strict=True):
         if known < sizes[0]:
             raise UserError(

@@ -153,7 +153,7 @@ def _build(kind: type[T], raw: object, where: str) -> T:
 
 
 def load_cluster(path: str | Path) -> Cluster:
-    """Read one ``sharding/*.yaml``. Raises UserError naming file and key if one is unknown, missing or wrong."""
+    """Read one ``sharding/*.yaml``. Raises UserError naming file and key for one unknown, missing or wrong."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -61,8 +61,8 @@ def describe_plan(
 
     ``tables``: each table with its sharding_type, compute_kernel, dtype and shards as [rank, rows, columns].
     ``ranks``: per rank, bytes of hbm and host memory by part: weights, optimizer, cache (hbm copy of host
-    rows) and io (the planner's estimate of ids and vectors in flight per step), and their total. ``largest`` and
-    ``mean``: bytes per rank of each memory. ``notes``: what a reader should know.
+    rows) and io (the planner's estimate of ids and vectors in flight per step), and their total. ``largest``
+    and ``mean``: bytes per rank of each memory. ``notes``: what a reader should know.
     ``optimizer`` is an ``EmbOptimType`` value. Raises UserError for a table the plan lacks.
     """
     placed: dict[str, ParameterSharding] = {n: p for part in plan.plan.values() for n, p in part.items()}

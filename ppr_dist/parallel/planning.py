@@ -200,8 +200,8 @@ def _plan(
         return plan
     largest, table = max((max(_used([option])[memory].values()), option.name) for option in winners)
     fault = DoesNotFitError(
-        f"the tables do not fit on {world_size} rank(s) of {cluster.name!r}: rank {rank} of the leanest plan needs "
-        f"{used[memory][rank]:,} bytes of {memory} memory and may use {usable[memory]:,}: "
+        f"the tables do not fit on {world_size} rank(s) of {cluster.name!r}: rank {rank} of the leanest plan "
+        f"needs {used[memory][rank]:,} bytes of {memory} memory and may use {usable[memory]:,}: "
         f"{short:,} bytes too many (largest: table {table!r}, {largest:,} bytes on one rank)"
     )
     fault.plan, fault.memory, fault.short_bytes = plan, memory, short

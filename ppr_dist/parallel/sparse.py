@@ -52,6 +52,16 @@ class TableSizes:
     with_prompt: bool
     with_tower: bool
 
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """What profiles are embedded for; each use has tables of its own."""
+        return ("prompt",) * self.with_prompt + ("tower",) * self.with_tower
+
+
+def profile_table(use: str, attribute: str) -> str:
+    """Name of an attribute's table; torch modules may not have a dot in their names."""
+    return f"{use}:{attribute.replace('.', '%2E')}"
+
 
 class SparseModule(nn.Module):
     """The unsharded description: ``items`` and, where profiles are used, ``profiles``."""
@@ -61,8 +71,9 @@ class SparseModule(nn.Module):
         # On the meta device: no rank ever holds a whole table.
         meta = torch.device("meta")
         self.items = EmbeddingCollection(tables=[_table("item", sizes.items, sizes.dim)], device=meta)
-        uses = ["prompt"] * sizes.with_prompt + ["tower"] * sizes.with_tower
-        tables = [_table(f"{use}.{a}", n, sizes.attribute_dim) for use in uses for a, n in sizes.attributes.items()]
+        tables = [
+            _table(profile_table(use, a), n, sizes.attribute_dim) for use in sizes.uses for a, n in sizes.attributes.items()
+        ]
         self.profiles = EmbeddingCollection(tables=tables, device=meta) if tables else None
 
 
@@ -133,15 +144,16 @@ class Tables:
         """x_u of value indices int64 [A, B], as (for the prompt, for the tower), each [B, A·d] or None. A collective."""
         if self.model.module.profiles is None:
             return None, None
-        names = list(self.sizes.attributes)
-        uses = ["prompt"] * self.sizes.with_prompt + ["tower"] * self.sizes.with_tower
-        keys = [f"{use}.{name}" for use in uses for name in names]
+        uses, names = self.sizes.uses, list(self.sizes.attributes)
+        keys = [profile_table(use, name) for use in uses for name in names]
         lengths = _one_sample([profile.shape[1]] * len(keys), profile.device)
         features = KeyedJaggedTensor(keys=keys, values=profile.reshape(-1).repeat(len(uses)), lengths=lengths)
         found = self.model.module.profiles(features)
 
         def x_u(use: str) -> Tensor | None:
-            return torch.cat([found[f"{use}.{name}"].values() for name in names], dim=1) if use in uses else None
+            if use not in uses:
+                return None
+            return torch.cat([found[profile_table(use, name)].values() for name in names], dim=1)
 
         return x_u("prompt"), x_u("tower")
 
@@ -188,12 +200,13 @@ class Tables:
                 weight[start - first_row : stop - first_row] = part * self.config.init_std
 
     def _rows(self, table: str) -> int:
-        return self.sizes.items if table == "item" else self.sizes.attributes[table.split(".", 1)[1]]
+        rows = {profile_table(use, name): n for use in self.sizes.uses for name, n in self.sizes.attributes.items()}
+        return self.sizes.items if table == "item" else rows[table]
 
     def parameters_count(self, *, trainable: bool) -> int:
         """Elements of all tables, or of those that learn."""
         profiles = sum(self.sizes.attributes.values()) * self.sizes.attribute_dim
-        profiles *= self.sizes.with_prompt + self.sizes.with_tower
+        profiles *= len(self.sizes.uses)
         return profiles + (self.sizes.items * self.sizes.dim if self.train_items or not trainable else 0)
 
 

@@ -76,6 +76,15 @@ def test_position_is_preferred_and_timestamp_may_then_be_null(tmp_path: Path) ->
     check(tmp_path / "other", log, profile, PrepareConfig(), order="timestamp")
 
 
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_times_in_nanoseconds_and_profiles_without_attributes(tmp_path: Path, zone: str | None) -> None:
+    log, profile = make_log()
+    start = pd.Timestamp("2024-01-01", tz=zone)
+    stamped = log.assign(timestamp=start + pd.to_timedelta(log.timestamp.to_numpy(), unit="ns"))
+    prepare(*save(tmp_path, stamped, profile[["user_id"]]), tmp_path / "data", PrepareConfig())
+    check(tmp_path / "data", log, None, PrepareConfig())
+
+
 def test_folder_of_files_and_times_as_text(tmp_path: Path) -> None:
     log, _ = make_log()
     (tmp_path / "parts").mkdir()
@@ -150,9 +159,9 @@ def test_unused_profiles_add_no_values_and_whole_floats_are_integers(tmp_path: P
     assert values[values.attribute == "age"].value.str.fullmatch(r"\d+").all()
 
 
-def test_three_million_rows_in_200_megabytes(tmp_path: Path) -> None:
+def test_more_rows_than_memory_holds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows, count = 3_000_000, 150_000
+    rows, count = 1_500_000, 75_000
     log = pa.table(
         {
             "user_id": rng.integers(0, count, rows),
@@ -165,13 +174,16 @@ def test_three_million_rows_in_200_megabytes(tmp_path: Path) -> None:
         str(tmp_path / "log.parquet"),
         None,
         tmp_path / "data",
-        PrepareConfig(memory_limit="200MB", simulate_cold=0.1),
+        PrepareConfig(memory_limit="100MB", simulate_cold=0.1),
     )
     manifest = load_manifest(tmp_path / "data")
     frame = read_split(tmp_path / "data", manifest, "pretrain")
     users = pd.read_parquet(tmp_path / "data" / "users.parquet").user_id.to_numpy()
     items = pd.read_parquet(tmp_path / "data" / "items.parquet").item_id.to_numpy()
     assert len(users) == count
+    counts = pd.read_parquet(tmp_path / "data" / "items.parquet")[["train_count", "tune_count"]].sum()
+    warm, tuning = manifest.split("pretrain"), manifest.split("tune-train")
+    assert counts.tolist() == [warm.events - 2 * warm.users, tuning.events]
     assert len(items) == manifest.items
     # All pretrain sequences at once: sort the log as stated, keep those users, compare the flat items.
     users_of = np.full(count, -1)

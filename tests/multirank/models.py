@@ -1,0 +1,131 @@
+"""A small model on however many ranks, and what one or two of its steps do to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppr_dist.config import Config, Loss, Model, Prompt, Tables, Train
+from ppr_dist.data.collate import Collator
+from ppr_dist.data.users import Users
+from ppr_dist.model.tower import DenseTower
+from ppr_dist.objective import step_loss
+from ppr_dist.parallel.apply import Parallel, parallelize
+from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.sparse import TableSizes, profile_table
+
+ITEMS, ATTRIBUTES, USERS = 97, {"age": 5, "city": 11}, 23
+
+
+def users() -> Users:
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 12, USERS)
+    return Users(
+        index=rng.permutation(USERS).astype(np.int64),
+        items=rng.integers(0, ITEMS, lengths.sum()),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        attributes=np.stack([rng.integers(0, n, USERS) for n in ATTRIBUTES.values()]),
+    )
+
+
+def part(all_users: Users, mesh: Mesh) -> Users:
+    """This rank's slice of the global batch."""
+    low, high = mesh.rank * USERS // mesh.world_size, (mesh.rank + 1) * USERS // mesh.world_size
+    offsets = all_users.offsets[low : high + 1]
+    return Users(
+        index=all_users.index[low:high],
+        items=all_users.items[offsets[0] : offsets[-1]],
+        offsets=offsets - offsets[0],
+        attributes=all_users.attributes[:, low:high],
+    )
+
+
+def small_config(loss: Loss, *, optimizer: str = "rowwise_adagrad", zero_stage: int = 0, sharding: Path | None = None) -> Config:
+    return Config(
+        model=Model(dim=16, blocks=1, heads=2, max_length=10, dropout=0.0),
+        prompt=Prompt(hidden=8, attribute_dim=16),
+        tables=Tables(optimizer=optimizer, lr=0.1, init_std=0.3, sharding=sharding),  # type: ignore[arg-type]
+        loss=loss,
+        train=Train(batch=USERS, lr=1e-2, clip=0.5, zero_stage=zero_stage),  # type: ignore[arg-type]
+    )
+
+
+def build(mesh: Mesh, config: Config, *, tuning: bool, train_items: bool = True) -> tuple[Parallel, Collator]:
+    torch.manual_seed(0)
+    sizes = TableSizes(
+        items=ITEMS,
+        dim=config.model.dim,
+        attributes=ATTRIBUTES,
+        attribute_dim=config.prompt.attribute_dim,
+        with_prompt=tuning,
+        with_tower=tuning,
+    )
+    tower = DenseTower(
+        config.model, config.prompt, attributes=len(ATTRIBUTES), with_prompt=tuning, with_tower=tuning
+    )
+    parallel = parallelize(sizes, tower, config, mesh, train_items=train_items)
+    collator = Collator(
+        loss=config.loss,
+        items=ITEMS,
+        probability=np.full(ITEMS, 1 / ITEMS, np.float32),
+        max_length=config.model.max_length,
+        hold_out=0,
+        first_slot=0 if tuning else 1,
+        views=tuning,
+        seed=5,
+        rank=mesh.rank,
+        world_size=mesh.world_size,
+        capacity=-(-USERS // mesh.world_size),
+    )
+    return parallel, collator
+
+
+def whole_tables(parallel: Parallel) -> dict[str, np.ndarray]:
+    """Every table, looked up in full."""
+    with torch.no_grad():
+        found = {"item": parallel.tables.model.module.items(_every("item", ITEMS))["item"].values().numpy()}
+        if parallel.tables.model.module.profiles is not None:
+            for use in ("prompt", "tower"):
+                for name, rows in ATTRIBUTES.items():
+                    key = profile_table(use, name)
+                    keys = [profile_table(u, a) for u in ("prompt", "tower") for a in ATTRIBUTES]
+                    features = _every(key, rows, keys)
+                    found[key] = parallel.tables.model.module.profiles(features)[key].values().numpy()
+    return found
+
+
+def _every(key: str, rows: int, keys: list[str] | None = None) -> Any:
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    keys = keys or [key]
+    lengths = torch.tensor([rows if k == key else 0 for k in keys])
+    return KeyedJaggedTensor(keys=keys, values=torch.arange(rows), lengths=lengths)
+
+
+def steps(mesh: Mesh, config: Config, tuning: bool, count: int = 2, train_items: bool = True) -> dict[str, Any]:
+    """Run ``count`` steps; return losses, dense gradients (ZeRO 0) and everything that moved."""
+    parallel, collator = build(mesh, config, tuning=tuning, train_items=train_items)
+    mine = part(users(), mesh)
+    losses, gradients = [], {}
+    for step in range(count):
+        batch = collator(mine, epoch=0, step=step, global_users=USERS)
+        items = parallel.tables.look_up_items(batch.item_ids)
+        user, views = parallel.engine(items, batch, *parallel.tables.look_up_profiles(batch.profile), 0.0)
+        loss = step_loss(config.loss, batch, items, user, views, collator.capacity)
+        parallel.engine.backward(loss.backward)
+        if config.train.zero_stage == 0 and step == 0:
+            named = parallel.engine.module.named_parameters()
+            gradients = {n: p.grad.numpy().copy() for n, p in named if p.grad is not None}
+        parallel.engine.step()
+        losses.append((float(loss.prediction), float(loss.contrastive)))
+    dense = {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}
+    return {"losses": losses, "gradients": gradients, "tables": whole_tables(parallel), "dense": dense}
+
+
+def with_loss(kind: str, **changes: Any) -> Loss:
+    base = Loss(kind=kind, uniform_negatives=31 if kind == "softmax" else 3, in_batch_per_user=2, attribute_mask=0.0)  # type: ignore[arg-type]
+    return dataclasses.replace(base, **changes)

@@ -1,0 +1,51 @@
+"""W ranks with a W-th of the batch each do what one rank does with the whole: losses, gradients, updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.multirank.models import small_config, steps, with_loss
+from tests.ranks import run_ranks
+
+TOLERANCE = {"rtol": 2e-4, "atol": 2e-6}
+
+
+def _compare(one: dict[str, Any], many: list[dict[str, Any]]) -> None:
+    # The parts of the loss that ranks hold sum to the loss of the whole batch.
+    np.testing.assert_allclose(np.sum([rank["losses"] for rank in many], axis=0), one["losses"], rtol=1e-5)
+    for rank in many:
+        for kind in ("gradients", "tables"):
+            assert one[kind].keys() == rank[kind].keys()
+            for name, value in one[kind].items():
+                np.testing.assert_allclose(rank[kind][name], value, err_msg=f"{kind} of {name}", **TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "bpr"])
+@pytest.mark.parametrize("tuning", [False, True], ids=["pretrain", "tune"])
+def test_losses_gradients_and_table_updates_do_not_depend_on_the_number_of_ranks(kind: str, tuning: bool) -> None:
+    config = small_config(with_loss(kind))
+    one = run_ranks(steps, 1, config, tuning)[0]
+    assert max(np.abs(g).max() for g in one["gradients"].values()) > 1e-3
+    for world_size in (2, 4):
+        _compare(one, run_ranks(steps, world_size, config, tuning))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_update_like_stage_0(stage: int) -> None:
+    plain = run_ranks(steps, 2, small_config(with_loss("softmax")), True)
+    staged = run_ranks(steps, 2, small_config(with_loss("softmax"), zero_stage=stage), True)
+    for rank in range(2):
+        np.testing.assert_allclose(staged[rank]["losses"], plain[rank]["losses"], rtol=1e-4)
+        for name, value in plain[rank]["tables"].items():
+            np.testing.assert_allclose(staged[rank]["tables"][name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_frozen_items_and_an_update_that_moves_the_rest() -> None:
+    config = small_config(with_loss("softmax"))
+    before = run_ranks(steps, 2, config, True, 0, False)[0]
+    after = run_ranks(steps, 2, config, True, 2, False)[0]
+    np.testing.assert_array_equal(after["tables"]["item"], before["tables"]["item"])
+    assert np.abs(after["tables"]["prompt:age"] - before["tables"]["prompt:age"]).max() > 1e-3

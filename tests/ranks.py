@@ -1,0 +1,72 @@
+"""Run a function on several real gloo ranks and hand back what each returned."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+# A server process imports the heavy packages once and forks each rank from itself: a rank starts in a blink.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["ppr_dist.job", "ppr_dist.evaluation", "deepspeed", "tests.multirank.models"])
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120) -> list[Any]:
+    """Return [function(mesh, *args) of rank 0, of rank 1, …]; fail with the first traceback, or after ``timeout`` seconds."""
+    results = _CONTEXT.Queue()
+    port = free_port()
+    ranks = [
+        _CONTEXT.Process(target=_rank, args=(function, rank, world_size, port, args, results), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    found: dict[int, Any] = {}
+    deadline = time.monotonic() + timeout
+    try:
+        while len(found) < world_size:
+            rank, result, error = results.get(timeout=max(0.1, deadline - time.monotonic()))
+            if error:
+                raise AssertionError(f"rank {rank} of {world_size} failed:\n{error}")
+            found[rank] = result
+    except queue.Empty:
+        raise AssertionError(f"{world_size} ranks did not finish within {timeout} s") from None
+    finally:
+        for process in ranks:
+            process.join(timeout=5 if len(found) == world_size else 0)
+            process.kill()
+    return [found[rank] for rank in range(world_size)]
+
+
+def _rank(
+    function: Callable[..., Any], rank: int, world_size: int, port: int, args: tuple[Any, ...], results: Any
+) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        CUDA_VISIBLE_DEVICES="",
+    )
+    import torch
+
+    from ppr_dist.parallel.mesh import mesh
+
+    torch.set_num_threads(1)
+    try:
+        with mesh(timeout_minutes=2) as ranks:
+            results.put((rank, function(ranks, *args), None))
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))
