@@ -156,15 +156,17 @@ class _DataOnlyUnpickler(pickle.Unpickler):
     """DCP pickles its table of contents; accept only the plain data classes that it consists of."""
 
     _MODULES = ("torch.distributed.checkpoint.", "torch.distributed._shard.", "torch._C", "torch.serialization")
-    _TORCH = re.compile(r"Size|dtype|device|strided|sparse_coo|preserve_format|_layout_from_string")
-    _BUILTINS = ("dict", "list", "tuple", "set", "frozenset", "int", "str", "getattr")
+    _BUILTINS = ("dict", "list", "tuple", "set", "frozenset", "int", "str")
 
     def find_class(self, module: str, name: str) -> Any:
-        plain = module == "builtins" and name in self._BUILTINS[:-1]
-        plain = plain or (module == "torch" and self._TORCH.fullmatch(name) is not None)
-        plain = plain or (module == "collections" and name in ("OrderedDict", "defaultdict"))
-        plain = plain or (module == "pathlib" and name in ("Path", "PosixPath", "PurePosixPath"))
-        if plain or module.startswith(self._MODULES):
+        plain = (
+            (module == "builtins" and name in self._BUILTINS)
+            or (module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)))
+            or (module == "collections" and name in ("OrderedDict", "defaultdict"))
+            or (module == "pathlib" and name in ("Path", "PosixPath", "PurePosixPath"))
+            or module.startswith(self._MODULES)
+        )
+        if plain:
             return super().find_class(module, name)
         raise UserError(f"checkpoint metadata refers to {module}.{name}, which is not checkpoint data")
 

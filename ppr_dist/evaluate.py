@@ -26,8 +26,8 @@ from ppr_dist.trained import Trained, load_trained
 class Arguments:
     run: Path
     """A pre-trained or tuned run."""
-    task: list[Task]
-    """few-shot, zero-shot, joint (cold test users) or next-item, validation (warm users); several: '[few-shot, joint]'."""
+    task: Task | list[Task]
+    """few-shot, zero-shot, joint (cold test users) or next-item, validation (warm users); several: '[few-shot,joint]'."""
     data: Path | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     protocol: Literal["sampled-99", "full"] = "sampled-99"
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.baseline == "popularity":
             counts = torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
             scorer = PopularityScorer(counts.to(ranks.device), ranks.device)
-        for task in arguments.task:
+        for task in [arguments.task] if isinstance(arguments.task, str) else arguments.task:
             metrics, mine = evaluate(
                 scorer,
                 trained.data,

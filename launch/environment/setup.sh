@@ -37,8 +37,12 @@ device=${PPR_DIST_DEVICE:-}
 case $device in
     cpu | cuda) reason="PPR_DIST_DEVICE" ;;
     "")
-        # A CUDA environment also serves the GPU-less log-in node of a cluster, so it is never replaced unasked.
-        if current cuda; then ready cuda; fi
+        # On a cluster the log-in node may share .venv with the GPU nodes: it must not replace theirs unasked.
+        if current cuda; then
+            command -v nvidia-smi >/dev/null || die ".venv is for CUDA and cannot run here, without NVIDIA's driver;" \
+                "PPR_DIST_DEVICE=cpu would replace it"
+            ready cuda
+        fi
         if nvidia-smi -L >/dev/null 2>&1; then device=cuda reason="NVIDIA GPU found"
         else device=cpu reason="no NVIDIA GPU found"; fi ;;
     *) die "PPR_DIST_DEVICE is '$device'; it must be cpu or cuda" ;;
@@ -92,10 +96,12 @@ fi
 pip --no-deps --no-build-isolation -r "$here/$device.txt"
 pip --no-deps --no-build-isolation -e "$root"
 
-quietly "$venv/bin/python" -W ignore -c 'import fbgemm_gpu, torchrec, deepspeed, webdataset, duckdb, ppr_dist'
-if [ "$device" = cuda ]; then
-    "$venv/bin/python" -W ignore -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' >>"$log" 2>&1 ||
-        say "note: PyTorch sees no GPU here; its CUDA 13 needs a driver of the 580 series or newer"
+if [ "$device" = cuda ] && ! nvidia-smi -L >/dev/null 2>&1; then
+    say "note: no GPU here, so the environment is made but not tried: CUDA FBGEMM loads NVIDIA's driver"
+else
+    quietly "$venv/bin/python" -W ignore -c 'import fbgemm_gpu, torchrec, deepspeed, webdataset, duckdb, ppr_dist'
+    [ "$device" = cpu ] || "$venv/bin/python" -W ignore -c 'import torch; torch.zeros(1).cuda()' >>"$log" 2>&1 ||
+        say "note: PyTorch cannot use the GPU; its CUDA 13 needs a driver of the 580 series or newer"
 fi
 touch "$(stamp "$device")"
 ready "$device"

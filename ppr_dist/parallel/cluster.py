@@ -21,7 +21,7 @@ GIB = 2**30
 KERNELS = {"cpu": ("fused",), "cuda": ("fused", "fused_uvm_caching", "fused_uvm")}
 """Compute kernels by device; the fused_uvm kinds keep weights and optimizer state in host memory."""
 
-# No data_parallel: given stride-1 inputs, TorchRec's dense kernel on CPU sums the ids of a key into one row.
+# No data_parallel: given stride-1 inputs, TorchRec's dense kernel on CPU returns one row per key, not per id.
 SHARDING_TYPES = ("row_wise", "column_wise", "table_wise")
 
 
@@ -153,7 +153,7 @@ def _build(kind: type[T], raw: object, where: str) -> T:
 
 
 def load_cluster(path: str | Path) -> Cluster:
-    """Read one ``sharding/*.yaml``. Raises UserError naming file and key for one unknown, missing or wrong."""
+    """Read one ``sharding/*.yaml``. Raises UserError naming file and key if one is unknown or wrong."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -161,7 +161,7 @@ def test_unused_profiles_add_no_values_and_whole_floats_are_integers(tmp_path: P
 
 def test_more_rows_than_memory_holds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows, count = 1_500_000, 75_000
+    rows, count = 3_000_000, 150_000
     log = pa.table(
         {
             "user_id": rng.integers(0, count, rows),
@@ -174,7 +174,7 @@ def test_more_rows_than_memory_holds(tmp_path: Path) -> None:
         str(tmp_path / "log.parquet"),
         None,
         tmp_path / "data",
-        PrepareConfig(memory_limit="100MB", simulate_cold=0.1),
+        PrepareConfig(memory_limit="200MB", simulate_cold=0.1),
     )
     manifest = load_manifest(tmp_path / "data")
     frame = read_split(tmp_path / "data", manifest, "pretrain")
