@@ -56,13 +56,7 @@ class Checkpointer:
         if on_main(folder.exists):
             return
         on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
-        state = {
-            "tables": parallel.tables.state_dict(),
-            "tables_optimizer": parallel.tables.optimizer_state_dict(),
-            "dense": dense.state_dict(parallel.engine),
-            "rng": _rng(),
-        }
-        dcp.save(state, checkpoint_id=str(partial))
+        dcp.save(_state(parallel), checkpoint_id=str(partial))
         on_main(lambda: self._complete(partial, folder, position))
 
     def _complete(self, partial: Path, folder: Path, position: Position) -> None:
@@ -89,17 +83,20 @@ class Checkpointer:
                 f"{found[-1]}: written by {position.world_size} ranks, now {dist.get_world_size()}; "
                 "resume on as many ranks"
             )
-        state = {
-            "tables": parallel.tables.state_dict(),
-            "tables_optimizer": parallel.tables.optimizer_state_dict(),
-            "dense": dense.state_dict(parallel.engine),
-            "rng": _rng(),
-        }
-        _load(state, found[-1])
-        parallel.tables.load_optimizer_state_dict(state["tables_optimizer"])
+        state = _state(parallel)
+        _load(state, found[-1])  # tables and their optimizer in place
         dense.load_state_dict(parallel.engine, state["dense"])
         _set_rng(state["rng"])
         return position
+
+
+def _state(parallel: Parallel) -> dict[str, Any]:
+    return {
+        "tables": parallel.tables.state_dict(),
+        "tables_optimizer": parallel.tables.optimizer_state_dict(),
+        "dense": dense.state_dict(parallel.engine),
+        "rng": _rng(),
+    }
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -190,9 +187,7 @@ class _DataOnlyPlanner(DefaultLoadPlanner):
         """Non-tensor entries, under torch's weights-only unpickler."""
         loaded = torch.load(value, weights_only=True)
         if self.flatten_state_dict:
-            dcp._nested_dict.set_element(
-                self.original_state_dict, self.mappings[read_item.dest_index.fqn], loaded
-            )
+            dcp._nested_dict.set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], loaded)
         else:
             self.state_dict[read_item.dest_index.fqn] = loaded
 

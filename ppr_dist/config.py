@@ -7,18 +7,17 @@ wrong type is an error that names it.
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
-from jsonargparse import ArgumentParser
-
+from ppr_dist import options
 from ppr_dist.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
+    """The sequence model."""
+
     dim: int = 64
     """Width of item vectors, user vectors and the transformer."""
     blocks: int = 2
@@ -41,6 +40,8 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
+    """Prompt generator and profile tower."""
+
     tokens: int = 1
     """Prefix tokens the generator makes of a profile."""
     hidden: int = 128
@@ -54,6 +55,8 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tables:
+    """Embedding tables and their optimizer."""
+
     optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
     """FBGEMM's fused optimizer; adam and partial_rowwise_adam need a GPU."""
     lr: float = 0.05
@@ -68,6 +71,8 @@ class Tables:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
+    """Prediction loss and prompt-oriented contrastive loss."""
+
     kind: Literal["softmax", "bpr"] = "softmax"
     """``softmax``: own positive against shared candidates; ``bpr``: one pair per uniform negative (PPR eq. 8)."""
     uniform_negatives: int = 512
@@ -100,6 +105,8 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stream:
+    """How shards are read."""
+
     shuffle_shards: int = 8
     """Shards whose users are shuffled together; also what a reader holds in memory."""
     workers: int = 0
@@ -108,6 +115,8 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
+    """The training loop and the dense parameters' optimizer."""
+
     batch: int = 256
     """Users per step, summed over ranks."""
     epochs: int = 10
@@ -145,6 +154,8 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Observe:
+    """What a run shows and logs."""
+
     progress: bool = True
     """Show a progress bar on rank 0."""
     wandb: bool = False
@@ -178,57 +189,24 @@ def _probability(section: Any, name: str, *fields: str) -> None:
             raise UserError(f"{name}.{field} must be in [0, 1), not {getattr(section, field)}")
 
 
-class StrictParser(ArgumentParser):  # type: ignore[misc]
-    """An argument parser that accepts ``--my-option`` for ``--my_option`` and says errors as UserError."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        cause: BaseException | None = ex
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise cause
-            cause = cause.__cause__ or cause.__context__
-        raise UserError(" ".join(str(message).split())) from ex
-
-    def parse_args(self, args: list[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        args = sys.argv[1:] if args is None else args
-        return super().parse_args([_underscored(arg) for arg in args], **kwargs)
-
-
-def _underscored(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
-
-
 Arguments = TypeVar("Arguments")
 
 
 def parse(
-    prog: str,
-    argv: list[str] | None,
-    arguments: type[Arguments],
-    *,
-    with_config: bool = True,
-    link: Callable[[Any], None] | None = None,
+    prog: str, argv: list[str] | None, arguments: type[Arguments], *, with_config: bool = True
 ) -> tuple[Arguments, Config]:
     """Parse a command line into the command's own ``arguments`` dataclass and the :class:`Config`.
 
     Raises :class:`UserError` naming the key where one is unknown, missing or of the wrong type.
     """
-    parser = StrictParser(prog=f"python -m {prog}", exit_on_error=True)
-    parser.add_argument("--config", action="config", help="YAML file with the sections below")
-    parser.add_class_arguments(arguments, as_group=False)
-    if with_config:
-        for field in dataclasses.fields(Config):
-            parser.add_class_arguments(field.default_factory, field.name)  # type: ignore[arg-type]
-    parsed = parser.parse_args(argv)
-    try:
-        built = parser.instantiate_classes(parsed)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
-    own = arguments(**{f.name: built[f.name] for f in dataclasses.fields(arguments)})  # type: ignore[arg-type]
-    sections = {f.name: built[f.name] for f in dataclasses.fields(Config)} if with_config else {}
+    (own,), sections = options.parse(prog, argv, [arguments], _sections() if with_config else {})
     return own, Config(**sections)
+
+
+def read(path: Path) -> Config:
+    """Read a run's ``config.yaml``. Raises :class:`UserError` naming the file and the key."""
+    return Config(**options.read_file(path, _sections()))
+
+
+def _sections() -> dict[str, type]:
+    return {field.name: field.default_factory for field in dataclasses.fields(Config)}  # type: ignore[misc]

@@ -125,7 +125,9 @@ def _blocks(
         vectors = scorer.user_vectors(history_batch(instances, max_length))
         rows, items = excluded(instances) if protocol == "full" else (np.zeros(0, np.int64),) * 2
         sample = protocol == "sampled-99"
-        negatives = sampled_negatives(instances, manifest.items, NEGATIVES, seed) if sample else np.zeros((0, 0), np.int64)
+        negatives = (
+            sampled_negatives(instances, manifest.items, NEGATIVES, seed) if sample else np.zeros((0, 0), np.int64)
+        )
         before = sum(len(block.users) for block in gathered)
         owners = users.index[instances.owner]
         gathered.append(_Block(vectors, owners, instances.targets, rows + before, items, negatives))

@@ -95,9 +95,7 @@ class StepLoss:
     """This rank's part of L_CL."""
 
 
-def step_loss(
-    loss: Loss, batch: Batch, items: Tensor, user: Tensor, views: Views | None, capacity: int
-) -> StepLoss:
+def step_loss(loss: Loss, batch: Batch, items: Tensor, user: Tensor, views: Views | None, capacity: int) -> StepLoss:
     """L_p + λ·L_CL (PPR eq. 12), each the mean over all ranks' targets or users.
 
     ``backward`` is scaled by W, because DeepSpeed and TorchRec both divide the summed gradients by W.

@@ -59,9 +59,7 @@ class Question:
         )
         names = ("prompt_profile", "tower_profile") if self.profile_values else ()
         profiles = [
-            EmbeddingConfig(
-                name=n, num_embeddings=self.profile_values, embedding_dim=self.dim, feature_names=[n]
-            )
+            EmbeddingConfig(name=n, num_embeddings=self.profile_values, embedding_dim=self.dim, feature_names=[n])
             for n in names
         ]
         meta = torch.device("meta")
@@ -159,9 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dim", type=int, required=True, help="columns of every table")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="rowwise_adagrad")
     parser.add_argument("--world-size", "--world_size", type=int, help="ranks (default: the whole cluster)")
-    parser.add_argument(
-        "--profile-values", "--profile_values", type=int, default=100, help="0 for no profiles"
-    )
+    parser.add_argument("--profile-values", "--profile_values", type=int, default=100, help="0 for no profiles")
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     args = parser.parse_args(argv)
     logging.getLogger("torchrec").setLevel(logging.ERROR)
@@ -191,9 +187,7 @@ def main(argv: list[str] | None = None) -> None:
         report |= {"changes": tried, "cheapest": cheapest}
         for t in tried:
             use = ", ".join(f"{t['largest'][m]:,} bytes {m}" for m in ("hbm", "host") if t["largest"][m])
-            lines.append(
-                f"{'fits        ' if t['fits'] else 'does not fit'}  {t['change']}: {use} on the fullest rank"
-            )
+            lines.append(f"{'fits        ' if t['fits'] else 'does not fit'}  {t['change']}: {use} on the fullest rank")
         lines.append(f"cheapest change that makes it fit: {cheapest or 'none of those tried'}")
     if not args.json:
         print("\n".join(lines))

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import sys
+import dataclasses
 import time
 from pathlib import Path
 
-from ppr_dist import cli
-from ppr_dist.data import options
+from ppr_dist import cli, options
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.prepared import prepare
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Where to read and write; the rest is :class:`PrepareConfig`."""
+
+    interactions: str
+    """Click log, Parquet or CSV: a file, a glob or a folder."""
+    users: str | None = None
+    """Profiles, likewise; null = no attributes."""
+    out: str
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace a prepared folder."""
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse ``argv``, prepare, and print a summary."""
-    parser = options.parser("python -m ppr_dist.prepare", "Click logs and profiles into shards for training.")
-    parser.add_argument(
-        "--interactions", type=str, required=True, help="Parquet or CSV: a file, a glob or a folder"
-    )
-    parser.add_argument(
-        "--users", type=str | None, default=None, help="profiles, likewise; none = no attributes"
-    )
-    parser.add_argument("--out", type=str, required=True, help="folder to write")
-    parser.add_argument("--overwrite", type=bool, default=False, help="replace a prepared folder")
-    parser.add_class_arguments(PrepareConfig)
-    arguments = options.parse(parser, sys.argv[1:] if argv is None else argv)
-    config = options.build(PrepareConfig, arguments)
+    about = "Click logs and profiles into shards for training."
+    (arguments, config), _ = options.parse("ppr_dist.prepare", argv, [Arguments, PrepareConfig], description=about)
     started = time.perf_counter()
     manifest = prepare(
         arguments.interactions, arguments.users, Path(arguments.out), config, overwrite=arguments.overwrite
@@ -38,9 +41,7 @@ def summary(manifest: Manifest, out: str, seconds: float) -> str:
     """Return what was written, a line per split."""
     lines = [f"{out}: {manifest.items:,} items in {seconds:.1f} s"]
     for name, split in manifest.splits.items():
-        lines.append(
-            f"  {name:<10} {split.users:,} users, {split.events:,} events, {len(split.shards)} shards"
-        )
+        lines.append(f"  {name:<10} {split.users:,} users, {split.events:,} events, {len(split.shards)} shards")
     sizes = ", ".join(f"{a.name} ({a.cardinality})" for a in manifest.attributes)
     lines.append(f"  attributes {sizes or 'none'}")
     return "\n".join(lines)

@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> None:
         starts = range(0, len(raw.users), arguments.batch)
         for start in tqdm(starts, desc="recommend", disable=not (arguments.progress and ranks.main)):
             size = min(arguments.batch, len(raw.users) - start)
-            owner = start + np.arange(ranks.rank * size // ranks.world_size, (ranks.rank + 1) * size // ranks.world_size)
+            owner = start + np.arange(
+                ranks.rank * size // ranks.world_size, (ranks.rank + 1) * size // ranks.world_size
+            )
             prefix = raw.users.lengths[owner]
             instances = Instances(raw.users, owner, prefix)
             vectors = trained.scorer.user_vectors(history_batch(instances, trained.config.model.max_length))

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 import yaml
 
+from ppr_dist import config as configuration
 from ppr_dist.checkpoint import checkpoints
-from ppr_dist.config import Config, StrictParser
+from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.sparse import TableSizes
@@ -85,7 +86,7 @@ def check_catalogue(info: RunInfo, run: Path, manifest: Manifest, data: Path) ->
 
 
 def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, resume: bool) -> None:
-    """Write the run's description. Raises :class:`UserError` where the folder already holds a run and ``resume`` is off."""
+    """Write the run's description; raise :class:`UserError` where the folder holds a run and ``resume`` is off."""
     if not resume:
         if checkpoints(run):
             raise UserError(f"{run} already holds a run; pass --resume true to go on with it, or choose another folder")
@@ -108,11 +109,7 @@ def read(run: Path) -> tuple[Config, RunInfo]:
         raise UserError(f"{run}: not a run (no run.json)") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{run / 'run.json'}: cannot be read ({error})") from error
-    parser = StrictParser()
-    for field in dataclasses.fields(Config):
-        parser.add_class_arguments(field.default_factory, field.name)
-    built = parser.instantiate_classes(parser.parse_path(run / "config.yaml"))
-    return Config(**{f.name: built[f.name] for f in dataclasses.fields(Config)}), info
+    return configuration.read(run / "config.yaml"), info
 
 
 def item_counts(data: Path, column: Literal["train_count", "tune_count"]) -> Any:

@@ -29,7 +29,8 @@ ITEM_CHUNK = 65_536
 class Scorer(Protocol):
     """Scores are dot products of user and item vectors. Both methods are collectives."""
 
-    device: torch.device
+    @property
+    def device(self) -> torch.device: ...
 
     def user_vectors(self, batch: Batch) -> Tensor:
         """User vectors at ``batch.slots``, [P, D]."""
@@ -50,7 +51,7 @@ class ModelScorer:
         batch = batch.to(self.device)
         items = self.tables.look_up_items(batch.item_ids)
         user, _ = self.tower(items, batch, *self.tables.look_up_profiles(batch.profile))
-        return user  # type: ignore[no-any-return]
+        return user
 
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self.tables.look_up_items(ids)

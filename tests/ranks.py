@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120) -> list[Any]:
-    """Return [function(mesh, *args) of rank 0, of rank 1, …]; fail with the first traceback, or after ``timeout`` seconds."""
+    """Return function(mesh, *args) of every rank; fail with the first traceback, or after ``timeout`` seconds."""
     results = _CONTEXT.Queue()
     port = free_port()
     ranks = [

@@ -29,9 +29,7 @@ def encode(
             raise UserError(f"buckets.{column}: no such attribute; they are {', '.join(types) or 'none'}")
         if types[column] == "VARCHAR":
             raise UserError(f"buckets.{column}: column {column!r} of {path} is not numeric")
-    con.execute(
-        "CREATE TABLE clicked AS SELECT p.* FROM raw_profile p SEMI JOIN users u ON p.user_id = u.user_id"
-    )
+    con.execute("CREATE TABLE clicked AS SELECT p.* FROM raw_profile p SEMI JOIN users u ON p.user_id = u.user_id")
     con.execute("CREATE TABLE attribute_values(attribute VARCHAR, value_index BIGINT, value VARCHAR)")
     result, columns, joins = [], ["p.user_id"], []
     for k, (name, kind) in enumerate(types.items()):
@@ -94,8 +92,7 @@ def _edges(con: duckdb.DuckDBPyConnection, k: int, buckets: int | list[float]) -
     found = [
         first_row(
             con,
-            "SELECT min(value) FROM cumulative"
-            f" WHERE seen * {buckets} > {i} * (SELECT max(seen) FROM cumulative)",
+            f"SELECT min(value) FROM cumulative WHERE seen * {buckets} > {i} * (SELECT max(seen) FROM cumulative)",
         )
         for i in range(1, buckets)
     ]

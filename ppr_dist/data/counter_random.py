@@ -30,7 +30,7 @@ def bits(seed: int, *counters: npt.ArrayLike) -> UInt64:
 
 def uniform(seed: int, *counters: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return floats in [0, 1)."""
-    result: npt.NDArray[np.float64] = (bits(seed, *counters) >> np.uint64(11)) * 2.0**-53
+    result: npt.NDArray[np.float64] = (bits(seed, *counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return result
 
 

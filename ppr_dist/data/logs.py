@@ -34,14 +34,10 @@ def id_types(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> tup
         return ("int64",)
     if kind == "VARCHAR":
         return ("string",)
-    raise UserError(
-        f"{source.path}: column {column!r} is {kind}; an id must be int64 or string, never a float"
-    )
+    raise UserError(f"{source.path}: column {column!r} is {kind}; an id must be int64 or string, never a float")
 
 
-def shared_id_type(
-    first: Source, first_types: tuple[str, ...], second: Source, types: tuple[str, ...]
-) -> str:
+def shared_id_type(first: Source, first_types: tuple[str, ...], second: Source, types: tuple[str, ...]) -> str:
     """Return the type in which user ids of both files are compared."""
     for candidate in first_types:
         if candidate in types:
@@ -79,9 +75,7 @@ def column_type(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> 
     if kind.startswith(TIMES):
         return "TIMESTAMP"
     if kind.endswith(("]", ")")) or kind in ("BLOB", "INTERVAL", "GEOMETRY", "VARIANT"):
-        raise UserError(
-            f"{source.path}: column {column!r} is {kind}; an attribute is a number, a string or a date"
-        )
+        raise UserError(f"{source.path}: column {column!r} is {kind}; an attribute is a number, a string or a date")
     return "VARCHAR"
 
 
@@ -94,9 +88,7 @@ def load_interactions(
         order = next((name for name in ("position", "timestamp") if name in source.columns), None)
         if order is None:
             columns = ", ".join(source.columns)
-            raise UserError(
-                f"{source.path}: no column 'position' or 'timestamp' to order by; it has {columns}"
-            )
+            raise UserError(f"{source.path}: no column 'position' or 'timestamp' to order by; it has {columns}")
     place_type = column_type(con, source, order)
     user = f"CAST({identifier(config.user_column)} AS {_sql(user_type)})"
     item = f"CAST({identifier(config.item_column)} AS {_sql(item_type)})"
@@ -104,8 +96,7 @@ def load_interactions(
     place = f"CAST({identifier(order)} AS {place_type})" if source.kind == "csv" else identifier(order)
     with named_errors(source.path):
         con.execute(
-            f"CREATE TABLE log AS SELECT {user} AS user_id, {item} AS item_id, {place} AS place"
-            f" FROM {source.table}"
+            f"CREATE TABLE log AS SELECT {user} AS user_id, {item} AS item_id, {place} AS place FROM {source.table}"
         )
     sizes = scalars(con, "SELECT count(*), count(user_id), count(item_id), count(place) FROM log")
     if sizes[0] == 0:
@@ -113,13 +104,9 @@ def load_interactions(
     names = (config.user_column, config.item_column, order)
     for name, known in zip(names, sizes[1:], strict=True):
         if known < sizes[0]:
-            raise UserError(
-                f"{source.path}: column {name!r} is null in {sizes[0] - known:,} of {sizes[0]:,} rows"
-            )
+            raise UserError(f"{source.path}: column {name!r} is null in {sizes[0] - known:,} of {sizes[0]:,} rows")
     if place_type == "VARCHAR":
-        raise UserError(
-            f"{source.path}: column {order!r} is text; interactions are ordered by a number or a time"
-        )
+        raise UserError(f"{source.path}: column {order!r} is text; interactions are ordered by a number or a time")
     return order
 
 
@@ -132,9 +119,7 @@ def load_profiles(
         names = [name for name in source.columns if name != config.user_column]
     for name in names:
         if names.count(name) > 1 or name in (*RESERVED, config.user_column):
-            raise UserError(
-                f"{source.path}: column {name!r} cannot be an attribute (named twice, or a reserved name)"
-            )
+            raise UserError(f"{source.path}: column {name!r} cannot be an attribute (named twice, or a reserved name)")
     # A date is a category like any other; as text it sorts by time.
     types = {name: column_type(con, source, name).replace("TIMESTAMP", "VARCHAR") for name in names}
     columns = [f"CAST({identifier(config.user_column)} AS {_sql(user_type)}) AS user_id"]
@@ -148,13 +133,10 @@ def load_profiles(
         con.execute(f"CREATE TABLE raw_profile AS SELECT {', '.join(columns)} FROM {source.table}")
     rows, known = scalars(con, "SELECT count(*), count(user_id) FROM raw_profile")
     if known < rows:
-        raise UserError(
-            f"{source.path}: column {config.user_column!r} is null in {rows - known:,} of {rows:,} rows"
-        )
+        raise UserError(f"{source.path}: column {config.user_column!r} is null in {rows - known:,} of {rows:,} rows")
     twice = first_row(
         con,
-        "SELECT user_id, count(*) FROM raw_profile GROUP BY user_id HAVING count(*) > 1"
-        " ORDER BY user_id LIMIT 1",
+        "SELECT user_id, count(*) FROM raw_profile GROUP BY user_id HAVING count(*) > 1 ORDER BY user_id LIMIT 1",
     )
     if twice is not None:
         raise UserError(f"{source.path}: user {twice[0]!r} has {twice[1]} rows; a user has one profile")

@@ -57,7 +57,8 @@ class PaddedHistories:
 def pad_histories(items: Int64, starts: Int64, lengths: Int64) -> PaddedHistories:
     """Cut histories ``items[starts : starts + lengths]`` (lengths falling) and group them. At least one group, L_g ≥ 1."""
     row, position = ragged_arange(lengths)
-    bounds, first_slot, first, slots = [], np.zeros(len(lengths), np.int64), 0, 0
+    bounds: list[tuple[int, int, int]] = []
+    first_slot, first, slots = np.zeros(len(lengths), np.int64), 0, 0
     while first < len(lengths) or not bounds:
         width = max(1, int(lengths[first])) if len(lengths) else 1
         last = int(np.searchsorted(-lengths, -FULL * width, side="right"))

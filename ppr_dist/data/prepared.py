@@ -63,9 +63,7 @@ def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyCo
                 try:
                     con.execute(f"SET memory_limit = {literal(config.memory_limit)}")
                 except duckdb.Error as error:
-                    raise UserError(
-                        f"memory_limit: {config.memory_limit!r} is not a size such as 4GB"
-                    ) from error
+                    raise UserError(f"memory_limit: {config.memory_limit!r} is not a size such as 4GB") from error
             yield con
     except duckdb.OutOfMemoryException as error:
         reason = str(error).splitlines()[0]
@@ -93,9 +91,7 @@ def _tables(
     user_types = logs.id_types(con, log, config.user_column)
     user_type = user_types[0]
     if profiles is not None:
-        user_type = logs.shared_id_type(
-            log, user_types, profiles, logs.id_types(con, profiles, config.user_column)
-        )
+        user_type = logs.shared_id_type(log, user_types, profiles, logs.id_types(con, profiles, config.user_column))
     order_column = logs.load_interactions(con, log, config, user_type, item_type)
     stage("reading the profiles")
     types: dict[str, str] = {}
@@ -122,9 +118,7 @@ def _tables(
     )
 
 
-def _files(
-    con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, config: PrepareConfig
-) -> Manifest:
+def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, config: PrepareConfig) -> Manifest:
     """Write shards and Parquet tables; return ``manifest`` with the splits and the tables' hashes."""
     written = {}
     (total,) = scalars(con, "SELECT count(*) FROM people")
@@ -142,14 +136,10 @@ def _files(
             ("tune_count", integer),
         ]
     )
-    user_schema = pa.schema(
-        [("user_index", integer), ("user_id", ARROW_IDS[manifest.user_id_type]), ("split", text)]
-    )
+    user_schema = pa.schema([("user_index", integer), ("user_id", ARROW_IDS[manifest.user_id_type]), ("split", text)])
     value_schema = pa.schema([("attribute", text), ("value_index", integer), ("value", text)])
     split = (
-        "CASE split "
-        + " ".join(f"WHEN {i} THEN '{name}'" for i, name in enumerate(splits.SPLITS))
-        + " END AS split"
+        "CASE split " + " ".join(f"WHEN {i} THEN '{name}'" for i, name in enumerate(splits.SPLITS)) + " END AS split"
     )
     tables = {
         "items.parquet": (item_schema, "item_index, item_id, train_count, tune_count", "items", "item_index"),

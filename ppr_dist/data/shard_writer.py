@@ -65,15 +65,11 @@ def write_split(
         # Fixed owner and time: the same input gives the same bytes.
         with (
             path.open("wb") as file,
-            webdataset.TarWriter(
-                file, user="ppr_dist", group="ppr_dist", mode=0o444, mtime=0.0, encoder=False
-            ) as tar,
+            webdataset.TarWriter(file, user="ppr_dist", group="ppr_dist", mode=0o444, mtime=0.0, encoder=False) as tar,
         ):
             for member, start in enumerate(range(0, batch.num_rows, config.users_per_member)):
                 key = f"{number * config.members_per_shard + member:08d}"
-                tar.write(
-                    {"__key__": key, "arrow": stream_bytes(batch.slice(start, config.users_per_member))}
-                )
+                tar.write({"__key__": key, "arrow": stream_bytes(batch.slice(start, config.users_per_member))})
         shards.append(
             Shard(
                 path=f"{folder.name}/{path.name}",
@@ -102,15 +98,11 @@ def shard_batch(
     user = people["user_index"].to_numpy().astype(np.int64)  # [U]
     count = people["events"].to_numpy().astype(np.int64)  # [U]
     if not np.array_equal(flat["user_index"].to_numpy(), np.repeat(user, count)):
-        raise RuntimeError(
-            f"events of users {low} to {high - 1} are not in user order; this is a bug in prepare"
-        )
+        raise RuntimeError(f"events of users {low} to {high - 1} are not in user order; this is a bug in prepare")
     offsets = np.zeros(len(user) + 1, dtype=np.int64)  # [U + 1]
     np.cumsum(count, out=offsets[1:])
     if offsets[-1] >= 2**31:  # a list<int64> has 32-bit offsets
-        raise RuntimeError(
-            f"{offsets[-1]:,} events in one shard: lower users_per_member or members_per_shard"
-        )
+        raise RuntimeError(f"{offsets[-1]:,} events in one shard: lower users_per_member or members_per_shard")
     item = pa.array(flat["item_index"].to_numpy().astype(np.int64, copy=False))  # [E]
     arrays = [pa.array(user), pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), item)]
     arrays += [pa.array(people[f"a{k}"].to_numpy().astype(np.int64)) for k in range(len(attributes))]

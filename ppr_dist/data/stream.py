@@ -125,7 +125,8 @@ class UserStream:
             spans = [(step * n // self.steps, (step + 1) * n // self.steps) for n in (lane.users for lane in lanes)]
             total = sum(stop - start for start, stop in spans)
             low, high = self.rank * total // self.world_size, (self.rank + 1) * total // self.world_size
-            pieces, seen = [], 0
+            pieces: list[pa.Table] = []
+            seen = 0
             for reader, (start, stop) in zip(readers, spans, strict=True):
                 first, last = max(low, seen), min(high, seen + stop - start)
                 if first < last:

@@ -27,7 +27,6 @@ Shapes: U users of a chunk, C clicks of a chunk.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,8 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ppr_dist import cli
-from ppr_dist.data import options
+from ppr_dist import cli, options
 from ppr_dist.data.counter_random import integers, uniform
 from ppr_dist.data.folder import new_folder
 from ppr_dist.errors import UserError
@@ -212,14 +210,22 @@ def _topic_size(config: SyntheticConfig, topic: Int64) -> Int64:
     return (config.items - topic + config.topics - 1) // config.topics
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Where to write; the rest is :class:`SyntheticConfig`."""
+
+    out: str
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace a folder this command wrote."""
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse ``argv``, write the files, and say how many rows."""
-    parser = options.parser("python -m ppr_dist.data.synthetic", "A synthetic click log with profiles.")
-    parser.add_argument("--out", type=str, required=True, help="folder to write")
-    parser.add_argument("--overwrite", type=bool, default=False, help="replace a folder this command wrote")
-    parser.add_class_arguments(SyntheticConfig)
-    arguments = options.parse(parser, sys.argv[1:] if argv is None else argv)
-    config = options.build(SyntheticConfig, arguments)
+    about = "A synthetic click log with profiles."
+    (arguments, config), _ = options.parse(
+        "ppr_dist.data.synthetic", argv, [Arguments, SyntheticConfig], description=about
+    )
     clicks = generate(config, Path(arguments.out), overwrite=arguments.overwrite)
     print(f"{arguments.out}: {config.users:,} users, {config.items:,} items, {clicks:,} clicks")
 

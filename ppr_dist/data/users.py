@@ -65,7 +65,9 @@ def check_shards(folder: Path, shards: Sequence[Shard]) -> None:
         if not path.is_file():
             raise UserError(f"{path}: shard is missing; run prepare again")
         if path.stat().st_size != shard.bytes:
-            raise UserError(f"{path}: {path.stat().st_size} bytes, the manifest states {shard.bytes}: truncated or changed")
+            raise UserError(
+                f"{path}: {path.stat().st_size} bytes, the manifest states {shard.bytes}: truncated or changed"
+            )
 
 
 def read_shards(folder: Path, shards: Sequence[Shard]) -> pa.Table:

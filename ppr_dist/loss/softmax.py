@@ -45,7 +45,7 @@ def sampled_softmax(
 
 class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         user: Tensor,
         positive: Tensor,
@@ -76,6 +76,6 @@ class _SampledSoftmax(torch.autograd.Function):
         return (log_z - positive_logit).sum()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         user, positive, candidates = ctx.saved_tensors
         return grad * user, grad * positive, grad * candidates, None, None, None, None, None

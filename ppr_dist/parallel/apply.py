@@ -11,9 +11,9 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from ppr_dist.config import Config
 from ppr_dist.model.tower import DenseTower
+from ppr_dist.parallel.cluster import default_cluster, load_cluster
 from ppr_dist.parallel.dense import make_engine
 from ppr_dist.parallel.mesh import Mesh
-from ppr_dist.parallel.cluster import default_cluster, load_cluster
 from ppr_dist.parallel.sparse import Tables, TableSizes
 
 

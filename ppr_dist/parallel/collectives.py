@@ -36,12 +36,12 @@ def all_gather_with_gradient(x: Tensor) -> Tensor:
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = len(x)
         return all_gather(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         out = grad.new_empty(ctx.rows, *grad.shape[1:])
         _reduce_scatter(out, grad.contiguous())
         return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -56,20 +55,6 @@ def set_lr(engine: Any, lr: float) -> None:
         group["lr"] = lr
 
 
-def _partitioned(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
-
-
-def _names(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    yield from engine.module.named_parameters()
-
-
-def _base_optimizer(engine: Any) -> torch.optim.Optimizer:
-    """The torch optimizer under DeepSpeed's wrapper, if there is one."""
-    optimizer: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    return optimizer
-
-
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -77,64 +62,81 @@ def state_dict(engine: Any) -> dict[str, Tensor]:
     """Full float32 parameters and Adam moments by name, the same under every ZeRO stage. A collective."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+    base = _optimizer_with_moments(engine)
     state: dict[str, Tensor] = {}
-    plain = _base_optimizer(engine).state
-    for name, parameter in _names(engine):
-        partitioned = _partitioned(parameter)
-        full = safe_get_full_fp32_param(parameter) if partitioned and parameter.requires_grad else parameter
-        if hasattr(full, "ds_id"):
-            full = _gathered(full)
-        state[f"parameter.{name}"] = full.detach().float().cpu().clone()
-        if not parameter.requires_grad:
-            continue
-        for moment in _MOMENTS:
-            if partitioned:
-                value = safe_get_full_optimizer_state(parameter, moment)
-            else:
-                value = plain.get(parameter, {}).get(moment)
-            value = torch.zeros_like(state[f"parameter.{name}"]) if value is None else value
-            state[f"{moment}.{name}"] = value.detach().float().cpu().clone().view_as(state[f"parameter.{name}"])
-    steps = [float(s["step"]) for s in plain.values() if "step" in s]
-    state["step"] = torch.tensor(max(steps, default=0.0))
+    for name, parameter in engine.module.named_parameters():
+        managed = _managed(parameter)
+        full = safe_get_full_fp32_param(parameter) if managed else _whole(parameter)
+        state[f"parameter.{name}"] = _copy(full)
+        if parameter.requires_grad:
+            for moment in _MOMENTS:
+                value = safe_get_full_optimizer_state(parameter, moment) if managed else base.state[parameter][moment]
+                state[f"{moment}.{name}"] = _copy(value).view_as(full)
+    state["step"] = torch.tensor(max((float(s["step"]) for s in base.state.values()), default=0.0))
     return state
-
-
-def _gathered(parameter: nn.Parameter) -> Tensor:
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([parameter]):
-        return parameter.detach().clone()
 
 
 def load_state_dict(engine: Any, state: dict[str, Tensor]) -> None:
     """Put back what :func:`state_dict` returned, under this engine's ZeRO stage. A collective."""
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-    base = _base_optimizer(engine)
-    step = state["step"]
-    for name, parameter in _names(engine):
+    base = _optimizer_with_moments(engine)
+    for name, parameter in engine.module.named_parameters():
+        managed = _managed(parameter)
         value = state[f"parameter.{name}"].to(engine.device)
-        if _partitioned(parameter) and parameter.requires_grad:
+        if managed:
             safe_set_full_fp32_param(parameter, value)
-            with torch.no_grad():
-                if not hasattr(parameter, "ds_id"):
-                    parameter.copy_(value)
-        elif hasattr(parameter, "ds_id"):
-            import deepspeed
-
-            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
-                parameter.copy_(value)
-        else:
+        if not hasattr(parameter, "ds_id"):
             with torch.no_grad():
                 parameter.copy_(value)
-        if not parameter.requires_grad or step == 0:
-            continue
-        moments = {moment: state[f"{moment}.{name}"].to(engine.device) for moment in _MOMENTS}
-        if _partitioned(parameter):
-            for moment, tensor in moments.items():
-                safe_set_full_optimizer_state(parameter, tensor, moment)
-        else:
-            base.state[parameter].update(moments, step=step.clone())
+        elif not managed:
+            _set_whole(parameter, value)
+        if parameter.requires_grad:
+            for moment in _MOMENTS:
+                tensor = state[f"{moment}.{name}"].to(engine.device)
+                if managed:
+                    safe_set_full_optimizer_state(parameter, tensor, moment)
+                else:
+                    base.state[parameter][moment].copy_(tensor)
     for entry in base.state.values():
-        if step != 0:
-            entry["step"] = step.clone()
+        entry["step"].copy_(state["step"])
+
+
+def _managed(parameter: nn.Parameter) -> bool:
+    """Whether DeepSpeed keeps the trained float32 values elsewhere, in partitions (ZeRO 1–3, or bf16)."""
+    return parameter.requires_grad and (hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"))
+
+
+def _optimizer_with_moments(engine: Any) -> torch.optim.Optimizer:
+    """The torch optimizer under DeepSpeed's wrapper, its moments made if no step has made them yet."""
+    base: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    for group in base.param_groups:
+        for p in group["params"]:
+            if "exp_avg" not in base.state[p]:
+                base.state[p] = {"step": torch.tensor(0.0), **{m: torch.zeros_like(p) for m in _MOMENTS}}
+    # ZeRO 1 and 2 tell parameters where their moments lie only after the first step.
+    link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+    if link is not None:
+        link()
+    return base
+
+
+def _whole(parameter: nn.Parameter) -> Tensor:
+    """The full values of a parameter that does not learn; ZeRO 3 partitions it too."""
+    if not hasattr(parameter, "ds_id"):
+        return parameter.detach()
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().clone()
+
+
+def _set_whole(parameter: nn.Parameter, value: Tensor) -> None:
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+        parameter.copy_(value)
+
+
+def _copy(x: Tensor) -> Tensor:
+    return x.detach().float().cpu().clone()

@@ -93,9 +93,7 @@ def describe_plan(
         if how.sharding_type not in own.sharding_types:
             notes.append(f"{table.name}: too few rows for row_wise on {world_size} ranks; one rank holds it")
         if len(shards) > 1 and how.sharding_type == "column_wise" and OPTIMIZER_STATE[optimizer][1]:
-            notes.append(
-                f"{table.name}: each column shard has row state of its own: updates depend on their number"
-            )
+            notes.append(f"{table.name}: each column shard has row state of its own: updates depend on their number")
     totals = [{m: sum(by.values()) for m, by in rank.items()} for rank in ranks]
     return {
         "cluster": cluster.name,

@@ -66,9 +66,7 @@ class DoesNotFitError(UserError):
 class _StorageEstimator(EmbeddingStorageEstimator):  # type: ignore[misc]
     """TorchRec's estimate plus optimizer state, which it knows only for apply_optimizer_in_backward."""
 
-    def __init__(
-        self, topology: Topology, constraints: dict[str, ParameterConstraints], optimizer: str
-    ) -> None:
+    def __init__(self, topology: Topology, constraints: dict[str, ParameterConstraints], optimizer: str) -> None:
         super().__init__(topology=topology, constraints=constraints)
         self._optimizer = optimizer
 
@@ -101,9 +99,7 @@ def _used(options: Iterable[ShardingOption]) -> dict[str, dict[int, int]]:
     return used
 
 
-def _constraints(
-    tables: dict[str, nn.Parameter], cluster: Cluster, world_size: int
-) -> dict[str, ParameterConstraints]:
+def _constraints(tables: dict[str, nn.Parameter], cluster: Cluster, world_size: int) -> dict[str, ParameterConstraints]:
     stray = set(cluster.constraints) - set(tables) - {"item", "profile"}
     if stray:
         known = ", ".join(tables)
@@ -156,9 +152,7 @@ def _planner(
         return options
 
     estimators = [
-        EmbeddingPerfEstimatorFactory.create(
-            DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraints
-        ),
+        EmbeddingPerfEstimatorFactory.create(DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraints),
         _StorageEstimator(topology, constraints, optimizer),
     ]
     planner = EmbeddingShardingPlanner(
@@ -174,17 +168,13 @@ def _planner(
     return planner, winners
 
 
-def _plan(
-    module: nn.Module, cluster: Cluster, world_size: int, sharders: Sequence[ModuleSharder[Any]]
-) -> ShardingPlan:
+def _plan(module: nn.Module, cluster: Cluster, world_size: int, sharders: Sequence[ModuleSharder[Any]]) -> ShardingPlan:
     kinds = {sharder.module_type: sharder for sharder in sharders}
     tables: dict[str, nn.Parameter] = {}
     for child in module.modules():
         if type(child) in kinds:
             tables |= kinds[type(child)].shardable_parameters(child)
-    kind = next(
-        (s.fused_params["optimizer"] for s in sharders if "optimizer" in (s.fused_params or {})), None
-    )
+    kind = next((s.fused_params["optimizer"] for s in sharders if "optimizer" in (s.fused_params or {})), None)
     optimizer = getattr(kind, "value", "exact_sgd")
     if optimizer not in OPTIMIZER_STATE:
         raise UserError(f"table optimizer {optimizer}: unknown; known: {', '.join(OPTIMIZER_STATE)}")

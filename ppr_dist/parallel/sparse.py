@@ -72,7 +72,9 @@ class SparseModule(nn.Module):
         meta = torch.device("meta")
         self.items = EmbeddingCollection(tables=[_table("item", sizes.items, sizes.dim)], device=meta)
         tables = [
-            _table(profile_table(use, a), n, sizes.attribute_dim) for use in sizes.uses for a, n in sizes.attributes.items()
+            _table(profile_table(use, a), n, sizes.attribute_dim)
+            for use in sizes.uses
+            for a, n in sizes.attributes.items()
         ]
         self.profiles = EmbeddingCollection(tables=tables, device=meta) if tables else None
 
@@ -141,7 +143,7 @@ class Tables:
         return out
 
     def look_up_profiles(self, profile: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """x_u of value indices int64 [A, B], as (for the prompt, for the tower), each [B, A·d] or None. A collective."""
+        """x_u of value indices int64 [A, B]: (for the prompt, for the tower), each [B, A·d] or None. A collective."""
         if self.model.module.profiles is None:
             return None, None
         uses, names = self.sizes.uses, list(self.sizes.attributes)
@@ -164,11 +166,11 @@ class Tables:
         return dict(self.model.state_dict())
 
     def optimizer_state_dict(self) -> dict[str, Any]:
-        """Sharded optimizer state, for DCP."""
-        return dict(self.model.fused_optimizer.state_dict())
+        """Sharded optimizer state by table, for DCP; loading into it changes the optimizer in place.
 
-    def load_optimizer_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.fused_optimizer.load_state_dict(state)
+        A rank without a shard of a table has no entry for it.
+        """
+        return dict(self.model.fused_optimizer.state_dict()["state"])
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the coming backward passes."""
@@ -194,7 +196,10 @@ class Tables:
                 generator = torch.Generator(self.device).manual_seed(int(bits(seed, key, block)[0] >> 1))
                 rows = min(_INIT_ROWS, self._rows(table) - block * _INIT_ROWS)
                 values = torch.randn(rows, columns, generator=generator, device=self.device)
-                start, stop = max(first_row, block * _INIT_ROWS), min(first_row + len(weight), block * _INIT_ROWS + rows)
+                start, stop = (
+                    max(first_row, block * _INIT_ROWS),
+                    min(first_row + len(weight), block * _INIT_ROWS + rows),
+                )
                 part = values[start - block * _INIT_ROWS : stop - block * _INIT_ROWS]
                 part = part[:, first_column : first_column + weight.shape[1]]
                 weight[start - first_row : stop - first_row] = part * self.config.init_std

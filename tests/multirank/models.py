@@ -44,7 +44,9 @@ def part(all_users: Users, mesh: Mesh) -> Users:
     )
 
 
-def small_config(loss: Loss, *, optimizer: str = "rowwise_adagrad", zero_stage: int = 0, sharding: Path | None = None) -> Config:
+def small_config(
+    loss: Loss, *, optimizer: str = "rowwise_adagrad", zero_stage: int = 0, sharding: Path | None = None
+) -> Config:
     return Config(
         model=Model(dim=16, blocks=1, heads=2, max_length=10, dropout=0.0),
         prompt=Prompt(hidden=8, attribute_dim=16),
@@ -64,9 +66,7 @@ def build(mesh: Mesh, config: Config, *, tuning: bool, train_items: bool = True)
         with_prompt=tuning,
         with_tower=tuning,
     )
-    tower = DenseTower(
-        config.model, config.prompt, attributes=len(ATTRIBUTES), with_prompt=tuning, with_tower=tuning
-    )
+    tower = DenseTower(config.model, config.prompt, attributes=len(ATTRIBUTES), with_prompt=tuning, with_tower=tuning)
     parallel = parallelize(sizes, tower, config, mesh, train_items=train_items)
     collator = Collator(
         loss=config.loss,

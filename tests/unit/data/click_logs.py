@@ -94,13 +94,7 @@ def brute_force(
     testing = set(smallest(cold, "tune", config.tune_test_fraction))
     splits: dict[str, dict[Any, list[Any]]] = {"pretrain": {}, "tune-train": {}, "tune-test": {}}
     for user in sorted(sequences, key=lambda u: (seeded("user", u), u)):
-        name = (
-            "pretrain"
-            if len(sequences[user]) >= threshold
-            else "tune-test"
-            if user in testing
-            else "tune-train"
-        )
+        name = "pretrain" if len(sequences[user]) >= threshold else "tune-test" if user in testing else "tune-train"
         splits[name][user] = sequences[user]
     items = {item for sequence in sequences.values() for item in sequence}
     return splits, sorted(items, key=lambda i: (seeded("item", i), i))

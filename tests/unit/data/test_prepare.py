@@ -103,9 +103,7 @@ def test_same_input_and_seed_same_bytes(tmp_path: Path) -> None:
     for name, seed, limit in (("a", 0, None), ("b", 0, "1GB"), ("c", 1, None)):
         config = PrepareConfig(seed=seed, simulate_cold=0.3, memory_limit=limit, buckets={"age": 4})
         prepare(*paths, tmp_path / name, config)
-    content = {
-        n: {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.*")} for n in "abc"
-    }
+    content = {n: {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.*")} for n in "abc"}
     assert content["a"] == content["b"]
     assert len(content["a"]) == 7
     assert content["a"] != content["c"]
@@ -124,9 +122,7 @@ def test_buckets_by_quantile_and_by_edges(tmp_path: Path) -> None:
         users = pd.read_parquet(tmp_path / name / "users.parquet").user_id.to_numpy()
         frame = pd.concat([read_split(tmp_path / name, manifest, split) for split in manifest.splits])
         truth = profile.set_index("user_id").age.reindex(users[frame.user.to_numpy(dtype=np.int64)])
-        want = np.where(
-            truth.isna(), 0, 1 + np.searchsorted(age.buckets, truth.fillna(0).astype(float), side="right")
-        )
+        want = np.where(truth.isna(), 0, 1 + np.searchsorted(age.buckets, truth.fillna(0).astype(float), side="right"))
         assert frame.age.tolist() == want.tolist()
         if name == "quantiles":
             sizes = np.bincount(want)[1:]
@@ -189,9 +185,7 @@ def test_more_rows_than_memory_holds(tmp_path: Path) -> None:
     users_of = np.full(count, -1)
     users_of[users] = np.arange(count)
     sorted_log = (
-        log.to_pandas()
-        .assign(user=users_of[log["user_id"].to_numpy()])
-        .sort_values(["user", "timestamp", "item_id"])
+        log.to_pandas().assign(user=users_of[log["user_id"].to_numpy()]).sort_values(["user", "timestamp", "item_id"])
     )
     expected = sorted_log[sorted_log.user < len(frame)]
     assert np.array_equal(items[np.concatenate(frame["items"].to_list())], expected.item_id)

@@ -33,9 +33,7 @@ def without(column: str) -> Change:
 
 def null(column: str, rows: int = 1) -> Change:
     """Return a change that makes the first ``rows`` values unknown and keeps the others integers."""
-    return lambda frame: frame.assign(
-        **{column: pd.array([pd.NA] * rows + frame[column].tolist()[rows:], "Int64")}
-    )
+    return lambda frame: frame.assign(**{column: pd.array([pd.NA] * rows + frame[column].tolist()[rows:], "Int64")})
 
 
 def cast(column: str, kind: type) -> Change:
@@ -127,9 +125,7 @@ def test_flags_config_file_and_their_errors(tmp_path: Path, capsys: pytest.Captu
     interactions, users = save(tmp_path, log, profile)
     base = ["--interactions", interactions, "--users", str(users)]
     (tmp_path / "c.yaml").write_text("simulate_cold: 0.5\nattributes: [age]\n")
-    command.main(
-        [*base, "--out", str(tmp_path / "a"), "--config", str(tmp_path / "c.yaml"), "--buckets.age", "3"]
-    )
+    command.main([*base, "--out", str(tmp_path / "a"), "--config", str(tmp_path / "c.yaml"), "--buckets.age", "3"])
     command.main(
         [
             *base,

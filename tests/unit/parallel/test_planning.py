@@ -148,9 +148,7 @@ def test_a_billion_items_on_32_gpus_is_the_arithmetic():
 
 @pytest.mark.parametrize("kernel", ["fused", "fused_uvm", "fused_uvm_caching"])
 @pytest.mark.parametrize("kind", ["row_wise", "column_wise", "table_wise"])
-@pytest.mark.parametrize(
-    "optimizer", [EmbOptimType.ADAM, EmbOptimType.PARTIAL_ROWWISE_ADAM], ids=lambda o: o.value
-)
+@pytest.mark.parametrize("optimizer", [EmbOptimType.ADAM, EmbOptimType.PARTIAL_ROWWISE_ADAM], ids=lambda o: o.value)
 def test_the_description_counts_what_the_planner_counts(tmp_path, kernel, kind, optimizer):
     text = (SHARDING / "gpu-8.yaml").read_text()
     text = text.replace("[row_wise]", f"[{kind}]").replace("[fused]", f"[{kernel}]", 1)
@@ -228,9 +226,7 @@ def test_the_command_ends_with_one_json_line():
         "--dim",
         "64",
     ]
-    done = subprocess.run(
-        [*command, "--world_size", "3"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([*command, "--world_size", "3"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["fits"] is True
@@ -243,6 +239,4 @@ def test_bad_input_is_a_user_error():
     with pytest.raises(UserError, match="--dim a multiple of 4"):
         plan_command.main(["--cluster", str(SHARDING / "cpu.yaml"), "--items", "9", "--dim", "6"])
     with pytest.raises(UserError, match="world size must be at least 1"):
-        plan_command.main(
-            ["--cluster", str(SHARDING / "cpu.yaml"), "--items", "9", "--dim", "8", "--world-size", "0"]
-        )
+        plan_command.main(["--cluster", str(SHARDING / "cpu.yaml"), "--items", "9", "--dim", "8", "--world-size", "0"])

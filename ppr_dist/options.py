@@ -1,0 +1,98 @@
+"""Strict options: flags and YAML into frozen dataclasses; an unknown key or a wrong type is one line that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from ppr_dist.errors import UserError
+
+
+class StrictParser(ArgumentParser):
+    """A parser whose errors are :class:`UserError`; ``--my-option`` may be written for ``--my_option``.
+
+    The docstring under a field is the help of its option.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        cause: BaseException | None = ex
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause
+            cause = cause.__cause__ or cause.__context__
+        raise UserError(" ".join(str(message).split())) from ex
+
+    def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        args = sys.argv[1:] if args is None else args
+        return super().parse_args([self._underscored(arg) for arg in args], **kwargs)
+
+    def _underscored(self, argument: str) -> str:
+        if not argument.startswith("--"):
+            return argument
+        name, equals, value = argument.partition("=")
+        known = "--" + name[2:].replace("-", "_")
+        if known not in self._option_string_actions:
+            # A key of the user's own below an option (--buckets.my-column) keeps its hyphens.
+            option, dot, key = name[2:].partition(".")
+            known = "--" + option.replace("-", "_") + dot + key
+        return known + equals + value
+
+    def build(self, parsed: Any) -> Any:
+        """Make the dataclasses of what was parsed; what their own checks raise becomes :class:`UserError`."""
+        try:
+            return self.instantiate(parsed)
+        except (TypeError, ValueError) as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+
+def parse(
+    prog: str,
+    argv: Sequence[str] | None,
+    flat: Sequence[type],
+    sections: Mapping[str, type] | None = None,
+    description: str | None = None,
+) -> tuple[list[Any], dict[str, Any]]:
+    """Read ``--config FILE.yaml`` and flags into dataclasses.
+
+    Args:
+        flat: dataclasses whose fields are options of their own (``--out``); their names must differ.
+        sections: dataclasses by section name (``--train.lr``).
+
+    Returns the instances of ``flat`` in order, and those of ``sections`` by name. Raises :class:`UserError` naming
+    the key where one is unknown, missing or of the wrong type, and what the dataclasses' own checks raise.
+    """
+    parser = StrictParser(prog=f"python -m {prog}", description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    for arguments in flat:
+        parser.add_class_arguments(arguments, as_group=False)
+    _add(parser, sections or {})
+    built = parser.build(parser.parse_args(argv))
+    own = [arguments(**{f.name: built[f.name] for f in dataclasses.fields(arguments)}) for arguments in flat]
+    return own, {name: built[name] for name in sections or {}}
+
+
+def read_file(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
+    """Read a YAML file of whole sections, as strictly. Raises :class:`UserError` naming file and key."""
+    parser = StrictParser()
+    _add(parser, sections)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        built = parser.build(parser.parse_path(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return {name: built[name] for name in sections}
+
+
+def _add(parser: StrictParser, sections: Mapping[str, type]) -> None:
+    for name, section in sections.items():
+        parser.add_class_arguments(section, name)

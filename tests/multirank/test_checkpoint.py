@@ -1,0 +1,71 @@
+"""A resumed run goes on as if it had never stopped, to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppr_dist.checkpoint import Checkpointer, Position, checkpoints
+from ppr_dist.data.stream import StreamState
+from ppr_dist.errors import UserError
+from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.trainer import train_step
+from tests.multirank.models import USERS, build, part, small_config, users, whole_tables, with_loss
+from tests.ranks import run_ranks
+
+STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=USERS)
+
+
+def _train(mesh: Mesh, run: Path, stage: int, start: int, stop: int, stream: StreamState = STREAM) -> dict[str, Any]:
+    config = small_config(with_loss("softmax"), zero_stage=stage)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.3))
+    parallel, collator = build(mesh, config, tuning=True)
+    checkpointer = Checkpointer(run, keep=1)
+    if start:
+        position = checkpointer.resume(parallel, stream)
+        assert position is not None
+        assert position.step == start
+    for step in range(start, stop):
+        batch = collator(part(users(), mesh), epoch=0, step=step, global_users=USERS)
+        train_step(parallel, batch, config, collator.capacity)
+    if not start:
+        checkpointer.save(parallel, Position(step=stop, stream=stream, world_size=mesh.world_size))
+    dense = {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}
+    return {**whole_tables(parallel), **dense}
+
+
+@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (2, 0), (2, 1), (2, 2), (3, 3)])
+def test_resume_equals_uninterrupted(tmp_path: Path, world_size: int, stage: int) -> None:
+    # ZeRO 3 frees parameters after use; its end state is compared through the tables, which see every difference.
+    whole = run_ranks(_train, world_size, tmp_path / "whole", stage, 0, 4)
+    run_ranks(_train, world_size, tmp_path / "parts", stage, 0, 2)
+    resumed = run_ranks(_train, world_size, tmp_path / "parts", stage, 2, 4)
+    for rank in range(world_size):
+        for name, value in whole[rank].items():
+            np.testing.assert_array_equal(resumed[rank][name], value, err_msg=name)
+
+
+def _resume_error(mesh: Mesh, run: Path, stream: StreamState) -> str:
+    with pytest.raises(UserError) as error:
+        _train(mesh, run, 0, 2, 3, stream)
+    return str(error.value)
+
+
+def test_resume_refuses_other_data_and_other_ranks(tmp_path: Path) -> None:
+    run_ranks(_train, 2, tmp_path, 0, 0, 2)
+    changed = run_ranks(_resume_error, 2, tmp_path, dataclasses.replace(STREAM, fingerprint="g"))
+    assert "other data" in changed[0]
+    reseeded = run_ranks(_resume_error, 2, tmp_path, dataclasses.replace(STREAM, seed=1))
+    assert "seed 0, now 1" in reseeded[0]
+    assert "written by 2 ranks, now 1" in run_ranks(_resume_error, 1, tmp_path, STREAM)[0]
+
+
+def test_only_complete_checkpoints_count(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for name in ("step-00000002", ".step-00000004", "step-00000003"):
+        (folder / name).mkdir(parents=True)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
