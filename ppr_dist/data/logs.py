@@ -18,6 +18,8 @@ INTEGERS = {f"{u}{t}INT" for u in ("", "U") for t in ("TINY", "SMALL", "BIG", "H
 }
 FLOATS = ("FLOAT", "DOUBLE", "DECIMAL")
 TIMES = ("DATE", "TIMESTAMP")
+SQL_TYPES = {"int64": "BIGINT", "string": "VARCHAR"}
+"""How DuckDB calls the types of an id."""
 # A shard's own columns: an attribute of that name would make the record batch ambiguous.
 RESERVED = ("user", "items")
 
@@ -90,8 +92,8 @@ def load_interactions(
             columns = ", ".join(source.columns)
             raise UserError(f"{source.path}: no column 'position' or 'timestamp' to order by; it has {columns}")
     place_type = column_type(con, source, order)
-    user = f"CAST({identifier(config.user_column)} AS {_sql(user_type)})"
-    item = f"CAST({identifier(config.item_column)} AS {_sql(item_type)})"
+    user = f"CAST({identifier(config.user_column)} AS {SQL_TYPES[user_type]})"
+    item = f"CAST({identifier(config.item_column)} AS {SQL_TYPES[item_type]})"
     # Parquet keeps its own type: a cast to microseconds would tie times that differ in nanoseconds.
     place = f"CAST({identifier(order)} AS {place_type})" if source.kind == "csv" else identifier(order)
     with named_errors(source.path):
@@ -122,7 +124,7 @@ def load_profiles(
             raise UserError(f"{source.path}: column {name!r} cannot be an attribute (named twice, or a reserved name)")
     # A date is a category like any other; as text it sorts by time.
     types = {name: column_type(con, source, name).replace("TIMESTAMP", "VARCHAR") for name in names}
-    columns = [f"CAST({identifier(config.user_column)} AS {_sql(user_type)}) AS user_id"]
+    columns = [f"CAST({identifier(config.user_column)} AS {SQL_TYPES[user_type]}) AS user_id"]
     for k, (name, kind) in enumerate(types.items()):
         value = f"CAST({identifier(name)} AS {kind})"
         # pandas writes an unknown number as NaN.
@@ -131,17 +133,18 @@ def load_profiles(
         )
     with named_errors(source.path):
         con.execute(f"CREATE TABLE raw_profile AS SELECT {', '.join(columns)} FROM {source.table}")
+    require_one_row_each(con, source, config.user_column)
+    return types
+
+
+def require_one_row_each(con: duckdb.DuckDBPyConnection, source: Source, user_column: str) -> None:
+    """Raise :class:`UserError` where a user id in ``raw_profile`` is null or there twice."""
     rows, known = scalars(con, "SELECT count(*), count(user_id) FROM raw_profile")
     if known < rows:
-        raise UserError(f"{source.path}: column {config.user_column!r} is null in {rows - known:,} of {rows:,} rows")
+        raise UserError(f"{source.path}: column {user_column!r} is null in {rows - known:,} of {rows:,} rows")
     twice = first_row(
         con,
         "SELECT user_id, count(*) FROM raw_profile GROUP BY user_id HAVING count(*) > 1 ORDER BY user_id LIMIT 1",
     )
     if twice is not None:
         raise UserError(f"{source.path}: user {twice[0]!r} has {twice[1]} rows; a user has one profile")
-    return types
-
-
-def _sql(id_type: str) -> str:
-    return {"int64": "BIGINT", "string": "VARCHAR"}[id_type]

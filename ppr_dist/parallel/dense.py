@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ppr_dist.config import Train
@@ -78,24 +79,18 @@ def state_dict(engine: Any) -> dict[str, Tensor]:
 
 def load_state_dict(engine: Any, state: dict[str, Tensor]) -> None:
     """Put back what :func:`state_dict` returned, under this engine's ZeRO stage. A collective."""
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
     base = _optimizer_with_moments(engine)
     for name, parameter in engine.module.named_parameters():
         managed = _managed(parameter)
         value = state[f"parameter.{name}"].to(engine.device)
+        _set_whole(parameter, value)  # what the forward pass uses
         if managed:
-            safe_set_full_fp32_param(parameter, value)
-        if not hasattr(parameter, "ds_id"):
-            with torch.no_grad():
-                parameter.copy_(value)
-        elif not managed:
-            _set_whole(parameter, value)
+            _set_managed(parameter, value)  # what the optimizer steps from
         if parameter.requires_grad:
             for moment in _MOMENTS:
                 tensor = state[f"{moment}.{name}"].to(engine.device)
                 if managed:
-                    safe_set_full_optimizer_state(parameter, tensor, moment)
+                    _set_managed(parameter, tensor, moment)
                 else:
                     base.state[parameter][moment].copy_(tensor)
     for entry in base.state.values():
@@ -107,13 +102,34 @@ def _managed(parameter: nn.Parameter) -> bool:
     return parameter.requires_grad and (hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"))
 
 
+def _set_managed(parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:
+    """Set the float32 values DeepSpeed trains, or one of their moments, to the full ``value``."""
+    from deepspeed import utils
+
+    if not hasattr(parameter, "ds_tensor"):
+        if moment is None:
+            utils.safe_set_full_fp32_param(parameter, value)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, value, moment)
+        return
+    # ZeRO 3's setter of full values fails where they do not divide into equal partitions; set this rank's own.
+    size = parameter.ds_tensor.ds_numel
+    padded = nn.functional.pad(value.flatten(), (0, -value.numel() % size))
+    own = padded.narrow(0, dist.get_rank() * size, size)
+    if moment is None:
+        utils.safe_set_local_fp32_param(parameter, own)
+    else:
+        utils.safe_set_local_optimizer_state(parameter, own, moment)
+
+
 def _optimizer_with_moments(engine: Any) -> torch.optim.Optimizer:
     """The torch optimizer under DeepSpeed's wrapper, its moments made if no step has made them yet."""
     base: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for group in base.param_groups:
-        for p in group["params"]:
-            if "exp_avg" not in base.state[p]:
-                base.state[p] = {"step": torch.tensor(0.0), **{m: torch.zeros_like(p) for m in _MOMENTS}}
+    # ZeRO 3 lends the torch optimizer one partition at a time; the others list all of theirs in its groups.
+    partitions = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)
+    for p in partitions or [p for group in base.param_groups for p in group["params"]]:
+        if "exp_avg" not in base.state[p]:
+            base.state[p] = {"step": torch.tensor(0.0), **{m: torch.zeros_like(p) for m in _MOMENTS}}
     # ZeRO 1 and 2 tell parameters where their moments lie only after the first step.
     link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:
@@ -131,10 +147,14 @@ def _whole(parameter: nn.Parameter) -> Tensor:
         return parameter.detach().clone()
 
 
+@torch.no_grad()
 def _set_whole(parameter: nn.Parameter, value: Tensor) -> None:
+    if not hasattr(parameter, "ds_id"):
+        parameter.copy_(value)
+        return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
         parameter.copy_(value)
 
 

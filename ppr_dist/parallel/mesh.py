@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -27,9 +29,17 @@ class Mesh:
         return self.rank == 0
 
 
+def _hush_dependencies() -> None:
+    """Drop warnings that libraries raise about one another and that no user of ours can act on."""
+    # DeepSpeed calls collectives by the names torch 2.13 deprecates; TorchRec a tracing check that torch renamed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+
 @contextmanager
 def mesh(timeout_minutes: float = 30) -> Iterator[Mesh]:
     """Join the process group torchrun describes, or make one of a single process; leave it at the end."""
+    _hush_dependencies()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:

@@ -1,0 +1,100 @@
+"""Run an entry point as its own process would, without paying for its imports: forked from a warm server."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests import ranks
+
+_CONTEXT = ranks._CONTEXT
+_CONTEXT.set_forkserver_preload(
+    [
+        "deepspeed",
+        "duckdb",
+        "ppr_dist.prepare",
+        "ppr_dist.pretrain",
+        "ppr_dist.tune",
+        "ppr_dist.evaluate",
+        "ppr_dist.recommend",
+        "tests.multirank.models",
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a command left: exit status, and text by rank."""
+
+    codes: list[int | None]
+    out: list[str]
+    err: list[str]
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines on stderr, of all ranks."""
+        return [line for text in self.err for line in text.splitlines()]
+
+
+def run_command(module: str, *argv: Any, world_size: int = 0, timeout: float = 60) -> Done:
+    """Run ``python -m ppr_dist.<module> argv``; fail where it does not end within ``timeout`` seconds.
+
+    Args:
+        world_size: ranks as torchrun would start them; 0 = one process without torchrun. Unlike torchrun, no rank is
+            ended because another failed, save at the timeout.
+    """
+    port = ranks.free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        processes = []
+        for rank in range(max(1, world_size)):
+            environment = {"CUDA_VISIBLE_DEVICES": ""}
+            if world_size:
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            words = (module, [str(word) for word in argv], environment, f"{folder}/{rank}", os.getcwd())
+            processes.append(_CONTEXT.Process(target=_command, args=words, daemon=True))
+        for process in processes:
+            process.start()
+        deadline = time.monotonic() + timeout
+        try:
+            for process in processes:
+                process.join(max(0.1, deadline - time.monotonic()))
+            texts = {
+                kind: [Path(f"{folder}/{rank}.{kind}").read_text() for rank in range(len(processes))]
+                for kind in ("out", "err")
+            }
+            if any(process.exitcode is None for process in processes):
+                raise AssertionError(f"{module} did not end within {timeout} s:\n{texts}")
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+        return Done([process.exitcode for process in processes], texts["out"], texts["err"])
+
+
+def succeed(module: str, *argv: Any, world_size: int = 0, timeout: float = 120) -> Done:
+    """Run a command that must end well."""
+    done = run_command(module, *argv, world_size=world_size, timeout=timeout)
+    assert set(done.codes) == {0}, f"{module} {argv}: {done.codes}\n" + "\n".join(done.err)
+    return done
+
+
+def _command(module: str, argv: list[str], environment: dict[str, str], output: str, folder: str) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    for descriptor, kind in ((1, "out"), (2, "err")):
+        file = os.open(f"{output}.{kind}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, descriptor)
+        os.close(file)
+
+    import torch
+
+    from ppr_dist import cli
+
+    torch.set_num_threads(1)
+    cli.run(importlib.import_module(f"ppr_dist.{module}").main, argv)

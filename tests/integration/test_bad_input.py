@@ -1,0 +1,411 @@
+"""Every bad input: one clear line on stderr that names it, a status other than 0, and nothing half-written.
+
+What ``prepare`` refuses is in tests/unit/data/test_prepare_refuses.py, what ``recommend`` reads in
+tests/unit/test_recommend_input.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ppr_dist.checkpoint import checkpoints
+from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.stream import UserStream
+from tests.commands import Done, run_command, succeed
+from tests.integration.conftest import TINY, prepare_tiny
+from tests.ranks import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+EVALUATE = ("--task", "few-shot", "--progress", "false")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a bad input finds good ones beside it."""
+
+    tmp: Path
+    raw: Path
+    data: Path
+    pretrained: Path
+    tuned: Path
+
+    @property
+    def out(self) -> Path:
+        """What a refused command must not have made."""
+        return self.tmp / "out"
+
+    def file(self, name: str, text: str) -> Path:
+        (self.tmp / name).write_text(text)
+        return self.tmp / name
+
+    def train(self, *argv: Any) -> tuple[Any, ...]:
+        return ("pretrain", "--data", self.data, "--run", self.out, *TINY, *argv)
+
+    def tune(self, *argv: Any) -> tuple[Any, ...]:
+        given = {"--data": self.data, "--init": self.pretrained, "--method": "ppr-light", "--run": self.out}
+        given |= dict(zip(argv[::2], argv[1::2], strict=True))
+        return ("tune", *(word for pair in given.items() for word in pair), *TINY)
+
+    def recommend(self, *argv: Any) -> tuple[Any, ...]:
+        given = {"--run": self.tuned, "--users": self.raw / "users.parquet", "--out": self.out / "r.parquet"}
+        given |= dict(zip(argv[::2], argv[1::2], strict=True))
+        return ("recommend", *(word for pair in given.items() for word in pair), "--progress", "false")
+
+
+@pytest.fixture
+def place(tmp_path: Path, raw: Path, catalogue: Path, pretrained: Path, tuned: Path) -> Place:
+    return Place(tmp_path, raw, catalogue, pretrained, tuned)
+
+
+@pytest.fixture(scope="session")
+def other(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same logs prepared with another seed: another numbering of the items."""
+    return prepare_tiny(raw, tmp_path_factory.mktemp("other") / "data", seed=1)
+
+
+def refused(done: Done, pattern: str) -> None:
+    assert set(done.codes) == {2}, done
+    assert len(done.lines) == 1, done
+    assert done.lines[0].startswith("ppr_dist: error: ")
+    assert re.search(pattern, done.lines[0]), done.lines[0]
+    assert not any(done.out)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def empty_log(place: Place, columns: str = "user_id item_id timestamp") -> Path:
+    frame = pd.read_parquet(place.raw / "interactions.parquet")[columns.split()].iloc[:0]
+    frame.to_parquet(place.tmp / "log.parquet")
+    return place.tmp / "log.parquet"
+
+
+Command = Callable[[Place], tuple[Any, ...]]
+COMMANDS: dict[str, tuple[Command, str]] = {
+    # Files that are not there.
+    "no data": (lambda p: p.train("--data", p.tmp / "absent"), "absent/manifest.json: no such file; run .*prepare"),
+    "no config": (lambda p: p.train("--config", p.tmp / "absent.yaml"), "absent.yaml"),
+    "no cluster": (lambda p: p.train("--tables.sharding", p.tmp / "absent.yaml"), "absent.yaml"),
+    "no users": (lambda p: p.recommend("--users", p.tmp / "absent.parquet"), "absent.parquet: no such file"),
+    "no log": (lambda p: p.recommend("--interactions", p.tmp / "absent.csv"), "absent.csv: no such file"),
+    "no log to prepare": (
+        lambda p: ("prepare", "--interactions", p.tmp / "absent.csv", "--out", p.out),
+        "absent.csv: no such file",
+    ),
+    # Columns and rows that are not there.
+    "empty log": (lambda p: p.recommend("--interactions", empty_log(p)), "log.parquet: no interactions in it"),
+    "empty log to prepare": (
+        lambda p: ("prepare", "--interactions", empty_log(p), "--out", p.out),
+        "log.parquet: no interactions in it",
+    ),
+    "no column": (
+        lambda p: p.recommend("--interactions", empty_log(p, "user_id timestamp")),
+        "log.parquet: no column 'item_id'; it has user_id, timestamp",
+    ),
+    "no attribute": (
+        lambda p: p.recommend("--users", p.file("users.csv", "user_id,age,city\n1,2,Oslo\n")),
+        "users.csv: no column 'gender'; it has user_id, age, city",
+    ),
+    # Keys and values of the configuration.
+    "unknown flag": (lambda p: p.train("--train.learning_rate", 1), "train.learning_rate"),
+    "abbreviated flag": (lambda p: p.train("--train.epo", 1), "train.epo"),
+    "unknown flag of recommend": (lambda p: p.recommend("--top", 3), "--top"),
+    "unknown key": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  rate: 1\n")), "'train'.*'rate'"),
+    "unknown section": (lambda p: p.train("--config", p.file("c.yaml", "training:\n  lr: 1\n")), "training"),
+    "broken YAML": (lambda p: p.train("--config", p.file("c.yaml", "train: [1\n")), "config.*line 2"),
+    "wrong type": (lambda p: p.train("--train.batch", "many"), "train.batch.*int.*many"),
+    "wrong type in YAML": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  lr: high\n")), "train.lr.*high"),
+    "out of range": (lambda p: p.train("--train.batch", 0), "train.batch must be above 0, not 0"),
+    "no such choice": (lambda p: p.train("--tables.optimizer", "lion"), "tables.optimizer.*lion"),
+    "indivisible": (lambda p: p.train("--model.heads", 3), "model.dim 16 .* model.heads 3"),
+    "missing flag": (lambda p: ("pretrain", "--data", p.data), "required.*run"),
+    "no such method": (lambda p: p.tune("--method", "lora"), "method.*lora"),
+    "another model": (lambda p: (*p.tune(), "--model.dim", 32), "model.dim is 32, but the pre-trained run has 16"),
+    "k of 0": (lambda p: p.recommend("--k", 0), "--k"),
+    # What needs a GPU.
+    "adam tables": (lambda p: p.train("--tables.optimizer", "adam"), "tables.optimizer adam needs a GPU"),
+    "bfloat16": (lambda p: p.train("--train.precision", "bfloat16"), "train.precision bfloat16 needs a GPU"),
+    # Folders that are not what they should be.
+    "evaluate no run": (lambda p: ("evaluate", "--run", p.data, *EVALUATE), "data: not a run"),
+    "recommend no run": (lambda p: p.recommend("--run", p.tmp), "not a run"),
+    "tune from no run": (lambda p: p.tune("--init", p.tmp / "absent"), "absent: not a run"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_refused_command_says_one_line_and_writes_nothing(place: Place, name: str) -> None:
+    command, pattern = COMMANDS[name]
+    refused(run_command(*command(place)), pattern)
+    assert not place.out.exists()
+
+
+def test_a_batch_smaller_than_the_world_ends_all_ranks_together(place: Place) -> None:
+    refused(run_command(*place.train("--train.batch", 1), world_size=2), "batch of 1 users is smaller .* 2 ranks")
+    assert not place.out.exists()
+
+
+def under_torchrun(tmp: Path, *argv: Any, ranks: int = 2, timeout: float = 120) -> tuple[int, str]:
+    """Exit status and stderr; every process of the group is gone at the end, whatever happened."""
+    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+    words += [f"--master-port={free_port()}", "-m", f"ppr_dist.{argv[0]}", *map(str, argv[1:])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    with (tmp / "stderr").open("w+") as err:
+        process = subprocess.Popen(words, stdout=err, stderr=err, env=environment, start_new_session=True)
+        try:
+            code = process.wait(timeout)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        err.seek(0)
+        return code, err.read()
+
+
+def test_under_torchrun_one_rank_speaks_and_all_end(place: Place) -> None:
+    code, err = under_torchrun(place.tmp, *place.train("--train.batch", 1))
+    assert code != 0
+    said = [line for line in err.splitlines() if "ppr_dist: error" in line]
+    assert len(said) == 1, err
+    assert "batch of 1 users is smaller than the world of 2 ranks" in said[0]
+    assert not place.out.exists()
+
+
+# Shards ------------------------------------------------------------------------------------------------------
+
+
+def copied(place: Place) -> tuple[Path, UserStream]:
+    """A copy of the data, and the stream of an epoch whose windows are single shards."""
+    data = place.tmp / "data"
+    shutil.copytree(place.data, data)
+    stream = UserStream(data, load_manifest(data), "pretrain", batch=16, rank=0, world_size=1, shuffle_shards=1)
+    assert stream.lanes == 1
+    return data, stream
+
+
+def last_shard(stream: UserStream) -> Path:
+    """The shard that the first epoch reads last."""
+    return stream.folder / stream._deal(0)[0].windows[-1][0].path
+
+
+def test_a_truncated_shard_is_refused_before_training(place: Place) -> None:
+    data, stream = copied(place)
+    shard = last_shard(stream)
+    shard.write_bytes(shard.read_bytes()[:-700])
+    refused(run_command(*place.train("--data", data)), f"{shard.name}: .* bytes, the manifest states .*: truncated")
+    assert not place.out.exists()
+    shard.unlink()
+    refused(run_command(*place.train("--data", data)), f"{shard.name}: shard is missing")
+
+
+def corrupt_header(member: bytes) -> bytes:
+    return b"\xff" * 64 + member[64:]
+
+
+def corrupt_values(member: bytes) -> bytes:
+    """Valid Arrow, other numbers: what only a checksum can tell."""
+    middle = len(member) // 2
+    return member[:middle] + bytes(byte ^ 0x55 for byte in member[middle : middle + 16]) + member[middle + 16 :]
+
+
+@pytest.mark.parametrize("corrupt", [corrupt_header, corrupt_values])
+def test_a_corrupt_member_ends_training_and_leaves_the_last_good_checkpoint(
+    place: Place, corrupt: Callable[[bytes], bytes]
+) -> None:
+    data, stream = copied(place)
+    shard = last_shard(stream)
+    body = shard.read_bytes()
+    shard.write_bytes(body[:512] + corrupt(body[512:3072]) + body[3072:])
+    assert shard.stat().st_size == len(body)
+    slow = ("--train.batch", 16, "--stream.shuffle_shards", 1, "--train.checkpoint_every", 1)
+    done = run_command(*place.train("--data", data, *slow, "--train.log_every", 1))
+    refused(done, re.escape(str(shard)))
+    steps = [json.loads(line)["step"] for line in (place.out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+    assert 2 <= len(steps) < stream.steps
+    kept = checkpoints(place.out)
+    assert [p.name for p in kept] == [f"step-{step:08d}" for step in steps[-2:]]
+    assert sorted((place.out / "checkpoints").iterdir()) == kept
+    succeed("evaluate", "--run", place.out, *EVALUATE)  # tune-test's shards are whole
+
+
+def test_a_rank_that_meets_a_corrupt_member_takes_the_others_down(place: Place) -> None:
+    data, stream = copied(place)
+    shard = last_shard(stream)
+    body = shard.read_bytes()
+    shard.write_bytes(body[:512] + corrupt_header(body[512:]))
+    slow = ("--train.batch", 16, "--stream.shuffle_shards", 1, "--stream.workers", 1)
+    code, err = under_torchrun(place.tmp, *place.train("--data", data, *slow))
+    assert code != 0
+    said = {line for line in err.splitlines() if "ppr_dist: error" in line}
+    assert 1 <= len(said) <= 2, err  # the shard's users may fall to both
+    assert all(re.search(rf"error \(rank [01]\): {re.escape(str(shard))}", line) for line in said), err
+    assert not checkpoints(place.out)
+    assert not list((place.out / "checkpoints").iterdir())
+
+
+# Runs that do not fit ----------------------------------------------------------------------------------------
+
+
+def test_data_of_another_catalogue_is_refused(place: Place, other: Path) -> None:
+    wrong = "run was trained on another catalogue"
+    refused(run_command("evaluate", "--run", place.tuned, "--data", other, *EVALUATE), wrong)
+    refused(run_command(*place.tune("--data", other)), wrong)
+    refused(run_command(*place.recommend("--data", other)), wrong)
+    assert not place.out.exists()
+
+
+def test_a_run_does_not_resume_on_changed_data_nor_begin_anew(place: Place, raw: Path) -> None:
+    data = place.tmp / "data"
+    prepare_tiny(raw, data, seed=0)
+    command = place.train("--data", data, "--train.max_steps", 2)
+    succeed(*command)
+    before = content(place.out)
+    refused(run_command(*command), "out already holds a run; pass --resume true")
+    assert content(place.out) == before
+    again = (*place.train("--data", data, "--train.max_steps", 3), "--resume", "true")
+    refused(run_command(*again, "--train.batch", 16), "checkpoint was written with batch 32, now 16")
+    refused(run_command(*again, "--model.blocks", 2), "does not fit this model")
+    assert content(place.out) == before
+    shutil.rmtree(data)
+    prepare_tiny(raw, data, seed=1)
+    refused(run_command(*again), "checkpoint was written with other data")
+    assert content(place.out) == before
+    shutil.rmtree(data)
+    prepare_tiny(raw, data, seed=0)
+    succeed(*again)
+    assert [p.name for p in checkpoints(place.out)] == ["step-00000002", "step-00000003"]
+
+
+# Damaged runs ------------------------------------------------------------------------------------------------
+
+
+class Touch:
+    """Pickles to a call that makes the file ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def call(module: str, name: str, argument: str) -> bytes:
+    """A pickle that calls ``module.name(argument)``."""
+
+    def text(value: str) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    return b"\x80\x04" + text(module) + text(name) + b"\x93" + text(argument) + b"\x85R."
+
+
+def payloads(trap: Path) -> dict[str, bytes]:
+    (trap.parent / "inner").write_bytes(pickle.dumps(Touch(trap)))
+    found = {"plain": pickle.dumps(Touch(trap))}
+    for module in ("torch.distributed.checkpoint.filesystem", "torch.serialization", "torch.distributed.checkpoint"):
+        found[f"through {module}"] = call(module, "os.mkdir", str(trap))
+    found["a second pickle"] = call("torch.serialization", "load", str(trap.parent / "inner"))
+    found["an import"] = call("torch.distributed.checkpoint._extension", "importlib.import_module", "this")
+    return found
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no checkpoint": (lambda c: shutil.rmtree(c), "no checkpoint in .*checkpoints"),
+    "metadata truncated": (lambda c: _shorten(c / ".metadata"), r"\.metadata: cannot be read"),
+    "metadata missing": (lambda c: (c / ".metadata").unlink(), r"\.metadata: cannot be read"),
+    "metadata of a list": (lambda c: (c / ".metadata").write_bytes(pickle.dumps([1])), r"\.metadata: .*list"),
+    "metadata of noise": (lambda c: (c / ".metadata").write_bytes(bytes(range(256))), r"\.metadata: cannot be read"),
+    "tensors truncated": (lambda c: _shorten(next(c.glob("*.distcp"))), "step-[0-9]*: "),
+    "tensors missing": (lambda c: next(c.glob("*.distcp")).unlink(), "step-[0-9]*: "),
+    "no config": (lambda c: (c.parents[1] / "config.yaml").unlink(), "config.yaml: no such file"),
+    "config of another version": (
+        lambda c: (c.parents[1] / "config.yaml").write_text("train:\n  rate: 1\n"),
+        "config.yaml: .*rate",
+    ),
+    "run.json truncated": (lambda c: _shorten(c.parents[1] / "run.json"), "run.json: cannot be read"),
+    "config of another model": (
+        lambda c: _replace(c.parents[1] / "config.yaml", "max_length: 12", "max_length: 13"),
+        "step-[0-9]*: does not fit this model",
+    ),
+}
+
+
+def _shorten(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _replace(file: Path, old: str, new: str) -> None:
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_run_is_refused(place: Place, name: str) -> None:
+    damage, pattern = DAMAGE[name]
+    run = place.tmp / "run"
+    shutil.copytree(place.tuned, run)
+    damage(checkpoints(run)[-1])
+    before = content(run)
+    refused(run_command(*place.recommend("--run", run)), pattern)
+    assert content(run) == before
+    assert not place.out.exists()
+
+
+def test_a_damaged_position_is_refused_on_resume(place: Place) -> None:
+    shutil.copytree(place.pretrained, place.out)
+    _shorten(checkpoints(place.out)[-1] / "position.json")
+    before = content(place.out)
+    refused(run_command(*place.train("--resume", "true")), "position.json: cannot be read")
+    assert content(place.out) == before
+
+
+def test_a_checkpoint_cannot_run_code(place: Place) -> None:
+    run, trap = place.tmp / "run", place.tmp / "trap"
+    shutil.copytree(place.tuned, run)
+    for name, payload in payloads(trap).items():
+        (checkpoints(run)[-1] / ".metadata").write_bytes(payload)
+        done = run_command("evaluate", "--run", run, *EVALUATE)
+        assert not trap.exists(), name
+        refused(done, r"\.metadata.*not checkpoint data")
+
+
+# Defaults ----------------------------------------------------------------------------------------------------
+
+
+def test_a_user_never_seen_is_served_from_the_profile(place: Place) -> None:
+    users = pd.DataFrame({"user_id": [10**12, 10**12 + 1], "age": [None, 30], "gender": [None, "female"]})
+    users.assign(city=None).to_parquet(place.tmp / "new.parquet")
+    succeed(*place.recommend("--users", place.tmp / "new.parquet", "--k", 5))
+    found = pd.read_parquet(place.out / "r.parquet")
+    assert found.user_id.tolist() == [10**12] * 5 + [10**12 + 1] * 5
+    assert found["rank"].tolist() == [1, 2, 3, 4, 5] * 2
+    assert found.item_id.notna().all()
+
+
+def test_an_attribute_that_is_null_for_everyone_is_said_and_unknown(place: Place) -> None:
+    users = pd.read_parquet(place.raw / "users.parquet").assign(city=None)
+    users.to_parquet(place.tmp / "users.parquet")
+    data = place.tmp / "data"
+    words = ("--interactions", place.raw / "interactions.parquet", "--users", place.tmp / "users.parquet")
+    done = succeed("prepare", *words, "--out", data, "--buckets.age", 5)
+    assert len(done.lines) == 1
+    assert re.search("warning: .*users.parquet: column 'city' is null for every user", done.lines[0])
+    assert {a.name: a.cardinality for a in load_manifest(data).attributes} == {"age": 6, "gender": 3, "city": 1}
+    succeed(*place.train("--data", data, "--train.max_steps", 1))
+    run = place.tmp / "run"
+    succeed(*place.tune("--data", data, "--init", place.out, "--run", run), "--train.max_steps", 1)
+    users.assign(city="Oslo").to_parquet(place.tmp / "users.parquet")
+    succeed(*place.recommend("--run", run, "--users", place.tmp / "users.parquet", "--out", place.tmp / "r.parquet"))

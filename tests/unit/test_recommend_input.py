@@ -1,0 +1,180 @@
+"""What ``recommend`` reads: as prepare read it, with a documented default or one clear line for everything else."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ppr_dist.data.manifest import Manifest, load_manifest
+from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.data.prepared import prepare
+from ppr_dist.data.raw_users import RawUsers, read_raw_users
+from ppr_dist.errors import UserError
+from tests.unit.data.click_logs import make_log, read_split, save
+
+BUCKETS: dict[str, Any] = {"age": 4}
+Frames = tuple[pd.DataFrame, pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    """Clicks, and profiles with a whole-number category beside bucketed ages and text."""
+    log, profile = make_log(users=60, items=300)
+    profile["zone"] = pd.array(np.arange(len(profile)) % 7 - 2, dtype="Int64")
+    profile.loc[7, "zone"] = pd.NA
+    return log, profile
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, frames: Frames) -> Path:
+    folder = tmp_path_factory.mktemp("recommend-input")
+    prepare(*save(folder, *frames), folder / "data", PrepareConfig(buckets=BUCKETS, min_item_count=3))
+    return folder / "data"
+
+
+def read(folder: Path, data: Path, users: pd.DataFrame, log: pd.DataFrame | None, kind: str = "parquet") -> RawUsers:
+    interactions, profiles = save(folder, log if log is not None else pd.DataFrame({"x": [1]}), users, kind)
+    assert profiles is not None
+    return read_raw_users(Path(profiles), Path(interactions) if log is not None else None, data, load_manifest(data))
+
+
+def prepared_users(data: Path, manifest: Manifest) -> dict[int, tuple[list[int], list[int]]]:
+    """Raw id → (items, attribute values) as the shards have them."""
+    raw = pd.read_parquet(data / "users.parquet").user_id
+    names = [attribute.name for attribute in manifest.attributes]
+    frame = pd.concat([read_split(data, manifest, split) for split in manifest.splits])
+    return {
+        int(raw[row.user]): (list(row.clicks), [getattr(row, name) for name in names])
+        for row in frame.rename(columns={"items": "clicks"}).itertuples()
+    }
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_reads_users_as_prepare_did(tmp_path: Path, data: Path, frames: Frames, kind: str) -> None:
+    log, profile = frames
+    manifest = load_manifest(data)
+    assert [a.name for a in manifest.attributes] == ["age", "city", "zone"]
+    raw = pickle.loads(pickle.dumps(read(tmp_path, data, profile, log, kind)))
+    assert raw.ids.to_pylist() == profile.user_id.tolist()
+    assert raw.users.index.tolist() == list(range(len(profile)))
+    expected = prepared_users(data, manifest)
+    compared = 0
+    for row, user in enumerate(profile.user_id):
+        if user in expected:
+            items, values = expected[user]
+            assert raw.users.items[raw.users.offsets[row] : raw.users.offsets[row + 1]].tolist() == items
+            assert raw.users.attributes[:, row].tolist() == values
+            compared += 1
+    assert compared > 50
+    rare = set(log.item_id) - set(pd.read_parquet(data / "items.parquet").item_id)
+    mine = log[log.user_id.isin(profile.user_id)]
+    assert rare
+    assert (raw.clicks, raw.unknown_clicks) == (len(mine), int(mine.item_id.isin(rare).sum()))
+    assert raw.users.offsets[-1] == len(raw.users.items) == raw.clicks - raw.unknown_clicks
+    for name in ("index", "items", "offsets", "attributes"):
+        assert getattr(raw.users, name).dtype == np.int64
+
+
+def test_new_users_need_nothing_but_a_profile(tmp_path: Path, data: Path, frames: Frames) -> None:
+    new = pd.DataFrame({"zone": [3, 99], "city": ["Oslo", "Atlantis"], "user_id": [987654, 123456], "age": [-5, 200]})
+    raw = read(tmp_path, data, new, None)
+    assert raw.ids.to_pylist() == [987654, 123456]
+    assert (raw.clicks, raw.unknown_clicks, len(raw.users.items)) == (0, 0, 0)
+    assert raw.users.offsets.tolist() == [0, 0, 0]
+    age = load_manifest(data).attributes[0]
+    values = pd.read_parquet(data / "attributes.parquet").set_index(["attribute", "value"]).value_index
+    assert age.cardinality == 5
+    assert raw.users.attributes.tolist() == [[1, 4], [values["city", "Oslo"], 0], [values["zone", "3"], 0]]
+    # The log holds nobody of them.
+    assert read(tmp_path, data, new, frames[0]).clicks == 0
+
+
+def test_unknown_values_are_null_of_whatever_type(tmp_path: Path, data: Path) -> None:
+    new = pd.DataFrame({"user_id": [1, 2], "age": [None, None], "city": [None, None], "zone": [np.nan, 4.0]})
+    for kind in ("parquet", "csv"):
+        raw = read(tmp_path, data, new, None, kind)
+        assert raw.users.attributes[:, 0].tolist() == [0, 0, 0]
+        assert raw.users.attributes[:2, 1].tolist() == [0, 0]
+        assert raw.users.attributes[2, 1] > 0  # 4.0, as pandas writes a 4 beside a null
+    assert read(tmp_path, data, new.assign(age=np.nan), None).users.attributes[0].tolist() == [0, 0]
+
+
+def test_text_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
+    codes = ["007", "7", "2.50", "1e3", "x"]
+    log = pd.DataFrame({"user_id": [f"u{i}" for i in range(5)] * 2, "item_id": ["a", "b"] * 5, "position": range(10)})
+    profile = pd.DataFrame({"user_id": [f"u{i}" for i in range(5)], "code": codes})
+    interactions, users = save(tmp_path, log, profile, "csv")
+    prepare(interactions, users, tmp_path / "data", PrepareConfig())
+    values = pd.read_parquet(tmp_path / "data" / "attributes.parquet").set_index("value").value_index
+    for code in codes:
+        raw = read(tmp_path, tmp_path / "data", pd.DataFrame({"user_id": ["501"], "code": [code]}), None, "csv")
+        assert raw.users.attributes.tolist() == [[values[code]]]
+        assert raw.ids.to_pylist() == ["501"]
+
+
+Change = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+def same(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame
+
+
+REFUSED: list[tuple[Change, Change, str, str]] = [
+    (lambda users: users.drop(columns="city"), same, "parquet", "users.parquet: no column 'city'; it has user_id, age"),
+    (lambda users: users.drop(columns="user_id"), same, "parquet", "users.parquet: no column 'user_id'; it has age"),
+    (lambda users: users.iloc[:0], same, "parquet", "users.parquet: no users"),
+    (lambda users: users.iloc[:0], same, "csv", "users.csv: no users"),
+    (lambda users: pd.concat([users, users[:1]]), same, "parquet", "users.parquet: user -50 has 2 rows"),
+    (lambda users: users.astype({"user_id": str}), same, "parquet", "'user_id' is string, but int64 in .*data"),
+    (lambda users: users.astype({"user_id": float}), same, "parquet", "users.parquet: column 'user_id' is DOUBLE"),
+    (lambda users: users.assign(user_id="a"), same, "csv", "users.csv: column 'user_id' is string, but int64 in"),
+    (lambda users: users.assign(age="old"), same, "csv", "users.csv: column 'age' holds 'old', which is not a number"),
+    (lambda users: users.assign(age="old"), same, "parquet", "users.parquet: column 'age' holds 'old', which is not"),
+    (same, lambda log: log.drop(columns="item_id"), "parquet", "interactions.parquet: no column 'item_id'"),
+    (same, lambda log: log.drop(columns="user_id"), "parquet", "interactions.parquet: no column 'user_id'"),
+    (same, lambda log: log.drop(columns="timestamp"), "parquet", "interactions.parquet: no column 'timestamp'"),
+    (same, lambda log: log.iloc[:0], "parquet", "interactions.parquet: no interactions"),
+    (same, lambda log: log.iloc[:0], "csv", "interactions.csv: no interactions"),
+    (same, lambda log: log.astype({"item_id": str}), "parquet", "'item_id' is string, but int64 in .*data"),
+    (same, lambda log: log.astype({"user_id": str}), "parquet", "'user_id' is string, but int64 in .*data"),
+    (same, lambda log: log.astype({"timestamp": str}), "parquet", "column 'timestamp' is text"),
+    (same, lambda log: log.assign(timestamp="noon"), "csv", "interactions.csv: column 'timestamp' is text"),
+]
+
+
+@pytest.mark.parametrize(("change_users", "change_log", "kind", "pattern"), REFUSED)
+def test_bad_files_are_named(
+    tmp_path: Path, data: Path, frames: Frames, change_users: Change, change_log: Change, kind: str, pattern: str
+) -> None:
+    log, profile = frames
+    with pytest.raises(UserError, match=pattern) as refused:
+        read(tmp_path, data, change_users(profile), change_log(log), kind)
+    assert "\n" not in str(refused.value)
+
+
+def test_missing_files_are_named(tmp_path: Path, data: Path, frames: Frames) -> None:
+    interactions, users = save(tmp_path, *frames)
+    manifest = load_manifest(data)
+    assert users is not None
+    for given, pattern in (
+        ((tmp_path / "absent.parquet", None), "absent.parquet: no such file"),
+        ((Path(users), tmp_path / "absent.csv"), "absent.csv: no such file"),
+        ((tmp_path / "text.parquet", None), "text.parquet: cannot be read"),
+    ):
+        (tmp_path / "text.parquet").write_text("PAR1 not really")
+        with pytest.raises(UserError, match=pattern) as refused:
+            read_raw_users(*given, data, manifest)
+        assert "\n" not in str(refused.value)
+    (tmp_path / "half").mkdir()
+    for name in ("attributes.parquet", "items.parquet"):  # in the order in which they are read
+        with pytest.raises(UserError, match=f"{name}: cannot be read") as refused:
+            read_raw_users(Path(users), Path(interactions), tmp_path / "half", manifest)
+        assert "\n" not in str(refused.value)
+        (tmp_path / "half" / name).write_bytes((data / name).read_bytes())
+    read_raw_users(Path(users), Path(interactions), tmp_path / "half", manifest)
