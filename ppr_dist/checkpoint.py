@@ -122,11 +122,21 @@ def read_position(checkpoint: Path) -> Position:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
-def load_tables(tables: Tables, checkpoint: Path) -> None:
-    """Load the tables a model shares with ``checkpoint``; the others keep their values. A collective."""
+def load_tables(tables: Tables, checkpoint: Path, *, with_optimizer: bool) -> None:
+    """Load the tables a model shares with ``checkpoint``; the others keep their values. A collective.
+
+    ``with_optimizer``: their optimizer state too, so that a table goes on with steps of the size it had come to.
+    """
     saved = set(_Reader(str(checkpoint)).read_metadata().state_dict_metadata)
-    state = {name: value for name, value in tables.state_dict().items() if f"tables.{name}" in saved}
-    _load({"tables": state}, checkpoint)
+    state: dict[str, Any] = {"tables": {k: v for k, v in tables.state_dict().items() if f"tables.{k}" in saved}}
+    if with_optimizer:
+        prefixes = {key.removeprefix("tables_optimizer.") for key in saved if key.startswith("tables_optimizer.")}
+        state["tables_optimizer"] = {
+            table: moments
+            for table, moments in tables.optimizer_state_dict().items()
+            if all(f"{table}.{name}" in prefixes for name in moments)
+        }
+    _load(state, checkpoint)
 
 
 def load_dense(module: torch.nn.Module, checkpoint: Path, *, strict: bool) -> None:
@@ -150,22 +160,36 @@ def _load(state: dict[str, Any], checkpoint: Path) -> None:
 
 
 class _DataOnlyUnpickler(pickle.Unpickler):
-    """DCP pickles its table of contents; accept only the plain data classes that it consists of."""
+    """DCP pickles its table of contents; accept only the plain data classes that it consists of.
 
-    _MODULES = ("torch.distributed.checkpoint.", "torch.distributed._shard.", "torch._C", "torch.serialization")
-    _BUILTINS = ("dict", "list", "tuple", "set", "frozenset", "int", "str")
+    Each by its full name: a module let in whole would bring what it imports (``torch.serialization`` → ``os.system``).
+    """
+
+    _NAMES = (
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),  # a layout by its name
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("pathlib", "PosixPath"),
+        *(
+            ("torch.distributed.checkpoint.metadata", name)
+            for name in (
+                "BytesStorageMetadata",
+                "ChunkStorageMetadata",
+                "Metadata",
+                "MetadataIndex",
+                "StorageMeta",
+                "TensorProperties",
+                "TensorStorageMetadata",
+                "_MEM_FORMAT_ENCODING",
+            )
+        ),
+    )
 
     def find_class(self, module: str, name: str) -> Any:
-        plain = (
-            (module == "builtins" and name in self._BUILTINS)
-            or (module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype)))
-            or (module == "collections" and name in ("OrderedDict", "defaultdict"))
-            or (module == "pathlib" and name in ("Path", "PosixPath", "PurePosixPath"))
-            or module.startswith(self._MODULES)
-        )
-        if plain:
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if dtype or (module, name) in self._NAMES:
             return super().find_class(module, name)
-        raise UserError(f"checkpoint metadata refers to {module}.{name}, which is not checkpoint data")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not checkpoint data")
 
 
 class _Reader(dcp.FileSystemReader):
@@ -173,12 +197,12 @@ class _Reader(dcp.FileSystemReader):
         path = Path(self.path) / ".metadata"
         try:
             metadata = _DataOnlyUnpickler(io.BytesIO(path.read_bytes())).load()
-        except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            if not isinstance(metadata, Metadata):
+                raise TypeError(f"it holds a {type(metadata).__name__}")
+        except Exception as error:  # a damaged pickle raises whatever it comes to
             raise UserError(f"{path}: cannot be read ({error})") from error
-        if getattr(metadata, "storage_meta", None) is None:
-            metadata.storage_meta = dcp.metadata.StorageMeta()
+        metadata.storage_meta = metadata.storage_meta or dcp.metadata.StorageMeta()
         metadata.storage_meta.load_id = self.load_id
-        assert isinstance(metadata, Metadata)
         return metadata
 
 

@@ -101,13 +101,14 @@ def run_job(
     prepare_tower(tower)
     parallel = parallelize(job.info.table_sizes(config), tower, config, mesh, train_items=train_items)
     prepare_parallel(parallel)
-    on_main(lambda: runs.create(job.run, config, job.info, parallel.tables.plan, resume=job.resume))
     seed_everything(config.train.seed, mesh.rank)
     checkpointer = Checkpointer(job.run, config.train.keep_checkpoints)
     stream_state = loader.stream.state()
     position = Position(step=0, stream=stream_state, world_size=mesh.world_size)
     if job.resume:
         position = checkpointer.resume(parallel, stream_state) or position
+    # Only now: a refusal to resume leaves the run's description as it was.
+    on_main(lambda: runs.create(job.run, config, job.info, parallel.tables.plan, resume=job.resume))
     observer = Observer(
         job.run,
         config,

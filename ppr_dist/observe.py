@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,16 +21,22 @@ from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.mesh import Mesh
 
 
+LINE_EVERY = 10.0
+"""Seconds between progress lines where there is no terminal."""
+
+
 class Observer:
     """Collects per-step figures on the device and reports them every ``log_every`` steps from rank 0."""
 
     def __init__(self, run: Path, config: Config, mesh: Mesh, *, total_steps: int, first_step: int, job: str) -> None:
-        self.mesh, self.every = mesh, config.train.log_every
+        self.mesh, self.every, self.job, self.total_steps = mesh, config.train.log_every, job, total_steps
         self.sums = torch.zeros(3, dtype=torch.float64, device=mesh.device)  # prediction, contrastive, users
         self.targets, self.steps, self.waited = 0.0, 0, 0.0
         self.began = self.last = time.perf_counter()
         self.bar = self.file = self.wandb = None
         self.losses: dict[str, float] = {}
+        # Where no terminal shows a bar (a batch job's log), a line now and then says the same.
+        self.lines, self.printed = config.observe.progress and not sys.stderr.isatty(), self.began
         if mesh.main:
             self.file = (run / "metrics.jsonl").open("a")
             self.bar = tqdm(
@@ -88,8 +96,16 @@ class Observer:
         self.log(record)
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['users_per_s']:.0f} samples/s")
+            if self.lines and now - self.printed > LINE_EVERY:
+                self.printed = now
+                print(f"{self.job} {self._line(step, record)}", flush=True)
         self.sums.zero_()
         self.targets, self.steps, self.waited, self.last = 0.0, 0, 0.0, now
+
+    def _line(self, step: int, record: dict[str, Any]) -> str:
+        left = (self.total_steps - step) * record["step_ms"] / 1e3
+        eta = datetime.timedelta(seconds=round(left))
+        return f"step {step}/{self.total_steps}: loss {record['loss']:.4f}, {record['users_per_s']:.0f} samples/s, ETA {eta}"
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -41,7 +41,7 @@ def load_trained(run: Path, data: Path | None, ranks: Mesh) -> Trained:
     # Scoring never updates a table, so the optimizer is the one every device has and no state is kept.
     config = dataclasses.replace(config, tables=dataclasses.replace(config.tables, optimizer="sgd"))
     tables = make_tables(info.table_sizes(config), config, ranks, train_items=False)
-    load_tables(tables, checkpoint)
+    load_tables(tables, checkpoint, with_optimizer=False)
     tower = make_tower(info, config).to(ranks.device).eval()
     load_dense(tower, checkpoint, strict=True)
     return Trained(config, info, manifest, folder, ModelScorer(tables, tower, ranks.device))

@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
                 freeze_backbone(tower)
 
         def prepare_parallel(parallel: Parallel) -> None:
-            load_tables(parallel.tables, checkpoint)
+            same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
+            load_tables(parallel.tables, checkpoint, with_optimizer=same_optimizer)
             _print_share(parallel, info, ranks)
 
         run_job(

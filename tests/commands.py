@@ -7,6 +7,7 @@ import importlib
 import os
 import tempfile
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ class Done:
         return [line for text in self.err for line in text.splitlines()]
 
 
-def run_command(module: str, *argv: Any, world_size: int = 0, timeout: float = 60) -> Done:
+def run_command(
+    module: str, *argv: Any, world_size: int = 0, timeout: float = 60, end_with_first: bool = False
+) -> Done:
     """Run ``python -m ppr_dist.<module> argv``; fail where it does not end within ``timeout`` seconds.
 
     Args:
-        world_size: ranks as torchrun would start them; 0 = one process without torchrun. Unlike torchrun, no rank is
-            ended because another failed, save at the timeout.
+        world_size: ranks as torchrun would start them; 0 = one process without torchrun.
+        end_with_first: end all ranks as soon as one has failed, as torchrun does; else each must end by itself.
     """
     port = ranks.free_port()
     with tempfile.TemporaryDirectory() as folder:
@@ -62,8 +65,14 @@ def run_command(module: str, *argv: Any, world_size: int = 0, timeout: float = 6
             process.start()
         deadline = time.monotonic() + timeout
         try:
-            for process in processes:
-                process.join(max(0.1, deadline - time.monotonic()))
+            running = list(processes)
+            while running and time.monotonic() < deadline:
+                wait([process.sentinel for process in running], timeout=max(0.1, deadline - time.monotonic()))
+                running = [process for process in running if process.exitcode is None]
+                if end_with_first and any(process.exitcode for process in processes):
+                    for process in running:
+                        process.kill()
+                        process.join()
             texts = {
                 kind: [Path(f"{folder}/{rank}.{kind}").read_text() for rank in range(len(processes))]
                 for kind in ("out", "err")

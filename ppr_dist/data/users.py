@@ -6,6 +6,7 @@ Shapes: n users, E events (clicks), A attributes.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,7 +76,16 @@ def read_shards(folder: Path, shards: Sequence[Shard]) -> pa.Table:
 
     Raises :class:`UserError` naming the shard (and member) that is truncated, corrupt or incomplete.
     """
-    return pa.concat_tables([pa.Table.from_batches(list(_members(folder / s.path, s.users))) for s in shards])
+    return pa.concat_tables([_read_shard(folder / shard.path, shard) for shard in shards])
+
+
+def _read_shard(path: Path, shard: Shard) -> pa.Table:
+    table = pa.Table.from_batches(list(_members(path, shard.users)))
+    # After the members, whose complaints say more; a wrong number inside one shows only here.
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+            raise UserError(f"{path}: its checksum is not the manifest's: corrupt or changed")
+    return table
 
 
 def _members(path: Path, expected_users: int) -> Iterator[pa.RecordBatch]:

@@ -103,7 +103,7 @@ class DenseTower(nn.Module):
                 torch.cat([stack.lengths[rows] for stack in stacks]),
                 torch.cat(x_u) if x_u else None,
             )
-            for part, state in zip(parts, states.split(users), strict=True):
+            for part, state in zip(parts, states.unflatten(0, (len(stacks), users)), strict=True):
                 part.append(state.flatten(0, 1))
             first += users
         return [torch.cat(part) for part in parts]
@@ -117,7 +117,7 @@ class DenseTower(nn.Module):
         tokens = self.dropout(tokens)
         if self.prompt is None or x_u is None:
             return F.pad(self.backbone(tokens), (0, 0, 1, 0))
-        prompt = self.prompt(x_u).view(len(history), self.tokens, -1)
+        prompt = self.prompt(x_u).view(len(history), self.tokens, self.model.dim)
         states: Tensor = self.backbone(torch.cat([prompt, tokens], dim=1))[:, self.tokens - 1 :]
         return states
 

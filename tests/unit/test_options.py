@@ -1,0 +1,80 @@
+"""The one way options are read: strict, documented by the fields' docstrings, hyphens or underscores."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppr_dist import config, options
+from ppr_dist.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    out_dir: str
+    """Where the apples go."""
+    by_name: dict[str, int] = dataclasses.field(default_factory=dict)
+    """How many of each."""
+
+
+def parse(*argv: str) -> tuple[Arguments, dict[str, Any]]:
+    (arguments,), sections = options.parse("x", argv, [Arguments], {"train": config.Train})
+    return arguments, sections
+
+
+def test_hyphens_stand_for_underscores_in_names_but_not_in_keys_of_the_users_own() -> None:
+    arguments, sections = parse("--out-dir", "a-b", "--train.zero-stage=1", "--by-name.my-key", "3")
+    assert arguments == Arguments(out_dir="a-b", by_name={"my-key": 3})
+    assert sections["train"] == config.Train(zero_stage=1)
+
+
+def test_help_shows_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("--help")
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Where the apples go.",
+        "How many of each.",
+        "The training loop",
+        "Users per step, summed over ranks.",
+    ):
+        assert words in text
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("out_dir: a\ntrain:\n  batch: 5\n  epochs: 2\n")
+    arguments, sections = parse("--config", str(tmp_path / "c.yaml"), "--train.batch", "7")
+    assert arguments.out_dir == "a"
+    assert (sections["train"].batch, sections["train"].epochs) == (7, 2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "pattern"),
+    [
+        ((), "out_dir"),
+        (("--out-dir", "a", "--out", "b"), "--out"),  # no abbreviations
+        (("--out-dir", "a", "--train.zero-stages", "1"), "--train.zero-stages"),
+        (("--out-dir", "a", "--by-name.key", "many"), "by_name"),
+        (("--out-dir", "a", "--train.epochs", "1.5"), "train.epochs"),
+        (("--out-dir", "a", "--train.epochs", "0"), "train.epochs must be above 0"),
+        (("--out-dir", "a", "stray"), "stray"),
+    ],
+)
+def test_errors_name_the_key_in_one_line(argv: tuple[str, ...], pattern: str) -> None:
+    with pytest.raises(UserError, match=pattern) as refused:
+        parse(*argv)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_runs_configuration_comes_back_and_its_errors_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("model:\n  dim: 32\n")
+    assert config.read(tmp_path / "c.yaml") == config.Config(model=config.Model(dim=32))
+    (tmp_path / "c.yaml").write_text("model:\n  width: 32\n")
+    with pytest.raises(UserError, match=r"c\.yaml: .*width"):
+        config.read(tmp_path / "c.yaml")
+    with pytest.raises(UserError, match=r"absent\.yaml: no such file"):
+        config.read(tmp_path / "absent.yaml")
