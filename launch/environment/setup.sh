@@ -95,6 +95,8 @@ if [ "$device" = cpu ]; then
 fi
 pip --no-deps --no-build-isolation -r "$here/$device.txt"
 pip --no-deps --no-build-isolation -e "$root"
+# On this Python torchrun may take our --run for an option of its own; see ppr_dist/torchrun.py.
+printf '#!/bin/sh\nexec "%s" -m ppr_dist.torchrun "$@"\n' "$venv/bin/python" >"$venv/bin/torchrun"
 
 if [ "$device" = cuda ] && ! nvidia-smi -L >/dev/null 2>&1; then
     say "note: no GPU here, so the environment is made but not tried: CUDA FBGEMM loads NVIDIA's driver"
