@@ -81,7 +81,7 @@ class Loss:
     """softmax: targets of each user that serve as candidates for every user of every rank; 0 = none."""
     temperature: float = 1.0
     """Logits are divided by this."""
-    logit_chunk: int = 8_388_608
+    logit_chunk: int = 1_048_576
     """Most logits held at once (4 bytes each)."""
     contrastive_weight: float = 0.1
     """λ of the prompt-oriented contrastive loss (tune with a prompt only)."""

@@ -66,10 +66,15 @@ class _SampledSoftmax(torch.autograd.Function):
             part = slice(start, start + rows)
             logits = torch.addmm(bias, user[part], candidates.T, alpha=scale)
             logits.masked_fill_(positive_ids[part, None] == candidate_ids, -torch.inf)
-            log_z[part] = torch.logaddexp(torch.logsumexp(logits, dim=1), positive_logit[part])
-            share = logits.sub_(log_z[part, None]).exp_()
-            torch.mm(share, candidates, out=grad_user[part])
-            grad_candidates.addmm_(share.T, user[part])
+            highest = (
+                torch.maximum(logits.amax(dim=1), positive_logit[part]) if len(candidates) else positive_logit[part]
+            )
+            # Each pass over the logits costs as much as a product: one exponential serves the sum and the gradients.
+            weight = logits.sub_(highest[:, None]).exp_()
+            total = weight.sum(dim=1) + torch.exp(positive_logit[part] - highest)
+            log_z[part] = highest + total.log()
+            grad_user[part] = (weight @ candidates) / total[:, None]
+            grad_candidates.addmm_(weight.T, user[part] / total[:, None])
         miss = (torch.exp(positive_logit - log_z) - 1.0)[:, None]
         grad_user.addcmul_(miss, positive).mul_(scale)
         ctx.save_for_backward(grad_user, miss * user * scale, grad_candidates.mul_(scale))
