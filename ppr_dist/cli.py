@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -13,7 +14,8 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     """Run ``main``; print a :class:`UserError` as one line on stderr and exit with status 2.
 
     An error raised on every rank (``rank`` unset on the exception) is printed by rank 0 alone; an error
-    that struck one rank carries ``rank`` and is printed by that rank, after which torchrun ends the others.
+    that struck one rank carries ``rank`` and is printed by that rank, after which torchrun ends the others; one
+    that meets the broken connection before says so in a line, and no traceback hides the cause.
     """
     try:
         main(argv)
@@ -26,5 +28,10 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         sys.stderr.flush()
         # Other threads (a loader's workers, gloo) must not keep a failed process alive.
         os._exit(2)
+    except RuntimeError as error:
+        if not re.search("(closed|reset) by peer", str(error)):  # as gloo says it
+            raise
+        print(f"ppr_dist: rank {os.environ.get('RANK')} ends: another rank is gone", file=sys.stderr, flush=True)
+        os._exit(3)
     except KeyboardInterrupt:
         os._exit(130)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Observer:
         # Where no terminal shows a bar (a batch job's log), a line now and then says the same.
         self.lines, self.printed = config.observe.progress and not sys.stderr.isatty(), self.began
         if mesh.main:
-            self.file = (run / "metrics.jsonl").open("a")
+            self.file = _from_step(run / "metrics.jsonl", first_step)
             self.bar = tqdm(
                 total=total_steps,
                 initial=first_step,
@@ -129,6 +129,14 @@ class Observer:
             self.file.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def _from_step(path: Path, step: int) -> TextIO:
+    """Open for appending what comes after ``step``: records a crashed run wrote beyond its checkpoint are dropped."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    path.write_text("".join(kept))
+    return path.open("a")
 
 
 def _wandb_run(run: Path, observe: Observe, config: Config, job: str) -> Any:
