@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 
 from ppr_dist.errors import UserError
+
+RANK_0_SPEAKS_WITHIN = 20.0
+"""Seconds another rank waits before it ends with an error that all have."""
 
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
@@ -25,7 +29,9 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         if struck is not None or rank == 0:
             where = f" (rank {struck})" if struck is not None and "RANK" in os.environ else ""
             print(f"ppr_dist: error{where}: {error}", file=sys.stderr, flush=True)
-        sys.stderr.flush()
+        else:
+            # torchrun ends all ranks once one has failed: rank 0, still importing perhaps, must have spoken before.
+            time.sleep(RANK_0_SPEAKS_WITHIN)
         # Other threads (a loader's workers, gloo) must not keep a failed process alive.
         os._exit(2)
     except RuntimeError as error:

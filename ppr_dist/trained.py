@@ -38,8 +38,9 @@ def load_trained(run: Path, data: Path | None, ranks: Mesh) -> Trained:
     manifest = on_main(lambda: load_manifest(folder))
     runs.check_catalogue(info, run, manifest, folder)
     checkpoint = on_main(lambda: latest(run))
-    # Scoring never updates a table, so the optimizer is the one every device has and no state is kept.
-    config = dataclasses.replace(config, tables=dataclasses.replace(config.tables, optimizer="sgd"))
+    # Scoring never updates a table, so the optimizer is the one every device has and keeps no state; and it may run on
+    # other machines than training did, so the plan is made for these.
+    config = dataclasses.replace(config, tables=dataclasses.replace(config.tables, optimizer="sgd", sharding=None))
     tables = make_tables(info.table_sizes(config), config, ranks, train_items=False)
     load_tables(tables, checkpoint, with_optimizer=False)
     tower = make_tower(info, config).to(ranks.device).eval()

@@ -45,7 +45,8 @@ class Loader:
             if isinstance(item, UserError):
                 item.rank = self.stream.rank  # type: ignore[attr-defined]
                 raise item
-            yield item
+            step, batch = item
+            yield step, batch.pin_memory() if self.pin and self.workers == 0 else batch
 
 
 class _Epoch(IterableDataset[tuple[int, Batch] | UserError]):

@@ -1,0 +1,94 @@
+"""Small data sets written shard by shard, without ``prepare``: any users, any ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import webdataset
+
+from ppr_dist.data.manifest import Attribute, Manifest, Shard, Split
+from ppr_dist.data.shard_writer import sha256, stream_bytes
+from ppr_dist.data.users import Users
+
+ATTRIBUTES = {"age": 5, "city": 11}
+
+
+def random_users(
+    count: int, items: int, *, shortest: int = 0, longest: int = 12, seed: int = 3, first_index: int = 0
+) -> Users:
+    """Users first_index …, each with shortest … longest clicks."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(shortest, longest + 1, count)
+    return Users(
+        index=first_index + np.arange(count),
+        items=rng.integers(0, items, lengths.sum()),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        attributes=np.stack([rng.integers(0, n, count) for n in ATTRIBUTES.values()]),
+    )
+
+
+def clicks_of(users: Users, row: int) -> list[int]:
+    return users.items[users.offsets[row] : users.offsets[row + 1]].tolist()
+
+
+def select(users: Users, rows: list[int]) -> Users:
+    """The given users, in the given order."""
+    lists = [clicks_of(users, row) for row in rows]
+    return Users(
+        index=users.index[rows],
+        items=np.array([item for clicks in lists for item in clicks], np.int64),
+        offsets=np.concatenate([[0], np.cumsum([len(clicks) for clicks in lists])]).astype(np.int64),
+        attributes=users.attributes[:, rows],
+    )
+
+
+def rank_part(users: Users, rank: int, world_size: int) -> Users:
+    """The slice of a global batch that a rank reads."""
+    return select(users, list(range(rank * len(users) // world_size, (rank + 1) * len(users) // world_size)))
+
+
+def write_data(folder: Path, splits: dict[str, Users], *, items: int, per_shard: int, per_member: int = 4) -> Manifest:
+    """Write each split as shards of ``per_shard`` users in members of ``per_member``; return the manifest."""
+    written = {}
+    for name, users in splits.items():
+        (folder / name).mkdir(parents=True)
+        shards = []
+        for number, low in enumerate(range(0, len(users), per_shard)):
+            part = select(users, list(range(low, min(low + per_shard, len(users)))))
+            path = folder / name / f"{number:05d}.tar"
+            with path.open("wb") as file, webdataset.TarWriter(file, encoder=False) as tar:
+                for member, start in enumerate(range(0, len(part), per_member)):
+                    rows = list(range(start, min(start + per_member, len(part))))
+                    tar.write({"__key__": f"{number:04d}{member:04d}", "arrow": stream_bytes(_record(part, rows))})
+            shards.append(
+                Shard(
+                    path=f"{name}/{path.name}",
+                    users=len(part),
+                    events=len(part.items),
+                    bytes=path.stat().st_size,
+                    sha256=sha256(path),
+                )
+            )
+        written[name] = Split(users=len(users), events=len(users.items), shards=tuple(shards))
+    manifest = Manifest(
+        items=items,
+        item_id_type="int64",
+        user_id_type="int64",
+        cold_threshold=10,
+        attributes=tuple(Attribute(name=name, cardinality=n) for name, n in ATTRIBUTES.items()),
+        splits=written,
+        tables={},
+        settings={},
+    ).sealed()
+    manifest.save(folder)
+    return manifest
+
+
+def _record(users: Users, rows: list[int]) -> pa.RecordBatch:
+    lists = pa.array([clicks_of(users, row) for row in rows], pa.list_(pa.int64()))
+    attributes = [pa.array(column[rows]) for column in users.attributes]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(users.index[rows]), lists, *attributes], names=["user", "items", *ATTRIBUTES]
+    )

@@ -1,0 +1,99 @@
+"""Loader: the same batches from this process or from workers, on any number of ranks, from any step."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tests.ranks  # noqa: F401  (its warm server makes loader workers cheap)
+from ppr_dist.batch import Batch
+from ppr_dist.config import Loss
+from ppr_dist.data.collate import Collator
+from ppr_dist.data.loader import Loader
+from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.stream import UserStream
+from ppr_dist.errors import UserError
+from tests.shards import random_users, write_data
+
+COUNT, ITEMS = 130, 90
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    folder = tmp_path_factory.mktemp("loader") / "data"
+    return folder, write_data(folder, {"pretrain": random_users(COUNT, ITEMS)}, items=ITEMS, per_shard=9)
+
+
+def loader(data: tuple[Path, Manifest], rank: int, world_size: int, workers: int) -> Loader:
+    stream = UserStream(
+        *data, "pretrain", batch=32, rank=rank, world_size=world_size, seed=1, shuffle_shards=3
+    )
+    collator = Collator(
+        loss=Loss(uniform_negatives=11, in_batch_per_user=2),
+        items=ITEMS,
+        probability=np.full(ITEMS, 1 / ITEMS, np.float32),
+        max_length=6,
+        hold_out=2,
+        first_slot=1,
+        views=True,
+        seed=1,
+        rank=rank,
+        world_size=world_size,
+        capacity=stream.capacity,
+    )
+    return Loader(stream, collator, workers)
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    if isinstance(a, tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def assert_same_batches(a: list[tuple[int, Batch]], b: list[tuple[int, Batch]]) -> None:
+    assert [step for step, _ in a] == [step for step, _ in b]
+    for (_, x), (_, y) in zip(a, b, strict=True):
+        for field in dataclasses.fields(Batch):
+            assert_equal(getattr(x, field.name), getattr(y, field.name))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_workers_and_ranks_see_one_stream(data: tuple[Path, Manifest], world_size: int) -> None:
+    one = list(loader(data, 0, 1, 0).epoch(1))
+    seen: list[int] = []
+    by_rank = []
+    for rank in range(world_size):
+        plain = list(loader(data, rank, world_size, 0).epoch(1))
+        if rank == world_size - 1:
+            assert_same_batches(list(loader(data, rank, world_size, 2).epoch(1)), plain)
+            assert_same_batches(list(loader(data, rank, world_size, 2).epoch(1, first_step=3)), plain[3:])
+        assert [step for step, _ in plain] == list(range(len(one)))
+        by_rank.append(plain)
+    for step, (_, whole) in enumerate(one):
+        users = [user for plain in by_rank for user in plain[step][1].users.tolist()]
+        assert sorted(users) == sorted(whole.users.tolist())
+        assert sum(plain[step][1].total_targets for plain in by_rank) == whole.total_targets
+        assert len({plain[step][1].candidates.shape for plain in by_rank}) == 1  # type: ignore[union-attr]
+        seen += users
+    assert sorted(seen) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_vanishes_is_one_error_with_its_rank(tmp_path: Path, workers: int) -> None:
+    manifest = write_data(tmp_path / "d", {"pretrain": random_users(40, ITEMS)}, items=ITEMS, per_shard=20)
+    source = loader((tmp_path / "d", manifest), 1, 2, workers)
+    (tmp_path / "d" / "pretrain" / "00001.tar").unlink()
+    with pytest.raises(UserError, match=r"00001\.tar") as error:
+        list(source.epoch(0))
+    assert error.value.rank == 1  # type: ignore[attr-defined]
