@@ -26,12 +26,12 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     except UserError as error:
         rank = int(os.environ.get("RANK", "0"))
         struck = getattr(error, "rank", None)
-        if struck is not None or rank == 0:
-            where = f" (rank {struck})" if struck is not None and "RANK" in os.environ else ""
-            print(f"ppr_dist: error{where}: {error}", file=sys.stderr, flush=True)
-        else:
+        if struck is None and rank != 0:
             # torchrun ends all ranks once one has failed: rank 0, still importing perhaps, must have spoken before.
             time.sleep(RANK_0_SPEAKS_WITHIN)
+            struck = rank  # still here, so it was not an error that all have
+        where = f" (rank {struck})" if struck is not None and "RANK" in os.environ else ""
+        print(f"ppr_dist: error{where}: {error}", file=sys.stderr, flush=True)
         # Other threads (a loader's workers, gloo) must not keep a failed process alive.
         os._exit(2)
     except RuntimeError as error:

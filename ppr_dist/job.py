@@ -52,7 +52,7 @@ def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
         shuffle_shards=config.stream.shuffle_shards,
     )
     tuning = job.info.job == "tune"
-    counts = runs.item_counts(job.data, "tune_count" if tuning else "train_count")
+    counts = runs.item_counts(job.data, "train_count" if job.split == "pretrain" else "tune_count")
     collator = Collator(
         loss=config.loss,
         items=job.manifest.items,

@@ -37,6 +37,8 @@ class StreamState:
     seed: int
     batch: int
     """Users per global batch."""
+    shuffle_shards: int = 8
+    """Shards whose users are permuted together: it decides lanes and windows, and so the order."""
     epoch: int = 0
     step: int = 0
     """Batches of this epoch already consumed."""
@@ -48,7 +50,7 @@ class StreamState:
                 f"the checkpoint was written with other data (fingerprint {saved.fingerprint[:12]}, "
                 f"now {self.fingerprint[:12]}); resume with the data it was trained on"
             )
-        for field in ("split", "seed", "batch"):
+        for field in ("split", "seed", "batch", "shuffle_shards"):
             if getattr(saved, field) != getattr(self, field):
                 raise UserError(
                     f"the checkpoint was written with {field} {getattr(saved, field)}, "
@@ -113,6 +115,7 @@ class UserStream:
             split=self.split,
             seed=self.seed,
             batch=self.batch,
+            shuffle_shards=self.shuffle_shards,
             epoch=epoch,
             step=step,
         )

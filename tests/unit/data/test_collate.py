@@ -1,0 +1,258 @@
+"""The collator against loops over users, on one rank and on several."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ppr_dist.batch import Batch
+from ppr_dist.config import Loss
+from ppr_dist.data import padding
+from ppr_dist.data.collate import Collator
+from ppr_dist.data.stream import UserStream
+from ppr_dist.data.users import Users
+from tests.shards import clicks_of, random_users, rank_part, select, write_data
+
+ITEMS, COUNT = 97, 40
+USERS = random_users(COUNT, ITEMS, longest=14, first_index=500)
+COUNTS = np.bincount(USERS.items, minlength=ITEMS)
+PROBABILITY = (COUNTS / COUNTS.sum()).astype(np.float32)
+ROW = {int(index): row for row, index in enumerate(USERS.index)}
+
+
+@pytest.fixture(autouse=True)
+def several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(padding, "GROUP_TOKENS", 30)
+
+
+def collate(users: Users = USERS, rank: int = 0, world_size: int = 1, epoch: int = 0, step: int = 0, **settings: Any) -> Batch:
+    given: dict[str, Any] = {
+        "loss": Loss(uniform_negatives=13, in_batch_per_user=2),
+        "items": ITEMS,
+        "probability": PROBABILITY,
+        "max_length": 50,
+        "hold_out": 0,
+        "first_slot": 1,
+        "views": False,
+        "seed": 5,
+        "capacity": -(-COUNT // world_size),
+    }
+    collator = Collator(**given | settings, rank=rank, world_size=world_size)
+    return collator(rank_part(users, rank, world_size), epoch=epoch, step=step, global_users=len(users))
+
+
+def over_ranks(world_size: int, **settings: Any) -> list[Batch]:
+    return [collate(rank=rank, world_size=world_size, **settings) for rank in range(world_size)]
+
+
+def histories(batch: Batch, groups: tuple[torch.Tensor, ...], lengths: torch.Tensor) -> dict[int, list[int]]:
+    """Items of each user's history, and that what lies behind it is row 0."""
+    rows = [row for group in groups for row in group]
+    assert len(rows) == len(batch.users)
+    found = {}
+    for user, row, length in zip(batch.users.tolist(), rows, lengths.tolist(), strict=True):
+        found[user] = batch.item_ids[row[:length]].tolist()
+        assert not row[length:].any()
+    return found
+
+
+def targets(batch: Batch) -> dict[int, list[tuple[int, int]]]:
+    """(slot within the user, item) of each user's targets."""
+    found: dict[int, list[tuple[int, int]]] = {user: [] for user in batch.users.tolist()}
+    for slot, owner, row in zip(batch.slots.tolist(), batch.owner.tolist(), batch.targets.tolist(), strict=True):
+        user = int(batch.users[owner])
+        found[user].append((slot - int(batch.first_slot[owner]), int(batch.item_ids[row])))
+    return found
+
+
+@pytest.mark.parametrize("hold_out", [0, 2])
+@pytest.mark.parametrize("max_length", [1, 5, 50])
+@pytest.mark.parametrize("first_slot", [0, 1])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_histories_and_targets(hold_out: int, max_length: int, first_slot: int, world_size: int) -> None:
+    seen = []
+    batches = over_ranks(world_size, hold_out=hold_out, max_length=max_length, first_slot=first_slot)
+    for batch in batches:
+        kept, asked = histories(batch, batch.history, batch.lengths), targets(batch)
+        for user in batch.users.tolist():
+            clicks = clicks_of(USERS, ROW[user])
+            clicks = clicks[: max(0, len(clicks) - hold_out)][-(max_length + 1) :]
+            # The last click is only a target: max_length inputs before it.
+            assert kept[user] == clicks[:-1]
+            assert asked[user] == [(t, clicks[t]) for t in range(first_slot, len(clicks))]
+            seen.append(user)
+        assert batch.profile.tolist() == [[int(a[ROW[u]]) for u in batch.users.tolist()] for a in USERS.attributes]
+        assert (batch.lengths.diff() <= 0).all()
+        assert batch.total_targets == len(batch.targets)
+        assert len(batch.item_ids.unique()) == len(batch.item_ids)
+        integers = [t for t in (batch.users, batch.item_ids, *batch.history, batch.slots, batch.targets, batch.profile)]
+        assert {t.dtype for t in integers} == {torch.int64}
+    assert sorted(seen) == USERS.index.tolist()
+    assert len(batches[0].history) > 1 or max_length == 1
+
+
+def pairs(batch: Batch) -> list[tuple[int, float]]:
+    """(id, log q) of the real candidates."""
+    assert batch.candidates is not None
+    assert batch.candidate_log_q is not None
+    ids = batch.item_ids[batch.candidates].tolist()
+    return [(i, q) for i, q in zip(ids, batch.candidate_log_q.tolist(), strict=True) if q != float("inf")]
+
+
+@pytest.mark.parametrize("loss", [(13, 2), (0, 3), (13, 0), (1, 1)])
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_ranks_together_draw_the_candidates_of_one_rank(loss: tuple[int, int], world_size: int) -> None:
+    settings = {"loss": Loss(uniform_negatives=loss[0], in_batch_per_user=loss[1]), "hold_out": 2}
+    many = over_ranks(world_size, **settings)
+    assert sorted(sum((pairs(batch) for batch in many), [])) == sorted(pairs(collate(**settings)))
+    # Gathering needs one size on every rank, whoever has fewer users.
+    assert len({len(batch.candidates) for batch in many}) == 1  # type: ignore[arg-type]
+
+
+def test_candidates_are_uniform_draws_and_targets_of_each_user() -> None:
+    batch = collate(hold_out=2, first_slot=1)
+    drawn = pairs(batch)
+    with_targets = [row for row in range(COUNT) if len(clicks_of(USERS, row)) > 3]
+    assert len(drawn) == 13 + 2 * len(with_targets)
+    in_batch = [item for item, _ in drawn[:-13]]
+    asked = targets(batch)
+    users = [user for user in batch.users.tolist() if asked[user]]
+    for i, user in enumerate(users):
+        assert set(in_batch[2 * i : 2 * i + 2]) <= {item for _, item in asked[user]}
+    # Another step draws other uniform items, another epoch other targets as well.
+    assert [i for i, _ in pairs(collate(hold_out=2, step=1))][:-13] == in_batch
+    assert [i for i, _ in pairs(collate(hold_out=2, step=1))][-13:] != [i for i, _ in drawn[-13:]]
+    assert [i for i, _ in pairs(collate(hold_out=2, epoch=1))][:-13] != in_batch
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_log_q_is_the_log_of_the_expected_count(world_size: int) -> None:
+    for batch in over_ranks(world_size):
+        for item, log_q in pairs(batch):
+            assert log_q == pytest.approx(np.log(13 / ITEMS + 2 * COUNT * COUNTS[item] / COUNTS.sum()), rel=1e-6)
+
+
+def test_counts_over_many_steps_are_those_that_log_q_states() -> None:
+    # One click a user is one target a user: there the mixture's formula is exact.
+    rng = np.random.default_rng(0)
+    items = rng.choice(10, 2000, p=np.arange(1, 11) / 55)
+    share = np.bincount(items, minlength=10) / 2000
+    total = np.zeros(10)
+    for step in range(50):
+        mine = items[step * 40 : (step + 1) * 40]
+        users = Users(np.arange(step * 40, step * 40 + 40), mine, np.arange(41), np.zeros((0, 40), np.int64))
+        batch = collate(users, step=step, items=10, probability=share.astype(np.float32), first_slot=0)
+        stated = {item: np.exp(log_q) for item, log_q in pairs(batch)}
+        total += np.bincount([item for item, _ in pairs(batch)], minlength=10)
+    for item, expected in stated.items():
+        # 4 standard deviations of the 650 uniform draws; the in-batch ones are exact over a whole epoch.
+        assert abs(total[item] - 50 * expected) < 4 * np.sqrt(650 * 0.1 * 0.9)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_bpr_negatives_belong_to_the_target_whatever_the_ranks(world_size: int) -> None:
+    settings = {"loss": Loss(kind="bpr", uniform_negatives=3)}
+
+    def drawn(batches: list[Batch]) -> dict[tuple[int, int], list[int]]:
+        found = {}
+        for batch in batches:
+            assert batch.negatives is not None
+            assert batch.negatives.shape == (len(batch.targets), 3)
+            for slot, owner, rows in zip(batch.slots, batch.owner, batch.negatives, strict=True):
+                key = int(batch.users[owner]), int(slot - batch.first_slot[owner])
+                found[key] = batch.item_ids[rows].tolist()
+        return found
+
+    one = drawn([collate(**settings)])
+    assert drawn(over_ranks(world_size, **settings)) == one
+    assert len({tuple(v) for v in one.values()}) > 0.9 * len(one)
+    assert sum(one[key] == other for key, other in drawn([collate(epoch=1, **settings)]).items()) < 3
+
+
+def test_views_drop_a_share_but_never_the_last_click() -> None:
+    users = random_users(400, ITEMS, shortest=2, longest=14, first_index=500)
+    loss = Loss(uniform_negatives=13, in_batch_per_user=2, behaviour_mask=0.2)
+    dropped = total = 0
+    views = []
+    for epoch in (0, 1):
+        batch = collate(users, epoch=epoch, views=True, loss=loss, capacity=400)
+        assert batch.masked_lengths is not None
+        assert [g.shape for g in batch.masked_history] == [g.shape for g in batch.history]
+        whole = histories(batch, batch.history, batch.lengths)
+        masked = histories(batch, batch.masked_history, batch.masked_lengths)
+        for user, history in whole.items():
+            rest = iter(history)
+            assert all(item in rest for item in masked[user])  # a subsequence, in order
+            assert masked[user][-1:] == history[-1:]
+            dropped += len(history) - len(masked[user])
+            total += max(0, len(history) - 1)
+        views.append(masked)
+    assert abs(dropped / total - 0.2) < 4 * np.sqrt(0.2 * 0.8 / total)
+    assert views[0] != views[1]
+
+
+def test_views_do_not_depend_on_the_ranks() -> None:
+    def masked(batches: list[Batch]) -> dict[int, list[int]]:
+        return {u: h for b in batches for u, h in histories(b, b.masked_history, b.masked_lengths).items()}  # type: ignore[arg-type]
+
+    assert masked(over_ranks(3, views=True)) == masked([collate(views=True)])
+
+
+def test_without_views_there_are_none() -> None:
+    batch = collate()
+    assert batch.masked_history == ()
+    assert batch.masked_lengths is None
+
+
+@pytest.mark.parametrize("kind", ["softmax", "bpr"])
+@pytest.mark.parametrize("longest", [0, 2])
+def test_no_users_or_no_targets(kind: str, longest: int) -> None:
+    loss = Loss(kind=kind, uniform_negatives=3)  # type: ignore[arg-type]
+    for users in (select(USERS, []), random_users(5, ITEMS, longest=longest)):
+        batch = collate(users, loss=loss, hold_out=2, views=True)
+        assert batch.total_targets == 0
+        assert len(batch.users) == len(batch.lengths) == sum(len(group) for group in batch.history) == len(users)
+        assert len(batch.history) >= 1
+        assert len(batch.item_ids) >= 1
+        if kind == "softmax":
+            assert len(pairs(batch)) == 3
+
+
+def test_ids_beyond_32_bits_survive_from_file_to_batch(tmp_path: Path) -> None:
+    base, catalogue = 2**40 + 1, 2**41  # beyond 32 bits and, added to itself, beyond float32's integers
+    users = dataclasses.replace(USERS, items=USERS.items + base, index=USERS.index + base)
+    manifest = write_data(tmp_path / "d", {"pretrain": users}, items=catalogue, per_shard=11)
+    stream = UserStream(tmp_path / "d", manifest, "pretrain", batch=COUNT, rank=0, world_size=1, shuffle_shards=2)
+    kept: dict[int, list[int]] = {}
+    for step, total, part in stream.batches(0, range(stream.steps)):
+        # A table of that many probabilities would be terabytes; this one answers like it.
+        collator = Collator(
+            loss=Loss(uniform_negatives=50, in_batch_per_user=2),
+            items=catalogue,
+            probability=_Everywhere(),  # type: ignore[arg-type]
+            max_length=50,
+            hold_out=0,
+            first_slot=1,
+            views=False,
+            seed=0,
+            rank=0,
+            world_size=1,
+            capacity=COUNT,
+        )
+        batch = collator(part, epoch=0, step=step, global_users=total)
+        kept |= histories(batch, batch.history, batch.lengths)
+        uniform = batch.item_ids[batch.candidates][batch.candidate_log_q != torch.inf][-50:]  # type: ignore[index]
+        assert uniform.max() > 2**40
+        assert (uniform % 2 == 1).any()
+    for row, index in enumerate(users.index.tolist()):
+        assert kept[index] == clicks_of(users, row)[:-1]
+
+
+class _Everywhere:
+    def __getitem__(self, ids: np.ndarray) -> np.ndarray:
+        return np.full(len(ids), 1e-12, np.float32)

@@ -1,0 +1,140 @@
+"""Evaluation instances against loops over users."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ppr_dist.data import padding
+from ppr_dist.data.instances import Instances, Task, excluded, history_batch, instances_of, sampled_negatives
+from ppr_dist.data.users import Users
+from ppr_dist.errors import UserError
+from tests.shards import clicks_of, random_users, rank_part, select
+
+ITEMS = 400
+USERS = random_users(30, ITEMS, longest=9, first_index=500)
+TASKS: tuple[Task, ...] = ("few-shot", "zero-shot", "joint", "next-item", "validation")
+
+
+def by_hand(users: Users, task: Task) -> list[tuple[int, list[int], int]]:
+    """(row, history, target) of each instance."""
+    found = []
+    for row in range(len(users)):
+        clicks = clicks_of(users, row)
+        at = {
+            "zero-shot": [0],
+            "few-shot": range(1, len(clicks)),
+            "joint": range(len(clicks)),
+            "next-item": [len(clicks) - 1],
+            "validation": [len(clicks) - 2],
+        }[task]
+        # Warm tasks need a history; any task needs a target.
+        least = 1 if task in ("next-item", "validation") else 0
+        found += [(row, clicks[:i], clicks[i]) for i in at if least <= i < len(clicks)]
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_instances_of_each_task(task: Task) -> None:
+    instances = instances_of(USERS, task)
+    want = by_hand(USERS, task)
+    assert want
+    assert instances.owner.tolist() == [row for row, _, _ in want]
+    assert instances.prefix.tolist() == [len(history) for _, history, _ in want]
+    assert instances.targets.tolist() == [target for _, _, target in want]
+
+
+@pytest.mark.parametrize("max_length", [3, 50])
+@pytest.mark.parametrize("task", TASKS)
+def test_history_batch(task: Task, max_length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(padding, "GROUP_TOKENS", 10)  # several groups
+    batch = history_batch(instances_of(USERS, task), max_length)
+    rows = [row.tolist() for group in batch.history for row in group]
+    for i, (user, history, _) in enumerate(by_hand(USERS, task)):
+        own = int(batch.owner[i])
+        length = int(batch.lengths[own])
+        assert batch.item_ids[rows[own][:length]].tolist() == history[-max_length:]
+        assert int(batch.slots[i]) == int(batch.first_slot[own]) + length
+        assert int(batch.users[own]) == USERS.index[user]
+        assert batch.profile[:, own].tolist() == USERS.attributes[:, user].tolist()
+    assert len(batch.item_ids.unique()) == len(batch.item_ids) >= 1
+
+
+@pytest.mark.parametrize("with_target", [True, False])
+@pytest.mark.parametrize("task", TASKS)
+def test_excluded_is_what_was_seen_and_the_target(task: Task, with_target: bool) -> None:
+    few = random_users(40, 7, longest=9)  # 7 items: clicks repeat
+    rows, items = excluded(instances_of(few, task), with_target=with_target)
+    pairs = list(zip(rows.tolist(), items.tolist(), strict=True))
+    want = {
+        (i, item)
+        for i, (_, history, target) in enumerate(by_hand(few, task))
+        for item in [*history, *[target] * with_target]
+    }
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == want
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_users_and_users_without_clicks(task: Task) -> None:
+    for users in (select(USERS, []), random_users(3, ITEMS, longest=0)):
+        instances = instances_of(users, task)
+        assert len(instances.owner) == 0
+        batch = history_batch(instances, 5)
+        assert len(batch.slots) == 0
+        assert len(batch.item_ids) == 1
+        assert excluded(instances)[0].size == 0
+        assert sampled_negatives(instances, ITEMS, 99, 0).shape == (0, 99)
+
+
+def test_sampled_negatives_are_distinct_unclicked_and_do_not_depend_on_ranks() -> None:
+    users = random_users(60, 250, longest=50, first_index=500)  # 99 + 99 + 50 < 250: draws collide often
+    instances = instances_of(users, "joint")
+    drawn = sampled_negatives(instances, 250, 99, seed=4)
+    assert drawn.shape == (len(instances.owner), 99)
+    for row, negatives in zip(instances.owner, drawn, strict=True):
+        assert len(set(negatives.tolist())) == 99
+        # Never clicked, also not later than the instance.
+        assert not set(negatives.tolist()) & set(clicks_of(users, row))
+        assert 0 <= negatives.min() <= negatives.max() < 250
+    np.testing.assert_array_equal(sampled_negatives(instances, 250, 99, seed=4), drawn)
+    parts = [sampled_negatives(instances_of(rank_part(users, r, 3), "joint"), 250, 99, seed=4) for r in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), drawn)
+    assert (sampled_negatives(instances, 250, 99, seed=5) != drawn).mean() > 0.9
+
+
+def test_sampled_negatives_of_the_joint_task_are_those_of_its_parts() -> None:
+    joint, few = instances_of(USERS, "joint"), instances_of(USERS, "few-shot")
+    all_drawn = sampled_negatives(joint, ITEMS, 99, seed=0)
+    np.testing.assert_array_equal(all_drawn[joint.prefix > 0], sampled_negatives(few, ITEMS, 99, seed=0))
+
+
+def test_sampled_negatives_are_uniform_over_the_unclicked() -> None:
+    users = select(USERS, [int(np.argmax(USERS.lengths))])
+    clicks = set(clicks_of(users, 0))
+    instances = Instances(users, np.zeros(400, np.int64), np.arange(400))
+    drawn = sampled_negatives(instances, ITEMS, 99, seed=0)
+    counts = np.bincount(drawn.ravel(), minlength=ITEMS)
+    free = np.array([item not in clicks for item in range(ITEMS)])
+    assert counts[~free].sum() == 0
+    # Each unclicked item comes with probability p in each of 400 rows: within 5 standard deviations of 400 p.
+    p = 99 / free.sum()
+    assert np.abs(counts[free] - 400 * p).max() < 5 * np.sqrt(400 * p * (1 - p))
+
+
+def test_a_small_catalogue_is_refused() -> None:
+    with pytest.raises(UserError, match="need a catalogue of 207 items; it has 206"):
+        sampled_negatives(instances_of(random_users(30, 206, shortest=9, longest=9), "joint"), 206, 99, 0)
+
+
+def test_ids_beyond_32_bits_survive() -> None:
+    base = 2**40 + 1
+    users = Users(index=USERS.index, items=USERS.items + base, offsets=USERS.offsets, attributes=USERS.attributes)
+    instances = instances_of(users, "few-shot")
+    batch = history_batch(instances, 50)
+    assert batch.item_ids.numpy().min() > 2**40
+    assert set(batch.item_ids.tolist()) <= set(users.items.tolist())
+    assert set(excluded(instances)[1].tolist()) <= set(users.items.tolist())
+    drawn = sampled_negatives(instances, 2**41, 99, 0)
+    assert drawn.dtype == np.int64
+    assert drawn.max() > 2**40
