@@ -15,6 +15,7 @@ import torch
 from ppr_dist import cli, runs
 from ppr_dist.config import parse
 from ppr_dist.data.instances import Task
+from ppr_dist.errors import UserError
 from ppr_dist.evaluation import Evaluated, evaluate
 from ppr_dist.parallel.collectives import all_gather_ragged
 from ppr_dist.parallel.mesh import Mesh, mesh, on_main
@@ -46,13 +47,16 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments, _ = parse("ppr_dist.evaluate", argv, Arguments, with_config=False)
+    tasks = [arguments.task] if isinstance(arguments.task, str) else arguments.task
+    if arguments.predictions and len(tasks) > 1:
+        raise UserError("--predictions holds one task; evaluate the others in commands of their own")
     with mesh() as ranks:
         trained = load_trained(arguments.run, arguments.data, ranks)
         scorer: Scorer = trained.scorer
         if arguments.baseline == "popularity":
             counts = torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
             scorer = PopularityScorer(counts.to(ranks.device), ranks.device)
-        for task in [arguments.task] if isinstance(arguments.task, str) else arguments.task:
+        for task in tasks:
             metrics, mine = evaluate(
                 scorer,
                 trained.data,
@@ -69,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
                 _write_predictions(arguments.predictions, trained, mine, ranks)
             if ranks.main:
                 method = arguments.baseline or trained.info.method or "pre-train"
-                line = json.dumps({**metrics, "method": method})
+                line = json.dumps({**metrics, "method": method, "seed": arguments.seed})
                 with (arguments.run / "evaluations.jsonl").open("a") as file:
                     file.write(line + "\n")
                 print(line, flush=True)

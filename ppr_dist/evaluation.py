@@ -88,6 +88,7 @@ def evaluate(
             targets = all_gather_ragged(torch.from_numpy(block.targets).to(scorer.device))
             ranks = rank_in_catalogue(scorer, queries, targets, manifest.items)[queries.mine].cpu().numpy()
             candidates = manifest.items - np.bincount(block.rows, minlength=len(ranks)) + 1
+            ranks = np.minimum(ranks, candidates)  # more only where scores are not numbers
         else:
             targets = torch.from_numpy(block.targets).to(scorer.device)
             negatives = torch.from_numpy(block.negatives).to(scorer.device)

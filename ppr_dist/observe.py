@@ -20,7 +20,6 @@ from ppr_dist.config import Config, Observe
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.mesh import Mesh
 
-
 LINE_EVERY = 10.0
 """Seconds between progress lines where there is no terminal."""
 

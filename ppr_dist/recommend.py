@@ -56,6 +56,13 @@ def main(argv: list[str] | None = None) -> None:
                 f"{trained.data} does not have, and are left out",
                 file=sys.stderr,
             )
+        clickless = int((raw.users.lengths == 0).sum())
+        if ranks.main and clickless and not trained.info.with_tower:
+            print(
+                f"ppr_dist: warning: {clickless} users have no clicks and {arguments.run} knows no profiles: to it all items "
+                "are alike for them; use a tuned run",
+                file=sys.stderr,
+            )
         k = min(arguments.k, trained.manifest.items)
         found: list[tuple[Int64, np.ndarray]] = []
         starts = range(0, len(raw.users), arguments.batch)

@@ -142,7 +142,8 @@ def rank_in_catalogue(scorer: Scorer, queries: Queries, targets: Tensor, items: 
     threshold = all_gather_ragged((own * vectors).sum(-1) - slack)
     better = torch.zeros(len(targets), dtype=torch.int64, device=scorer.device)
     for rows, _, scores in score_catalogue(scorer, queries, items):
-        better[rows] += (scores >= threshold[rows, None]).sum(1)
+        # Counted from below: against a score that is not a number everything counts.
+        better[rows] += scores.shape[1] - (scores < threshold[rows, None]).sum(1)
     return all_sum(better) + 1
 
 
@@ -160,7 +161,7 @@ def rank_among(scorer: Scorer, users: Tensor, targets: Tensor, negatives: Tensor
     for start in range(0, len(users), at_once):
         part = slice(start, start + at_once)
         scores = torch.einsum("id,icd->ic", users[part], vectors[rows[part]])
-        ranks.append(1 + (scores[:, 1:] >= scores[:, :1]).sum(1))
+        ranks.append(scores.shape[1] - (scores[:, 1:] < scores[:, :1]).sum(1))
     return torch.cat(ranks)
 
 

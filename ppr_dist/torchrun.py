@@ -8,10 +8,12 @@ environment installs it as ``.venv/bin/torchrun``.
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser
 
 from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 def separated(parser: ArgumentParser, argv: list[str]) -> list[str]:
@@ -27,7 +29,15 @@ def separated(parser: ArgumentParser, argv: list[str]) -> list[str]:
 
 
 def main() -> None:
-    run.main(separated(run.get_args_parser(), sys.argv[1:]))
+    """Run torchrun; where a rank fails, say which in one line and exit with its status."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its banner
+    try:
+        run.main(separated(run.get_args_parser(), sys.argv[1:]))
+    except ChildFailedError as error:
+        # The rank has said why on stderr; torchrun's hundred lines about it would bury that.
+        rank, failure = error.get_first_failure()
+        print(f"torchrun: rank {rank} failed with status {failure.exitcode}", file=sys.stderr, flush=True)
+        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ppr_dist import cli, runs
 from ppr_dist.checkpoint import latest, load_dense, load_tables
-from ppr_dist.config import Config, parse
+from ppr_dist.config import Config, Model, parse
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.errors import UserError
 from ppr_dist.job import Job, check_tunable, run_job, trainable_share
@@ -83,14 +83,14 @@ def freeze_backbone(tower: DenseTower) -> None:
 
 
 def _with_model_of(pretrained: Config, config: Config) -> Config:
-    """The backbone's shape comes from the pre-trained run; dropout may differ."""
-    model = dataclasses.replace(pretrained.model, dropout=config.model.dropout)
-    default = type(config.model)()
-    for field in dataclasses.fields(model):
-        asked, given = getattr(config.model, field.name), getattr(model, field.name)
-        if asked not in (given, getattr(default, field.name)):
+    """Take the model from the pre-trained run; only dropout may be set anew."""
+    default = Model()
+    for field in dataclasses.fields(Model):
+        asked, given = getattr(config.model, field.name), getattr(pretrained.model, field.name)
+        if field.name != "dropout" and asked not in (given, getattr(default, field.name)):
             raise UserError(f"model.{field.name} is {asked}, but the pre-trained run has {given}; leave it out")
-    return dataclasses.replace(config, model=model)
+    dropout = config.model.dropout if config.model.dropout != default.dropout else pretrained.model.dropout
+    return dataclasses.replace(config, model=dataclasses.replace(pretrained.model, dropout=dropout))
 
 
 def _print_share(parallel: Parallel, info: RunInfo, ranks: Mesh) -> None:

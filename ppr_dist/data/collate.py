@@ -83,7 +83,9 @@ class Collator:
             total_targets=float(len(targets)),
             candidates=torch.from_numpy(rows["candidates"]) if "candidates" in rows else None,
             candidate_log_q=torch.from_numpy(log_q) if log_q is not None else None,
-            negatives=torch.from_numpy(rows["negatives"].reshape(len(targets), -1)) if "negatives" in rows else None,
+            negatives=torch.from_numpy(rows["negatives"].reshape(-1, self.loss.uniform_negatives))
+            if "negatives" in rows
+            else None,
         )
         return self._with_view(batch, index, padded, rows["history"], epoch) if self.views else batch
 

@@ -6,6 +6,7 @@ Shapes: n users, E events (clicks), A attributes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -82,10 +83,16 @@ def read_shards(folder: Path, shards: Sequence[Shard]) -> pa.Table:
 def _read_shard(path: Path, shard: Shard) -> pa.Table:
     table = pa.Table.from_batches(list(_members(path, shard.users)))
     # After the members, whose complaints say more; a wrong number inside one shows only here.
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-            raise UserError(f"{path}: its checksum is not the manifest's: corrupt or changed")
+    _check_content(path, shard.sha256)
     return table
+
+
+@functools.cache
+def _check_content(path: Path, sha256: str) -> None:
+    """Compare a shard with its checksum, once in the life of a process: every epoch would halve the reading speed."""
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise UserError(f"{path}: its checksum is not the manifest's: corrupt or changed")
 
 
 def _members(path: Path, expected_users: int) -> Iterator[pa.RecordBatch]:

@@ -30,7 +30,9 @@ def several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(padding, "GROUP_TOKENS", 30)
 
 
-def collate(users: Users = USERS, rank: int = 0, world_size: int = 1, epoch: int = 0, step: int = 0, **settings: Any) -> Batch:
+def collate(
+    users: Users = USERS, rank: int = 0, world_size: int = 1, epoch: int = 0, step: int = 0, **settings: Any
+) -> Batch:
     given: dict[str, Any] = {
         "loss": Loss(uniform_negatives=13, in_batch_per_user=2),
         "items": ITEMS,
@@ -134,7 +136,7 @@ def test_candidates_are_uniform_draws_and_targets_of_each_user() -> None:
 def test_log_q_is_the_log_of_the_expected_count(world_size: int) -> None:
     for batch in over_ranks(world_size):
         for item, log_q in pairs(batch):
-            assert log_q == pytest.approx(np.log(13 / ITEMS + 2 * COUNT * COUNTS[item] / COUNTS.sum()), rel=1e-6)
+            assert log_q == pytest.approx(np.log(13 / ITEMS + 2 * COUNT * COUNTS[item] / COUNTS.sum()), abs=1e-6)
 
 
 def test_counts_over_many_steps_are_those_that_log_q_states() -> None:

@@ -30,9 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
 
 
 def loader(data: tuple[Path, Manifest], rank: int, world_size: int, workers: int) -> Loader:
-    stream = UserStream(
-        *data, "pretrain", batch=32, rank=rank, world_size=world_size, seed=1, shuffle_shards=3
-    )
+    stream = UserStream(*data, "pretrain", batch=32, rank=rank, world_size=world_size, seed=1, shuffle_shards=3)
     collator = Collator(
         loss=Loss(uniform_negatives=11, in_batch_per_user=2),
         items=ITEMS,

@@ -25,9 +25,7 @@ def test_ragged_arange() -> None:
     assert within.tolist() == [0, 1, 0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    "lengths", [[], [0], [0, 0, 0], [5], [1] * 7, [9, 9, 8, 4, 4, 3, 1, 1, 0, 0], list(range(40))]
-)
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0], [5], [1] * 7, [9, 9, 8, 4, 4, 3, 1, 1, 0, 0], list(range(40))])
 @pytest.mark.parametrize("group_tokens", [1, 12, GROUP_TOKENS])
 def test_layout_against_lists(lengths: list[int], group_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(padding, "GROUP_TOKENS", group_tokens)

@@ -130,8 +130,8 @@ class _Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        view = func is torch.ops.aten.t.default  # candidates.T makes nothing
-        if isinstance(out, Tensor) and not view and out.ndim == 2 and out.shape[1] == self.width:
+        new = not any(result.alias_info for result in func._schema.returns)  # candidates.T makes nothing
+        if isinstance(out, Tensor) and new and out.ndim == 2 and out.shape[1] == self.width:
             self.elements = max(self.elements, out.numel())
         return out
 

@@ -1,0 +1,20 @@
+"""``make bench``: a short form of every benchmark that needs neither a GPU nor a downloaded log."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SHORT = [
+    ["benchmarks.catalog_scaling", "--sizes", "100000", "1000000", "--steps", "5"],
+]
+
+
+def main() -> None:
+    for name, *arguments in SHORT:
+        print(f"--- python -m {name} {' '.join(arguments)}", flush=True)
+        subprocess.run([sys.executable, "-m", name, *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()

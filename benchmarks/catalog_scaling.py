@@ -1,0 +1,198 @@
+"""Does the cost of a step follow the batch and not the catalogue?
+
+    python -m benchmarks.catalog_scaling [--sizes 100000 1000000 10000000] [--steps 10] [--out results.md]
+
+Each size trains the same batch (128 users × 50 positions, d 64, 2 blocks, sampled softmax, 512 + 256 candidates, ids
+drawn over the whole catalogue) on one process: ours (FBGEMM row-wise Adagrad), nn.Embedding with Adam over the whole
+table, and nn.Embedding(sparse=True) with SparseAdam, each in a process of its own, with the same tower and loss.
+Reports the median step after warm-up, start-up, and peak resident memory beside the bytes of table and state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.hardware import hardware
+
+USERS, LENGTH, DIM = 128, 50, 64
+KINDS = ("ppr_dist", "dense_adam", "sparse_adam")
+WARM_UP = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--most-dense", type=int, default=1_000_000, help="largest catalogue for dense_adam")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", nargs=2, metavar=("KIND", "SIZE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one[0], int(options.one[1]), options.steps)))
+        return
+    rows = [
+        _in_a_process(kind, size, options.steps)
+        for size in options.sizes
+        for kind in options.kinds
+        if kind != "dense_adam" or size <= options.most_dense
+    ]
+    ours = {row["items"]: row["step_ms"] for row in rows if row["kind"] == "ppr_dist"}
+    result = {"benchmark": "catalog_scaling", **hardware(), "rows": rows}
+    if ours:
+        result["step_time_largest_over_smallest"] = ours[max(ours)] / ours[min(ours)]
+    if options.out:
+        options.out.write_text(_markdown(result))
+    print(json.dumps(result))
+
+
+def _in_a_process(kind: str, size: int, steps: int) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "benchmarks.catalog_scaling", "--one", kind, str(size), "--steps", str(steps)]
+    out = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
+    row: dict[str, Any] = json.loads(out.splitlines()[-1])
+    print(row, file=sys.stderr, flush=True)
+    return row
+
+
+def measure(kind: str, items: int, steps: int) -> dict[str, Any]:
+    """Build, train ``steps`` steps, and report medians and memory of this process."""
+    from ppr_dist.parallel.mesh import mesh
+
+    with mesh() as ranks:
+        before = _peak_rss()
+        start = time.perf_counter()
+        step = _ours(items, ranks) if kind == "ppr_dist" else _plain(items, sparse=kind == "sparse_adam")
+        start_up = time.perf_counter() - start
+        seconds = []
+        for number in range(WARM_UP + steps):
+            batch = _batch(items, number)
+            start = time.perf_counter()
+            step(batch)
+            seconds.append(time.perf_counter() - start)
+        state = {"ppr_dist": 4 * items, "dense_adam": 8 * items * DIM, "sparse_adam": 8 * items * DIM}[kind]
+        return {
+            "kind": kind,
+            "items": items,
+            "step_ms": 1e3 * statistics.median(seconds[WARM_UP:]),
+            "start_up_s": start_up,
+            "start_up_items_per_s": items / start_up,
+            "table_and_state_bytes": 4 * items * DIM + state,
+            "rss_before_bytes": before,
+            "peak_rss_bytes": _peak_rss(),
+        }
+
+
+def _peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _config() -> Any:
+    from ppr_dist.config import Config, Loss, Model, Train
+
+    return Config(
+        model=Model(dim=DIM, blocks=2, heads=2, max_length=LENGTH, feed_forward=1),
+        loss=Loss(uniform_negatives=512, in_batch_per_user=2),
+        train=Train(batch=USERS),
+    )
+
+
+def _batch(items: int, step: int) -> Any:
+    from ppr_dist.data.collate import Collator
+    from ppr_dist.data.users import Users
+
+    rng = np.random.default_rng(step)
+    users = Users(
+        index=np.arange(USERS),
+        items=rng.integers(0, items, USERS * (LENGTH + 1)),
+        offsets=np.arange(USERS + 1) * (LENGTH + 1),
+        attributes=np.zeros((0, USERS), np.int64),
+    )
+    collator = Collator(
+        loss=_config().loss,
+        items=items,
+        probability=np.broadcast_to(np.float32(1 / items), items),
+        max_length=LENGTH,
+        hold_out=0,
+        first_slot=1,
+        views=False,
+        seed=0,
+        rank=0,
+        world_size=1,
+        capacity=USERS,
+    )
+    return collator(users, epoch=0, step=step, global_users=USERS)
+
+
+def _tower(config: Any) -> Any:
+    from ppr_dist.model.tower import DenseTower
+
+    return DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_tower=False)
+
+
+def _ours(items: int, ranks: Any) -> Any:
+    from ppr_dist.parallel.apply import parallelize
+    from ppr_dist.parallel.sparse import TableSizes
+    from ppr_dist.trainer import train_step
+
+    config = _config()
+    sizes = TableSizes(items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_tower=False)
+    parallel = parallelize(sizes, _tower(config), config, ranks)
+    return lambda batch: train_step(parallel, batch, config, USERS)
+
+
+def _plain(items: int, *, sparse: bool) -> Any:
+    """The same tower and loss over nn.Embedding, as one would write it in plain PyTorch."""
+    from ppr_dist.objective import step_loss
+
+    config = _config()
+    table = torch.nn.Embedding(items, DIM, sparse=sparse)
+    tower = _tower(config)
+    optimizers = [torch.optim.Adam(tower.parameters(), lr=1e-3)]
+    optimizers.append((torch.optim.SparseAdam if sparse else torch.optim.Adam)(table.parameters(), lr=1e-3))
+
+    def step(batch: Any) -> None:
+        vectors = table(batch.item_ids)
+        user, views = tower(vectors, batch, None, None)
+        step_loss(config.loss, batch, vectors, user, views, USERS).backward.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "# Step time and memory by size of the catalogue",
+        "",
+        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
+        f"{result['date']}, commit {result['commit']}.",
+        "",
+        "    python -m benchmarks.catalog_scaling",
+        "",
+        "| items | kind | step, ms | start-up, M items/s | table + state, GB | peak RSS, GB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in result["rows"]:
+        lines.append(
+            f"| {r['items']:.0e} | {r['kind']} | {r['step_ms']:.0f} | {r['start_up_items_per_s'] / 1e6:.2f} | "
+            f"{r['table_and_state_bytes'] / 1e9:.2f} | {r['peak_rss_bytes'] / 1e9:.2f} |"
+        )
+    ratio = result.get("step_time_largest_over_smallest")
+    lines += ["", f"Step time of ppr_dist, largest over smallest catalogue: {ratio:.2f}."] if ratio else []
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

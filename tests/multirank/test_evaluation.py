@@ -1,0 +1,292 @@
+"""Evaluation and top-k on several ranks against loops over users, items and candidates in plain numpy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ppr_dist import evaluation, scoring
+from ppr_dist.batch import Batch
+from ppr_dist.config import Config, Model, Prompt, Tables
+from ppr_dist.data.instances import Instances, history_batch, sampled_negatives
+from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.users import Users
+from ppr_dist.errors import UserError
+from ppr_dist.evaluation import evaluate
+from ppr_dist.model.tower import DenseTower
+from ppr_dist.parallel.apply import make_tables
+from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.sparse import TableSizes
+from ppr_dist.scoring import ModelScorer, gather_queries, top_k
+from tests.ranks import run_ranks
+from tests.shards import ATTRIBUTES, clicks_of, random_users, select, write_data
+
+ITEMS, DIM, MAX_LENGTH, SEED = 230, 3, 6, 7
+WARM = random_users(17, ITEMS, shortest=1, longest=25)
+COLD = random_users(23, ITEMS, longest=9, seed=4, first_index=17)
+# Users who click an item again, which full ranking has to rank all the same.
+COLD.items[COLD.offsets[5] + 1 : COLD.offsets[6]] = COLD.items[COLD.offsets[5]]
+TASKS = ("few-shot", "zero-shot", "joint", "next-item", "validation")
+_RNG = np.random.default_rng(0)
+SEEN_AS, ITEM, PROFILE = (_RNG.integers(-2, 3, (n, DIM)) for n in (ITEMS, ITEMS, max(ATTRIBUTES.values())))
+"""Small whole numbers: sums are exact in float32, and many scores tie."""
+
+
+def user_vector(history: list[int], profile: list[int]) -> np.ndarray:
+    """Sum of the history's vectors, the most recent counting 1, the one before 2, …, and of the profile's."""
+    recent = history[-MAX_LENGTH:][::-1]
+    return sum(((age + 1) * SEEN_AS[item] for age, item in enumerate(recent)), np.zeros(DIM, np.int64)) + sum(
+        PROFILE[value] for value in profile
+    )
+
+
+@dataclasses.dataclass
+class IntegerScorer:
+    """:func:`user_vector`, from what a batch says."""
+
+    device: torch.device = torch.device("cpu")
+    spoil: Callable[[Tensor], Tensor] = lambda vectors: vectors
+
+    def user_vectors(self, batch: Batch) -> Tensor:
+        rows = [row for group in batch.history for row in group]
+        found = []
+        for slot, owner in zip(batch.slots.tolist(), batch.owner.tolist(), strict=True):
+            length = slot - int(batch.first_slot[owner])
+            history = batch.item_ids[rows[owner][:length]].tolist()
+            found.append(user_vector(history, batch.profile[:, owner].tolist()))
+        return self.spoil(torch.tensor(np.array(found).reshape(-1, DIM), dtype=torch.float32))
+
+    def item_vectors(self, ids: Tensor) -> Tensor:
+        return torch.from_numpy(ITEM).float()[ids]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation") / "data"
+    write_data(folder, {"pretrain": WARM, "tune-test": COLD}, items=ITEMS, per_shard=6)
+    return folder
+
+
+def small_chunks() -> None:
+    """Several chunks of items, of users and of steps, as a large catalogue has."""
+    scoring.ITEM_CHUNK, scoring.SCORE_CHUNK, evaluation.QUERY_BLOCK = 37, 400, 100
+
+
+def evaluate_all(mesh: Mesh, data: Path) -> dict[tuple[str, str], tuple[dict[str, Any], list[tuple[int, ...]]]]:
+    small_chunks()
+    found = {}
+    for task in TASKS:
+        for protocol in ("full", "sampled-99"):
+            metrics, mine = evaluate(
+                IntegerScorer(),
+                data,
+                load_manifest(data),
+                mesh,
+                task=task,  # type: ignore[arg-type]
+                protocol=protocol,  # type: ignore[arg-type]
+                max_length=MAX_LENGTH,
+                seed=SEED,
+                batch=8,
+            )
+            columns = (mine.users, mine.items, mine.ranks, mine.candidates)
+            found[task, protocol] = (metrics, list(zip(*(c.tolist() for c in columns), strict=True)))
+    return found
+
+
+def instances_by_hand(task: str) -> list[tuple[Users, int, int]]:
+    """(users, row, clicks before the target)."""
+    found = []
+    users = WARM if task in ("next-item", "validation") else COLD
+    for row in range(len(users)):
+        clicks = len(clicks_of(users, row))
+        if task in ("zero-shot", "joint") and clicks:
+            found.append((users, row, 0))
+        if task in ("few-shot", "joint"):
+            found += [(users, row, prefix) for prefix in range(1, clicks)]
+        if task == "next-item" and clicks >= 2:
+            found.append((users, row, clicks - 1))
+        if task == "validation" and clicks >= 3:
+            found.append((users, row, clicks - 2))
+    return found
+
+
+def by_hand(task: str, protocol: str) -> tuple[dict[str, float], list[tuple[int, ...]]]:
+    """Metrics and (user, item, rank, candidates), one instance at a time."""
+    rows, owners, sums = (
+        [],
+        set(),
+        dict.fromkeys(["auc", *(f"{m}@{n}" for m in ("hit", "ndcg") for n in (5, 10, 20, 50))], 0.0),
+    )
+    for users, row, prefix in instances_by_hand(task):
+        clicks = clicks_of(users, row)
+        history, target = clicks[:prefix], clicks[prefix]
+        vector = user_vector(history, users.attributes[:, row].tolist())
+        own = int(vector @ ITEM[target])
+        if protocol == "full":
+            others = [item for item in range(ITEMS) if item not in history and item != target]
+        else:
+            one = select(users, [row])
+            others = sampled_negatives(Instances(one, np.array([0]), np.array([prefix])), ITEMS, 99, SEED)[0].tolist()
+            assert not set(others) & set(clicks)
+        rank = 1 + sum(int(vector @ ITEM[item]) >= own for item in others)
+        rows.append((int(users.index[row]), target, rank, len(others) + 1))
+        owners.add(int(users.index[row]))
+        sums["auc"] += sum(int(vector @ ITEM[item]) < own for item in others) / len(others)
+        for n in (5, 10, 20, 50):
+            if rank <= n:
+                sums[f"hit@{n}"] += 1
+                sums[f"ndcg@{n}"] += 1 / math.log2(rank + 1)
+    return {"users": len(owners), "instances": len(rows), **{k: v / len(rows) for k, v in sums.items()}}, rows
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_metrics_are_those_of_a_loop_over_instances(world_size: int, data: Path) -> None:
+    ranks = run_ranks(evaluate_all, world_size, data)
+    for task in TASKS:
+        for protocol in ("full", "sampled-99"):
+            want, rows = by_hand(task, protocol)
+            assert sorted(row for rank in ranks for row in rank[task, protocol][1]) == sorted(rows)
+            for rank in ranks:
+                metrics = dict(rank[task, protocol][0])
+                assert (metrics.pop("task"), metrics.pop("protocol")) == (task, protocol)
+                assert metrics.keys() == want.keys()
+                assert metrics == pytest.approx(want, rel=1e-12)
+
+
+def test_the_data_has_ties_and_repeated_clicks_to_get_wrong() -> None:
+    ties = again = 0
+    for users, row, prefix in instances_by_hand("few-shot"):
+        clicks = clicks_of(users, row)
+        vector = user_vector(clicks[:prefix], users.attributes[:, row].tolist())
+        ties += int(((ITEM @ vector) == ITEM[clicks[prefix]] @ vector).sum() > 1)
+        again += clicks[prefix] in clicks[:prefix]
+    assert ties > 20
+    assert again > 1
+
+
+def spoiled(mesh: Mesh, data: Path) -> list[dict[str, Any]]:
+    small_chunks()
+    found = []
+    for value in (0.0, float("nan")):
+        scorer = IntegerScorer(spoil=lambda vectors, value=value: vectors * value)  # type: ignore[misc]
+        for protocol in ("full", "sampled-99"):
+            metrics, _ = evaluate(
+                scorer,
+                data,
+                load_manifest(data),
+                mesh,
+                task="joint",
+                protocol=protocol,  # type: ignore[arg-type]
+                max_length=MAX_LENGTH,
+            )
+            found.append(metrics)
+    return found
+
+
+def test_a_model_that_says_nothing_is_last(data: Path) -> None:
+    # All scores equal, or not numbers at all (a run that diverged): no target may come out ahead.
+    for metrics in run_ranks(spoiled, 2, data)[0]:
+        assert metrics["auc"] == metrics["hit@50"] == metrics["ndcg@50"] == 0
+
+
+def nothing_to_rank(mesh: Mesh, data: Path) -> str:
+    with pytest.raises(UserError) as error:
+        evaluate(
+            IntegerScorer(), data, load_manifest(data), mesh, task="few-shot", protocol="full", max_length=MAX_LENGTH
+        )
+    return str(error.value)
+
+
+def test_a_split_without_instances_is_one_error_on_every_rank(tmp_path: Path) -> None:
+    write_data(tmp_path / "d", {"tune-test": random_users(3, ITEMS, longest=1)}, items=ITEMS, per_shard=2)
+    assert all("no few-shot instance" in error for error in run_ranks(nothing_to_rank, 2, tmp_path / "d"))
+
+
+# Top k --------------------------------------------------------------------------------------------------------
+
+CATALOGUE = 90
+QUERY, WEIGHT = (np.random.default_rng(n).normal(size=(rows, 5)) for n, rows in ((1, 11), (2, CATALOGUE)))
+SEEN = {user: np.random.default_rng(user).choice(CATALOGUE, 3 * user, replace=False).tolist() for user in range(11)}
+
+
+@dataclasses.dataclass
+class _Vectors:
+    device: torch.device = torch.device("cpu")
+
+    def item_vectors(self, ids: Tensor) -> Tensor:
+        return torch.from_numpy(WEIGHT).float()[ids]
+
+
+def best(mesh: Mesh, k: int, catalogue: int) -> tuple[np.ndarray, np.ndarray, slice]:
+    scoring.ITEM_CHUNK, scoring.SCORE_CHUNK = 16, 70
+    low, high = mesh.rank * 11 // mesh.world_size, (mesh.rank + 1) * 11 // mesh.world_size
+    pairs = [(user - low, item) for user in range(low, high) for item in SEEN[user] if item < catalogue]
+    rows, items = np.array(pairs, np.int64).reshape(-1, 2).T
+    queries = gather_queries(torch.from_numpy(QUERY[low:high]).float(), rows, items)
+    ids, scores = top_k(_Vectors(), queries, catalogue, k)  # type: ignore[arg-type]
+    return ids.numpy(), scores.numpy(), queries.mine
+
+
+@pytest.mark.parametrize(("k", "catalogue"), [(10, CATALOGUE), (20, 12)])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_top_k_is_that_of_sorting_everything(world_size: int, k: int, catalogue: int) -> None:
+    ranks = run_ranks(best, world_size, k, catalogue)
+    for ids, scores, _ in ranks:
+        for user in range(11):
+            left = [item for item in range(catalogue) if item not in SEEN[user]]
+            want = sorted(left, key=lambda item: -(QUERY[user] @ WEIGHT[item]))[:k]
+            missing = k - len(want)
+            assert ids[user].tolist() == want + [-1] * missing
+            np.testing.assert_allclose(scores[user, : len(want)], WEIGHT[want] @ QUERY[user], rtol=1e-5, atol=1e-6)
+            assert (scores[user, len(want) :] == -np.inf).all()
+    owned = [user for _, _, mine in ranks for user in range(11)[mine]]
+    assert owned == list(range(11))
+
+
+# The trained model as scorer ----------------------------------------------------------------------------------
+
+
+def with_model(
+    mesh: Mesh, data: Path
+) -> tuple[dict[str, Any], dict[tuple[int, int], int], list[tuple[int, int, float]]]:
+    """Metrics; rank of each (user, target); on one rank also (user, target, how far ahead) of each item above it."""
+    small_chunks()
+    model = Model(dim=8, blocks=1, heads=2, max_length=MAX_LENGTH, dropout=0.0)
+    config = Config(model=model, prompt=Prompt(hidden=8, attribute_dim=8), tables=Tables(optimizer="sgd", init_std=1.0))
+    sizes = TableSizes(items=ITEMS, dim=8, attributes=ATTRIBUTES, attribute_dim=8, with_prompt=True, with_tower=True)
+    torch.manual_seed(0)
+    tower = DenseTower(model, config.prompt, attributes=2, with_prompt=True, with_tower=True).eval()
+    scorer = ModelScorer(make_tables(sizes, config, mesh), tower, mesh.device)
+    metrics, mine = evaluate(
+        scorer, data, load_manifest(data), mesh, task="zero-shot", protocol="full", max_length=MAX_LENGTH
+    )
+    ranks = {(u, i): r for u, i, r in zip(mine.users.tolist(), mine.items.tolist(), mine.ranks.tolist(), strict=True)}
+    margins = []
+    if mesh.world_size == 1:
+        items = scorer.item_vectors(torch.arange(ITEMS)).double().detach().numpy()
+        for users, row, prefix in instances_by_hand("zero-shot"):
+            one = Instances(select(users, [row]), np.array([0]), np.array([prefix]))
+            vector = scorer.user_vectors(history_batch(one, MAX_LENGTH))[0].double().detach().numpy()
+            target = clicks_of(users, row)[prefix]
+            scores = items @ vector
+            ahead = np.delete(scores, target) - scores[target]
+            margins.append((int(users.index[row]), target, ahead))
+    return metrics, ranks, margins
+
+
+def test_the_model_ranks_alike_on_any_number_of_ranks_and_like_its_vectors_say(data: Path) -> None:
+    ((one, ranks, margins),) = run_ranks(with_model, 1, data)
+    assert len(margins) == len(ranks) > 10
+    for user, target, ahead in margins:
+        assert (ahead > 1e-5).sum() <= ranks[user, target] - 1 <= (ahead > -1e-5).sum()
+    for world_size in (2, 3):
+        for metrics, _, _ in run_ranks(with_model, world_size, data):
+            assert metrics == pytest.approx(one, rel=1e-6)

@@ -1,0 +1,148 @@
+"""Rule 2 for the losses and their collectives alone, in float64: value and gradients do not depend on the ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ppr_dist import objective
+from ppr_dist.config import Loss
+from ppr_dist.data.collate import Collator
+from ppr_dist.model.tower import Views
+from ppr_dist.parallel.collectives import all_gather
+from ppr_dist.parallel.mesh import Mesh
+from tests.ranks import run_ranks
+from tests.shards import random_users, rank_part
+
+ITEMS, COUNT, DIM, SLOTS = 60, 22, 6, 12
+USERS = random_users(COUNT, ITEMS, longest=SLOTS - 1)
+TOLERANCE = {"rtol": 1e-10, "atol": 1e-13}
+
+
+def double(rows: int, seed: int, *more: int) -> torch.Tensor:
+    return torch.randn(rows, *more, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """One ``step_loss`` on this rank's users, with vectors that belong to items, users and slots.
+
+    Gradients are of the sum of the ranks' losses, on tensors that every rank holds whole: summed over ranks they
+    are those of the whole batch. ``gather`` stands in for the gathering of the package.
+    """
+    if gather:
+        objective.all_gather_with_gradient = gather  # type: ignore[assignment]
+    capacity = -(-COUNT // mesh.world_size)
+    collator = Collator(
+        loss=config,
+        items=ITEMS,
+        probability=(np.bincount(USERS.items, minlength=ITEMS) / len(USERS.items)).astype(np.float32),
+        max_length=50,
+        hold_out=0,
+        first_slot=0,
+        views=False,
+        seed=1,
+        rank=mesh.rank,
+        world_size=mesh.world_size,
+        capacity=capacity,
+    )
+    batch = collator(rank_part(USERS, mesh.rank, mesh.world_size), epoch=0, step=0, global_users=COUNT)
+    leaves = {
+        "items": double(ITEMS, 0),
+        "users": double(COUNT, 1, SLOTS),
+        **{f.name: double(COUNT, 2 + i) for i, f in enumerate(dataclasses.fields(Views))},
+    }
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    within = batch.slots - batch.first_slot[batch.owner]
+    views = Views(*(leaves[f.name][batch.users] for f in dataclasses.fields(Views)))
+    loss = objective.step_loss(
+        config,
+        batch,
+        leaves["items"][batch.item_ids],
+        leaves["users"][batch.users[batch.owner], within],
+        views,
+        capacity,
+    )
+    loss.backward.backward()
+    return {
+        "loss": np.array([loss.prediction.item(), loss.contrastive.item()]),
+        "gradients": {name: leaf.grad.numpy() for name, leaf in leaves.items() if leaf.grad is not None},
+    }
+
+
+def together(config: Loss, world_size: int, gather: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """What the ranks' parts make: the losses summed; the gradients averaged, as DeepSpeed and TorchRec do."""
+    ranks = run_ranks(losses_and_gradients, world_size, config, gather)
+    return {
+        "loss": sum(rank["loss"] for rank in ranks),
+        "gradients": {
+            name: sum(rank["gradients"][name] for rank in ranks) / world_size for name in ranks[0]["gradients"]
+        },
+    }
+
+
+CONFIGS = {
+    "softmax": Loss(kind="softmax", uniform_negatives=13, in_batch_per_user=2, temperature=0.7, logit_chunk=300),
+    "bpr": Loss(kind="bpr", uniform_negatives=3, temperature=0.7),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_losses_and_gradients_do_not_depend_on_the_number_of_ranks(kind: str) -> None:
+    one = together(CONFIGS[kind], 1)
+    assert one["loss"].min() > 0.1
+    assert set(one["gradients"]) == {"items", "users", "state", "attribute_masked", "behaviour_masked"}
+    for world_size in (2, 4):
+        many = together(CONFIGS[kind], world_size)
+        np.testing.assert_allclose(many["loss"], one["loss"], **TOLERANCE)
+        for name, gradient in one["gradients"].items():
+            assert np.abs(gradient).max() > 1e-5
+            np.testing.assert_allclose(many["gradients"][name], gradient, err_msg=name, **TOLERANCE)
+
+
+class _Forgetful(torch.autograd.Function):
+    """Gathers, but each rank keeps only what its own loss says: the reduction of the backward pass dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.rows = len(x)
+        return all_gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        rank = torch.distributed.get_rank()
+        return grad[rank * ctx.rows : (rank + 1) * ctx.rows]
+
+
+def without_gradient(x: torch.Tensor) -> torch.Tensor:
+    return all_gather(x)
+
+
+def without_reduction(x: torch.Tensor) -> torch.Tensor:
+    return _Forgetful.apply(x)
+
+
+def with_a_mean(x: torch.Tensor) -> torch.Tensor:
+    # x + stop(…): the value of the right gathering, 1/W of its gradient.
+    from ppr_dist.parallel.collectives import all_gather_with_gradient
+
+    right = all_gather_with_gradient(x)
+    share = right / torch.distributed.get_world_size()
+    return share + (right - share).detach()
+
+
+@pytest.mark.parametrize("wrong", [without_gradient, without_reduction, with_a_mean], ids=lambda f: f.__name__)
+def test_a_wrong_gathering_would_be_seen(wrong: Callable[..., Any]) -> None:
+    config = CONFIGS["softmax"]
+    one, many = together(config, 1), together(config, 2, wrong)
+    # The loss hides it; the gradients of everything gathered show it.
+    np.testing.assert_allclose(many["loss"], one["loss"], **TOLERANCE)
+    for name in ("items", "attribute_masked", "behaviour_masked"):
+        right = one["gradients"][name]
+        off = np.abs(many["gradients"].get(name, np.zeros_like(right)) - right).max()
+        assert off > 0.02 * np.abs(right).max(), name

@@ -1,0 +1,233 @@
+"""Tables sharded in every way, by the YAML a user writes, against plain torch embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+
+from ppr_dist.config import Config, Tables
+from ppr_dist.parallel.apply import make_tables, refuse_tables
+from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.sparse import TableSizes, profile_table
+from tests.ranks import run_ranks
+
+SIZES = TableSizes(
+    items=61, dim=16, attributes={"age": 5, "city": 19}, attribute_dim=8, with_prompt=True, with_tower=True
+)
+ROWS = {"item": SIZES.items} | {
+    profile_table(use, name): rows for use in SIZES.uses for name, rows in SIZES.attributes.items()
+}
+LR, EPS, STEPS, USERS = 0.3, 1e-3, 2, 6
+KINDS = ("row_wise", "column_wise", "table_wise")
+
+
+def cluster_file(folder: Path, item: str, profile: str) -> Path:
+    path = folder / f"{item}-{profile}.yaml"
+    body: dict[str, Any] = {
+        "name": "test",
+        "compute_device": "cpu",
+        "nodes": 1,
+        "ranks_per_node": 4,
+        "hbm_gb": 0,
+        "host_memory_gb": 4,
+        "intra_node_gb_per_s": 10,
+        "inter_node_gb_per_s": 1,
+        "reserved_fraction": 0.1,
+        "constraints": {"item": {"sharding_types": [item]}, "profile": {"sharding_types": [profile]}},
+    }
+    path.write_text(yaml.safe_dump(body))
+    return path
+
+
+def asked(rank: int, step: int) -> tuple[Tensor, Tensor]:
+    """Item ids [U] (distinct, as the loader gives them; the ranks' overlap) and profile values [A, B] of a rank."""
+    generator = torch.Generator().manual_seed(100 * step + rank)
+    items = torch.randperm(SIZES.items, generator=generator)[: 20 + rank]
+    profile = torch.stack([torch.randint(n, (USERS,), generator=generator) for n in SIZES.attributes.values()])
+    return items, profile
+
+
+def pull(vectors: Tensor) -> Tensor:
+    """A loss whose gradient differs by row, column and value, so that a second step shows the first."""
+    weight = torch.linspace(0.5, 1.5, vectors.shape[1]) * torch.linspace(1.0, 2.0, len(vectors))[:, None]
+    return (weight * (vectors - 0.5) ** 2).sum()
+
+
+def whole(tables: Any) -> dict[str, np.ndarray]:
+    """Every table looked up in full; on all ranks."""
+    every = torch.arange(SIZES.items)
+    with torch.no_grad():
+        found = {"item": tables.look_up_items(every).numpy()}
+        for number, (name, rows) in enumerate(SIZES.attributes.items()):
+            profile = torch.zeros(len(SIZES.attributes), rows, dtype=torch.int64)
+            profile[number] = torch.arange(rows)
+            for use, x_u in zip(SIZES.uses, tables.look_up_profiles(profile), strict=True):
+                columns = slice(number * SIZES.attribute_dim, (number + 1) * SIZES.attribute_dim)
+                found[profile_table(use, name)] = x_u[:, columns].numpy()
+    return {name: table.copy() for name, table in found.items()}
+
+
+def update(mesh: Mesh, optimizer: str, files: list[Path]) -> list[dict[str, Any]]:
+    """Tables before and after two steps under each cluster file."""
+    found = []
+    for file in files:
+        settings = Tables(optimizer=optimizer, lr=LR, eps=EPS, init_std=0.3, sharding=file)  # type: ignore[arg-type]
+        tables = make_tables(SIZES, Config(tables=settings), mesh)
+        before = whole(tables)
+        for step in range(STEPS):
+            items, profile = asked(mesh.rank, step)
+            vectors = [tables.look_up_items(items), *tables.look_up_profiles(profile)]
+            # Each rank's loss is its part of a sum, scaled by W as step_loss does.
+            (mesh.world_size * sum(pull(v) for v in vectors)).backward()
+        kinds = {table["name"]: table["sharding_type"] for table in tables.plan["tables"]}
+        shards = {table["name"]: len(table["shards"]) for table in tables.plan["tables"]}
+        found.append({"before": before, "after": whole(tables), "kinds": kinds, "shards": shards})
+    return found
+
+
+def reference(before: dict[str, np.ndarray], optimizer: str, world_size: int) -> dict[str, np.ndarray]:
+    """The same two steps with ``nn.Embedding``, dense autograd and the optimizer written out."""
+    tables = {name: nn.Embedding.from_pretrained(torch.tensor(w), freeze=False) for name, w in before.items()}
+    sums = {name: torch.zeros(len(w), 1) for name, w in before.items()}
+    for step in range(STEPS):
+        loss = torch.zeros(())
+        for rank in range(world_size):
+            items, profile = asked(rank, step)
+            loss = loss + pull(tables["item"](items))
+            for use in SIZES.uses:
+                parts = [
+                    tables[profile_table(use, a)](values) for a, values in zip(SIZES.attributes, profile, strict=True)
+                ]
+                loss = loss + pull(torch.cat(parts, dim=1))
+        loss.backward()
+        for name, table in tables.items():
+            g = table.weight.grad
+            assert g is not None
+            with torch.no_grad():
+                if optimizer == "sgd":
+                    table.weight -= LR * g
+                else:  # row-wise Adagrad: one sum of mean squares per row (FBGEMM)
+                    sums[name] += (g**2).mean(dim=1, keepdim=True)
+                    table.weight -= LR * g / (sums[name].sqrt() + EPS)
+            table.weight.grad = None
+    return {name: table.weight.detach().numpy() for name, table in tables.items()}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
+def test_tables_move_like_plain_embeddings(optimizer: str, world_size: int, tmp_path: Path) -> None:
+    # Row-wise optimizers keep one number per row and column shard (sharding/README.md): not column-wise.
+    kinds = KINDS if optimizer == "sgd" else ("row_wise", "table_wise")
+    files = [cluster_file(tmp_path, kind, kind) for kind in kinds]
+    ranks = run_ranks(update, world_size, optimizer, files)
+    for case, kind in enumerate(kinds):
+        first = ranks[0][case]
+        assert set(first["before"]) == set(ROWS)
+        if world_size == 2:
+            assert set(first["kinds"].values()) == {kind}
+            assert first["shards"]["item"] == (1 if kind == "table_wise" else 2)
+        want = reference(first["before"], optimizer, world_size)
+        for rank in ranks:
+            for name, table in want.items():
+                assert table.shape[0] == ROWS[name]
+                np.testing.assert_array_equal(rank[case]["before"][name], first["before"][name])
+                assert np.abs(table - first["before"][name]).max() > 0.05
+                np.testing.assert_allclose(
+                    rank[case]["after"][name], table, rtol=1e-5, atol=1e-5, err_msg=f"{kind} {name}"
+                )
+
+
+def initial(mesh: Mesh, files: list[Path]) -> list[dict[str, np.ndarray]]:
+    settings = [Tables(optimizer="sgd", sharding=file) for file in files]
+    return [whole(make_tables(SIZES, Config(tables=s), mesh)) for s in settings]
+
+
+def test_first_values_depend_on_neither_sharding_nor_ranks(tmp_path: Path) -> None:
+    files = [cluster_file(tmp_path, kind, kind) for kind in KINDS]
+    one, three = run_ranks(initial, 1, files)[0], run_ranks(initial, 3, files)[0]
+    for tables in one + three:
+        for name, values in one[0].items():
+            np.testing.assert_array_equal(tables[name], values)
+    assert 0.01 < one[0]["item"].std() < 0.03
+    assert not np.array_equal(one[0]["prompt:city"], one[0]["tower:city"])
+
+
+def standing_still(mesh: Mesh) -> dict[str, Any]:
+    tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), mesh, train_items=False)
+    before = whole(tables)
+    items, profile = asked(mesh.rank, 0)
+    vectors = tables.look_up_items(items)
+    assert not vectors.requires_grad
+    prompt, tower = tables.look_up_profiles(profile)
+    assert prompt is not None
+    assert tower is not None
+    (pull(vectors) + pull(prompt) + pull(tower)).backward()
+    return {"before": before, "after": whole(tables)}
+
+
+def test_items_that_do_not_learn_stand_still() -> None:
+    for rank in run_ranks(standing_still, 2):
+        np.testing.assert_array_equal(rank["after"]["item"], rank["before"]["item"])
+        assert np.abs(rank["after"]["prompt:age"] - rank["before"]["prompt:age"]).max() > 0.05
+
+
+def rates(mesh: Mesh) -> list[float]:
+    tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), mesh)
+    moved = []
+    for lr in (LR, LR / 10, 0.0):
+        tables.set_lr(lr)
+        before = whole(tables)["item"]
+        tables.look_up_items(torch.arange(5)).sum().backward()
+        moved.append(float(np.abs(whole(tables)["item"] - before).max()))
+    return moved
+
+
+def test_the_learning_rate_reaches_the_kernels() -> None:
+    # Without the factor W: one rank's gradient of 1, from both ranks, averaged.
+    for moved in run_ranks(rates, 2):
+        np.testing.assert_allclose(moved, [LR, LR / 10, 0.0], rtol=1e-4, atol=1e-9)
+
+
+class _WithTable(nn.Module):
+    def __init__(self, table: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(2, 2), table)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda: nn.Embedding(3, 4),
+        lambda: nn.EmbeddingBag(3, 4),
+        lambda: EmbeddingCollection(
+            tables=[EmbeddingConfig(name="t", num_embeddings=3, embedding_dim=4, feature_names=["t"])]
+        ),
+    ],
+    ids=["Embedding", "EmbeddingBag", "EmbeddingCollection"],
+)
+def test_no_table_enters_the_engine(table: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"inner\.1 is an embedding table"):
+        refuse_tables(_WithTable(table()))
+
+
+def test_a_dense_module_may() -> None:
+    refuse_tables(_WithTable(nn.LayerNorm(2)))
+
+
+def sharded(mesh: Mesh) -> None:
+    tables = make_tables(dataclasses.replace(SIZES, with_tower=False), Config(tables=Tables(optimizer="sgd")), mesh)
+    with pytest.raises(RuntimeError, match="is an embedding table"):
+        refuse_tables(tables.model)
+
+
+def test_nor_does_a_sharded_one() -> None:
+    run_ranks(sharded, 2)
