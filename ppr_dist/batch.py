@@ -44,7 +44,8 @@ class Batch:
     total_targets: float
     """Targets in this rank's batch (P); summed over ranks it normalises the loss."""
     candidates: Tensor | None = None
-    """softmax: rows of this rank's share of the shared candidates, int64 [C]."""
+    """softmax: rows of this rank's share of the shared candidates; full_softmax: of its part of the catalogue (C then
+    differs by rank), int64 [C]."""
     candidate_log_q: Tensor | None = None
     """softmax: log of each candidate's expected count among all candidates; +inf marks padding, float32 [C]."""
     negatives: Tensor | None = None

@@ -73,8 +73,9 @@ class Tables:
 class Loss:
     """Prediction loss and prompt-oriented contrastive loss."""
 
-    kind: Literal["softmax", "bpr"] = "softmax"
-    """``softmax``: own positive against shared candidates; ``bpr``: one pair per uniform negative (PPR eq. 8)."""
+    kind: Literal["softmax", "full_softmax", "bpr"] = "softmax"
+    """``softmax``: own positive against shared candidates; ``full_softmax``: against the whole catalogue, each rank
+    scoring a part of it (for up to some 10^5 items per rank); ``bpr``: one pair per uniform negative (PPR eq. 8)."""
     uniform_negatives: int = 512
     """softmax: uniform negatives shared by the whole batch, summed over ranks. bpr: negatives per target."""
     in_batch_per_user: int = 4

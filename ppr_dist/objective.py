@@ -19,6 +19,7 @@ from ppr_dist.loss.contrastive import info_nce, pad
 from ppr_dist.loss.softmax import sampled_softmax
 from ppr_dist.model.tower import Views
 from ppr_dist.parallel.collectives import all_gather, all_gather_with_gradient, all_sum
+from ppr_dist.parallel.sharded_softmax import sharded_softmax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Candidates:
 
 def gather_candidates(batch: Batch, items: Tensor) -> Candidates:
     """Communicate: gather the candidates of all ranks; gradients flow back to the rank that looked them up."""
-    assert batch.candidates is not None and batch.candidate_log_q is not None
+    assert batch.candidates is not None
+    assert batch.candidate_log_q is not None
     return Candidates(
         vectors=all_gather_with_gradient(items.index_select(0, batch.candidates)),
         ids=all_gather(batch.item_ids.index_select(0, batch.candidates)),
@@ -58,6 +60,10 @@ def prediction_loss(loss: Loss, batch: Batch, items: Tensor, user: Tensor, candi
             temperature=loss.temperature,
             logit_chunk=loss.logit_chunk,
         )
+    if loss.kind == "full_softmax":
+        assert batch.candidates is not None
+        own_items = items.index_select(0, batch.candidates)
+        return sharded_softmax(user, positive, own_items, temperature=loss.temperature, logit_chunk=loss.logit_chunk)
     assert batch.negatives is not None
     return bpr(
         user,

@@ -64,6 +64,8 @@ class Collator:
             picks = self._picks(epoch, index[who], targets_each[who])
             in_batch = users.items[(first_target[:, None] + picks).ravel()]
             parts["candidates"], log_q = self._candidates(in_batch, epoch, step, global_users)
+        elif self.loss.kind == "full_softmax":
+            parts["candidates"] = self._own_items()
         else:
             draw = np.arange(self.loss.uniform_negatives)
             who, where = index[owner][:, None], slot[:, None]
@@ -94,6 +96,11 @@ class Collator:
         bits = integers(2**62, self.seed, _PICK, epoch, index[:, None], np.arange(self.loss.in_batch_per_user))
         picks: Int64 = bits % targets_each[:, None]
         return picks
+
+    def _own_items(self) -> Int64:
+        """This rank's part of the catalogue: the block that row-wise sharding gives it, so that nothing travels."""
+        block = -(-self.items // self.world_size)
+        return np.arange(min(self.rank * block, self.items), min((self.rank + 1) * block, self.items))
 
     def _candidates(
         self, in_batch: Int64, epoch: int, step: int, global_users: int

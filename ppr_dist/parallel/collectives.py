@@ -42,9 +42,16 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        out = grad.new_empty(ctx.rows, *grad.shape[1:])
-        _reduce_scatter(out, grad.contiguous())
-        return out
+        return reduce_scatter(grad, ctx.rows)
+
+
+def reduce_scatter(x: Tensor, rows: int) -> Tensor:
+    """Sum ``x`` [W·rows, …] over ranks and return this rank's part [rows, …], no gradient."""
+    if dist.get_world_size() == 1:
+        return x
+    out = x.new_empty(rows, *x.shape[1:])
+    _reduce_scatter(out, x.contiguous())
+    return out
 
 
 def all_sum(x: Tensor) -> Tensor:

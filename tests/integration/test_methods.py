@@ -48,7 +48,6 @@ def test_what_learns(method: str, catalogue: Path, pretrained: Path, tmp_path: P
     for name, values in carried.items():
         np.testing.assert_array_equal(start[name], values, err_msg=f"{name} did not start as pre-trained")
         moved = not np.array_equal(after[name], values)
-        # A key's bias cancels in the softmax: it alone may get no gradient, so whole weights are what counts.
         assert moved == (method != "ppr-light"), name
 
     new = {"ppr-light": ("prompt", "tower"), "ppr-full": ("prompt", "tower"), "fine-tune": ("tower",)}[method]

@@ -92,7 +92,7 @@ def test_histories_and_targets(hold_out: int, max_length: int, first_slot: int, 
         assert (batch.lengths.diff() <= 0).all()
         assert batch.total_targets == len(batch.targets)
         assert len(batch.item_ids.unique()) == len(batch.item_ids)
-        integers = [t for t in (batch.users, batch.item_ids, *batch.history, batch.slots, batch.targets, batch.profile)]
+        integers = (batch.users, batch.item_ids, *batch.history, batch.slots, batch.targets, batch.profile)
         assert {t.dtype for t in integers} == {torch.int64}
     assert sorted(seen) == USERS.index.tolist()
     assert len(batches[0].history) > 1 or max_length == 1
@@ -111,7 +111,7 @@ def pairs(batch: Batch) -> list[tuple[int, float]]:
 def test_ranks_together_draw_the_candidates_of_one_rank(loss: tuple[int, int], world_size: int) -> None:
     settings = {"loss": Loss(uniform_negatives=loss[0], in_batch_per_user=loss[1]), "hold_out": 2}
     many = over_ranks(world_size, **settings)
-    assert sorted(sum((pairs(batch) for batch in many), [])) == sorted(pairs(collate(**settings)))
+    assert sorted(pair for batch in many for pair in pairs(batch)) == sorted(pairs(collate(**settings)))
     # Gathering needs one size on every rank, whoever has fewer users.
     assert len({len(batch.candidates) for batch in many}) == 1  # type: ignore[arg-type]
 

@@ -50,7 +50,7 @@ def test_ranks_share_out_the_batches_of_one_rank(data: tuple[Path, Manifest], wo
     assert {len(steps) for steps in many} == {len(one)}
     for (step, total, whole), *parts in zip(one, *many, strict=True):
         assert all((part[0], part[1]) == (step, total) for part in parts)
-        assert sum([part[2].index.tolist() for part in parts], []) == whole.index.tolist()
+        assert [user for part in parts for user in part[2].index.tolist()] == whole.index.tolist()
         assert len(whole) == total
 
 

@@ -47,11 +47,12 @@ def materialised(
     losses = []
     for i in range(len(user)):
         own = (user[i] * positive[i]).sum() / temperature
-        logits = [own]
-        for j in range(len(candidates)):
-            if candidate_ids[j] != positive_ids[i] and log_q[j] != torch.inf:
-                logits.append((user[i] * candidates[j]).sum() / temperature - log_q[j])
-        losses.append(torch.logsumexp(torch.stack(logits), 0) - own)
+        others = [
+            (user[i] * candidates[j]).sum() / temperature - log_q[j]
+            for j in range(len(candidates))
+            if candidate_ids[j] != positive_ids[i] and log_q[j] != torch.inf
+        ]
+        losses.append(torch.logsumexp(torch.stack([own, *others]), 0) - own)
     return torch.stack(losses).sum()
 
 
