@@ -184,11 +184,11 @@ def _markdown(result: dict[str, Any]) -> str:
         "| items | kind | step, ms | start-up, M items/s | table + state, GB | peak RSS, GB |",
         "|---|---|---|---|---|---|",
     ]
-    for r in result["rows"]:
-        lines.append(
-            f"| {r['items']:.0e} | {r['kind']} | {r['step_ms']:.0f} | {r['start_up_items_per_s'] / 1e6:.2f} | "
-            f"{r['table_and_state_bytes'] / 1e9:.2f} | {r['peak_rss_bytes'] / 1e9:.2f} |"
-        )
+    lines += [
+        f"| {r['items']:.0e} | {r['kind']} | {r['step_ms']:.0f} | {r['start_up_items_per_s'] / 1e6:.2f} | "
+        f"{r['table_and_state_bytes'] / 1e9:.2f} | {r['peak_rss_bytes'] / 1e9:.2f} |"
+        for r in result["rows"]
+    ]
     ratio = result.get("step_time_largest_over_smallest")
     lines += ["", f"Step time of ppr_dist, largest over smallest catalogue: {ratio:.2f}."] if ratio else []
     return "\n".join(lines) + "\n"

@@ -3,8 +3,8 @@
     python -m benchmarks.ml_1m --log FOLDER --work FOLDER [--minutes 60] [--cold-minutes 30] [--out results.md]
 
 ``--log`` (or PPR_DIST_ML1M) holds interactions.parquet and users.parquet. Stages already done in ``--work`` are kept.
-(a) prepares with --min-item-count 5, pre-trains configs/ml-1m for ``--minutes`` on one process, and ranks every user's
-last item among the whole catalogue, seen items removed: the protocol of the published rows in the result file.
+(a) prepares with --min-item-count 5, pre-trains configs/ml-1m for ``--minutes`` on one process, and ranks every
+user's last item among the whole catalogue, seen items removed: the protocol of the published rows.
 (b) prepares with --simulate-cold 0.2, pre-trains for ``--cold-minutes``, tunes by all three methods, evaluates all tasks.
 """
 
@@ -115,8 +115,8 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
         "",
         "## Next item",
         "",
-        f"configs/ml-1m, one process, {next_item['minutes']:.0f} minutes of training ({next_item['steps']} steps). Last "
-        "item of all users, ranked among the whole catalogue (items seen at least 5 times), seen items removed.",
+        f"configs/ml-1m, one process, {next_item['minutes']:.0f} minutes of training ({next_item['steps']} steps). "
+        "Last item of all users, ranked among the whole catalogue (items seen at least 5 times), seen items removed.",
         "",
         "| model | HR@10 | NDCG@10 |",
         "|---|---|---|",

@@ -28,7 +28,7 @@ class Arguments:
     run: Path
     """A pre-trained or tuned run."""
     task: Task | list[Task]
-    """few-shot, zero-shot, joint (cold test users) or next-item, validation (warm users); several: '[few-shot,joint]'."""
+    """few-shot, zero-shot, joint (cold test users), next-item, validation (warm users); several: '[few-shot,joint]'."""
     data: Path | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     protocol: Literal["sampled-99", "full"] = "sampled-99"

@@ -118,7 +118,10 @@ def _blocks(
     most_instances = stream.capacity * max(1, manifest.cold_threshold)
     steps_per_block = max(1, QUERY_BLOCK // most_instances)
     steps = tqdm(
-        stream.batches(0, range(stream.steps)), total=stream.steps, desc=f"{task} {protocol}", disable=not progress
+        stream.batches(0, range(stream.steps)),
+        total=stream.steps,
+        desc=f"{task} {protocol}",
+        disable=None if progress else True,
     )
     gathered: list[_Block] = []
     for step, _, users in steps:

@@ -104,7 +104,8 @@ class Observer:
     def _line(self, step: int, record: dict[str, Any]) -> str:
         left = (self.total_steps - step) * record["step_ms"] / 1e3
         eta = datetime.timedelta(seconds=round(left))
-        return f"step {step}/{self.total_steps}: loss {record['loss']:.4f}, {record['users_per_s']:.0f} samples/s, ETA {eta}"
+        speed = f"{record['users_per_s']:.0f} samples/s"
+        return f"step {step}/{self.total_steps}: loss {record['loss']:.4f}, {speed}, ETA {eta}"
 
     @contextmanager
     def paused(self) -> Iterator[None]:

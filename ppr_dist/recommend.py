@@ -59,14 +59,14 @@ def main(argv: list[str] | None = None) -> None:
         clickless = int((raw.users.lengths == 0).sum())
         if ranks.main and clickless and not trained.info.with_tower:
             print(
-                f"ppr_dist: warning: {clickless} users have no clicks and {arguments.run} knows no profiles: to it all items "
-                "are alike for them; use a tuned run",
+                f"ppr_dist: warning: {clickless} users have no clicks and {arguments.run} knows no profiles: to it all "
+                "items are alike for them; use a tuned run",
                 file=sys.stderr,
             )
         k = min(arguments.k, trained.manifest.items)
         found: list[tuple[Int64, np.ndarray]] = []
         starts = range(0, len(raw.users), arguments.batch)
-        for start in tqdm(starts, desc="recommend", disable=not (arguments.progress and ranks.main)):
+        for start in tqdm(starts, desc="recommend", disable=None if arguments.progress and ranks.main else True):
             size = min(arguments.batch, len(raw.users) - start)
             owner = start + np.arange(
                 ranks.rank * size // ranks.world_size, (ranks.rank + 1) * size // ranks.world_size

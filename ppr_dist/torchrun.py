@@ -1,7 +1,7 @@
 """torchrun, with every argument behind the module left to the module.
 
-torchrun's argparse looks for abbreviations of its own options among the arguments of the script too, and stops at
-our ``--run`` ("ambiguous option: --run could match --run-path"; seen with Python 3.11.7, 3.12.1 and 3.13.0). A ``--`` in
+torchrun's argparse looks for abbreviations of its own options among the script's arguments too, and stops at our
+``--run`` ("ambiguous option: --run could match --run-path"; seen with Python 3.11.7, 3.12.1 and 3.13.0). A ``--`` in
 front of the module ends the search: ``torchrun … -m -- ppr_dist.pretrain --run RUN``. This puts it there. The project's
 environment installs it as ``.venv/bin/torchrun``.
 """

@@ -81,7 +81,7 @@ def history_batch(instances: Instances, max_length: int) -> Batch:
 
 
 def excluded(instances: Instances, *, with_target: bool = True) -> tuple[Int64, Int64]:
-    """(instance, item) pairs, distinct, that a full ranking leaves out: what the user had seen, and the target itself."""
+    """Distinct (instance, item) pairs that a full ranking leaves out: what the user had seen, and the target."""
     counts = instances.prefix + with_target  # the target stands right behind the prefix
     row, within = ragged_arange(counts)
     item = instances.users.items[instances.users.offsets[instances.owner][row] + within]

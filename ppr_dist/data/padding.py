@@ -55,7 +55,7 @@ class PaddedHistories:
 
 
 def pad_histories(items: Int64, starts: Int64, lengths: Int64) -> PaddedHistories:
-    """Cut histories ``items[starts : starts + lengths]`` (lengths falling) and group them. At least one group, L_g ≥ 1."""
+    """Cut histories ``items[starts : starts + lengths]``, lengths falling, and group them: ≥ 1 group, L_g ≥ 1."""
     row, position = ragged_arange(lengths)
     bounds: list[tuple[int, int, int]] = []
     first_slot, first, slots = np.zeros(len(lengths), np.int64), 0, 0

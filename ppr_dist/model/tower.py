@@ -66,7 +66,7 @@ class DenseTower(nn.Module):
         tower_profile: Tensor | None,
         attribute_mask: float | None = None,
     ) -> tuple[Tensor, Views | None]:
-        """Return user vectors at ``batch.slots`` [P, D] float32 and, where the batch carries a masked view, the views.
+        """Return user vectors at ``batch.slots`` [P, D] float32 and, where the batch has a masked view, the views.
 
         Args:
             items: vectors of batch.item_ids [U, D]; prompt_profile, tower_profile: x_u [B, m·d] or None;
