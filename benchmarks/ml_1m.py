@@ -5,7 +5,8 @@
 ``--log`` (or PPR_DIST_ML1M) holds interactions.parquet and users.parquet. Stages already done in ``--work`` are kept.
 (a) prepares with --min-item-count 5, pre-trains configs/ml-1m for ``--minutes`` on one process, and ranks every
 user's last item among the whole catalogue, seen items removed: the protocol of the published rows.
-(b) prepares with --simulate-cold 0.2, pre-trains for ``--cold-minutes``, tunes by all three methods, evaluates all tasks.
+(b) prepares with --simulate-cold 0.2, pre-trains for ``--cold-minutes``, tunes by all three methods, evaluates all
+tasks under both protocols.
 """
 
 from __future__ import annotations

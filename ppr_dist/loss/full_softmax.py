@@ -38,7 +38,7 @@ def partial_gradients(
 
 
 def _chunks(rows: int, columns: int, logit_chunk: int) -> Iterator[slice]:
-    """Cut rows so that at most ``logit_chunk`` logits exist at once (but at least a row of them); none if no columns."""
+    """Cut rows so that at most ``logit_chunk`` logits exist at once (at least a row of them); none if no columns."""
     size = max(1, logit_chunk // max(1, columns))
     for start in range(0, rows if columns else 0, size):
         yield slice(start, start + size)

@@ -44,8 +44,8 @@ class ProfileMLP(nn.Module):
 class DenseTower(nn.Module):
     """Backbone, and where tuned: prompt generator and profile tower.
 
-    ``user vector at slot t = u_a + u_s(t)`` (PPR eq. 6 and 7): u_a = tower(x_u) where there is a profile tower, u_s(t) the
-    backbone's output after [prompt | first t items]; without a prompt u_s(0) = 0.
+    ``user vector at slot t = u_a + u_s(t)`` (PPR eq. 6 and 7): u_a = tower(x_u) where there is a profile tower, u_s(t)
+    the backbone's output after [prompt | first t items]; without a prompt u_s(0) = 0.
     """
 
     def __init__(self, model: Model, prompt: Prompt, *, attributes: int, with_prompt: bool, with_tower: bool) -> None:
