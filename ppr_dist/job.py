@@ -65,6 +65,7 @@ def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
         rank=mesh.rank,
         world_size=mesh.world_size,
         capacity=stream.capacity,
+        group_tokens=config.stream.group_tokens or (65_536 if mesh.device.type == "cuda" else None),
     )
     return Loader(stream, collator, config.stream.workers, pin=mesh.device.type == "cuda")
 

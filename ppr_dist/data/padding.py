@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ppr_dist.data.users import Int64
 
-FULL = 0.92
+FULL = 0.95
 """A group ends where a history would fill less than this share of its slots …"""
-GROUP_TOKENS = 4096
-"""… once it holds as many tokens as keep a matrix product busy."""
+GROUP_TOKENS = 256
+"""… once it holds this many tokens: enough to keep a small matrix product busy (measured on a CPU)."""
 
 
 def ragged_arange(counts: Int64) -> tuple[Int64, Int64]:
@@ -54,7 +54,7 @@ class PaddedHistories:
             yield torch.from_numpy(padded)
 
 
-def pad_histories(items: Int64, starts: Int64, lengths: Int64) -> PaddedHistories:
+def pad_histories(items: Int64, starts: Int64, lengths: Int64, group_tokens: int | None = None) -> PaddedHistories:
     """Cut histories ``items[starts : starts + lengths]``, lengths falling, and group them: ≥ 1 group, L_g ≥ 1."""
     row, position = ragged_arange(lengths)
     bounds: list[tuple[int, int, int]] = []
@@ -62,7 +62,7 @@ def pad_histories(items: Int64, starts: Int64, lengths: Int64) -> PaddedHistorie
     while first < len(lengths) or not bounds:
         width = max(1, int(lengths[first])) if len(lengths) else 1
         last = int(np.searchsorted(-lengths, -FULL * width, side="right"))
-        last = min(len(lengths), max(last, first + -(-GROUP_TOKENS // width)))
+        last = min(len(lengths), max(last, first + -(-(group_tokens or GROUP_TOKENS) // width)))
         bounds.append((first, last, width))
         first_slot[first:last] = slots + np.arange(last - first) * (width + 1)
         slots += (last - first) * (width + 1)
