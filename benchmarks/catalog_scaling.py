@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.hardware import hardware
+from benchmarks.hardware import hardware, peak_rss
 
 USERS, LENGTH, DIM = 128, 50, 64
 KINDS = ("ppr_dist", "dense_adam", "sparse_adam")
@@ -67,10 +66,11 @@ def _in_a_process(kind: str, size: int, steps: int) -> dict[str, Any]:
 
 def measure(kind: str, items: int, steps: int) -> dict[str, Any]:
     """Build, train ``steps`` steps, and report medians and memory of this process."""
+    from ppr_dist import trainer  # noqa: F401  (imports are not start-up of a table)
     from ppr_dist.parallel.mesh import mesh
 
     with mesh() as ranks:
-        before = _peak_rss()
+        before = peak_rss()
         start = time.perf_counter()
         step = _ours(items, ranks) if kind == "ppr_dist" else _plain(items, sparse=kind == "sparse_adam")
         start_up = time.perf_counter() - start
@@ -89,12 +89,8 @@ def measure(kind: str, items: int, steps: int) -> dict[str, Any]:
             "start_up_items_per_s": items / start_up,
             "table_and_state_bytes": 4 * items * DIM + state,
             "rss_before_bytes": before,
-            "peak_rss_bytes": _peak_rss(),
+            "peak_rss_bytes": peak_rss(),
         }
-
-
-def _peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _config() -> Any:

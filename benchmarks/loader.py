@@ -2,7 +2,7 @@
 
     python -m benchmarks.loader [--users 200000] [--out results.md]
 
-One process reads the same synthetic users as (a) ppr_dist's stream, from shards to ``Batch`` (shuffled, negatives
+One process reads the same users as (a) ppr_dist's stream, from shards to ``Batch`` (shuffled, negatives
 drawn, ids deduplicated), (b) the same stream to columnar users only, (c) a WebDataset with one member per user, decoded and
 collated into padded tensors, (d) a Parquet file of list columns behind a PyTorch DataLoader. Also reports the share of
 real tokens among the transformer's slots.

@@ -49,7 +49,7 @@ class Batch:
     candidate_log_q: Tensor | None = None
     """softmax: log of each candidate's expected count among all candidates; +inf marks padding, float32 [C]."""
     negatives: Tensor | None = None
-    """bpr: rows of each target's own negatives, int64 [P, n]."""
+    """bpr and bce: rows of each target's own negatives, int64 [P, n]."""
     masked_history: tuple[Tensor, ...] = ()
     """Contrastive view: histories with interactions dropped, rows, int64 [B_g, L_g]; empty = no views."""
     masked_lengths: Tensor | None = None

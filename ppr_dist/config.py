@@ -73,11 +73,12 @@ class Tables:
 class Loss:
     """Prediction loss and prompt-oriented contrastive loss."""
 
-    kind: Literal["softmax", "full_softmax", "bpr"] = "softmax"
+    kind: Literal["softmax", "full_softmax", "bpr", "bce"] = "softmax"
     """``softmax``: own positive against shared candidates; ``full_softmax``: against the whole catalogue, each rank
-    scoring a part of it (for up to some 10^5 items per rank); ``bpr``: one pair per uniform negative (PPR eq. 8)."""
+    scoring a part of it (for up to some 10^5 items per rank); ``bpr``: one pair per uniform negative (PPR eq. 8);
+    ``bce``: binary cross-entropy with uniform negatives (SASRec eq. 6)."""
     uniform_negatives: int = 512
-    """softmax: uniform negatives shared by the whole batch, summed over ranks. bpr: negatives per target."""
+    """softmax: uniform negatives shared by the whole batch, summed over ranks. bpr and bce: negatives per target."""
     in_batch_per_user: int = 4
     """softmax: targets of each user that serve as candidates for every user of every rank; 0 = none."""
     temperature: float = 1.0
@@ -98,8 +99,8 @@ class Loss:
         _probability(self, "loss", "attribute_mask", "behaviour_mask")
         if self.uniform_negatives < 0 or self.in_batch_per_user < 0:
             raise UserError("loss.uniform_negatives and loss.in_batch_per_user must not be negative")
-        if self.kind == "bpr" and self.uniform_negatives < 1:
-            raise UserError("loss.kind bpr needs loss.uniform_negatives of at least 1")
+        if self.kind in ("bpr", "bce") and self.uniform_negatives < 1:
+            raise UserError(f"loss.kind {self.kind} needs loss.uniform_negatives of at least 1")
         if self.kind == "softmax" and self.uniform_negatives + self.in_batch_per_user < 1:
             raise UserError("loss.kind softmax needs uniform_negatives or in_batch_per_user above 0")
 

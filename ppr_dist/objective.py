@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppr_dist.batch import Batch
 from ppr_dist.config import Loss
+from ppr_dist.loss.bce import bce
 from ppr_dist.loss.bpr import bpr
 from ppr_dist.loss.contrastive import info_nce, pad
 from ppr_dist.loss.softmax import sampled_softmax
@@ -65,7 +66,8 @@ def prediction_loss(loss: Loss, batch: Batch, items: Tensor, user: Tensor, candi
         own_items = items.index_select(0, batch.candidates)
         return sharded_softmax(user, positive, own_items, temperature=loss.temperature, logit_chunk=loss.logit_chunk)
     assert batch.negatives is not None
-    return bpr(
+    with_own_negatives = bce if loss.kind == "bce" else bpr
+    return with_own_negatives(
         user,
         positive,
         torch.nn.functional.embedding(batch.negatives, items),

@@ -48,22 +48,25 @@ class Collator:
 
     def __call__(self, users: Users, *, epoch: int, step: int, global_users: int) -> Batch:
         starts, stops = users.offsets[:-1], users.offsets[1:] - self.hold_out
+        whole = starts >= stops - (self.max_length + 1)
         starts = np.maximum(starts, stops - (self.max_length + 1))
         clicks = np.maximum(stops - starts, 0)  # of each user: inputs and the last target
         by_length = np.argsort(-clicks, kind="stable")
         index, starts, clicks = users.index[by_length], starts[by_length], clicks[by_length]
+        # Before the oldest click kept of a cut history there were others: the profile alone does not predict it.
+        first_slot = np.where(whole[by_length], self.first_slot, 1)
         padded = pad_histories(users.items, starts, np.maximum(clicks - 1, 0), self.group_tokens)
 
-        targets_each = np.maximum(clicks - self.first_slot, 0)
+        targets_each = np.maximum(clicks - first_slot, 0)
         owner, nth = ragged_arange(targets_each)
-        slot = nth + self.first_slot
+        slot = nth + first_slot[owner]
         targets = users.items[starts[owner] + slot]
 
         parts: dict[str, Int64] = {"history": padded.ids, "targets": targets}
         log_q = None
         if self.loss.kind == "softmax":
             who = np.flatnonzero(targets_each)
-            first_target = starts[who] + self.first_slot
+            first_target = starts[who] + first_slot[who]
             picks = self._picks(epoch, index[who], targets_each[who])
             in_batch = users.items[(first_target[:, None] + picks).ravel()]
             parts["candidates"], log_q = self._candidates(in_batch, epoch, step, global_users)
@@ -111,7 +114,9 @@ class Collator:
         """This rank's share of the candidates and log E[count] of each under both proposals together.
 
         In-batch and uniform candidates are one mixture (Yang et al., "Mixed Negative Sampling for Learning
-        Two-tower Neural Networks in Recommendations", WWW 2020, §3.2): E[count of j] = K/items + k·users·p_j.
+        Two-tower Neural Networks in Recommendations", WWW 2020, §3.2): E[count of j] = K/items + k·users·p_j. With p_j
+        the item's share of the split's clicks this is close, not exact: each user lends k of its own targets, so the
+        clicks of users with few count for more.
         """
         per_user, uniforms = self.loss.in_batch_per_user, self.loss.uniform_negatives
         first, last = self.rank * uniforms // self.world_size, (self.rank + 1) * uniforms // self.world_size

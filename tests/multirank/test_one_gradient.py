@@ -23,7 +23,7 @@ def _compare(one: dict[str, Any], many: list[dict[str, Any]]) -> None:
                 np.testing.assert_allclose(rank[kind][name], value, err_msg=f"{kind} of {name}", **TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "full_softmax", "bpr"])
+@pytest.mark.parametrize("kind", ["softmax", "full_softmax", "bpr", "bce"])
 @pytest.mark.parametrize("tuning", [False, True], ids=["pretrain", "tune"])
 def test_losses_gradients_and_table_updates_do_not_depend_on_the_number_of_ranks(kind: str, tuning: bool) -> None:
     config = small_config(with_loss(kind))

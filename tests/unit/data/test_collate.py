@@ -83,10 +83,13 @@ def test_histories_and_targets(hold_out: int, max_length: int, first_slot: int, 
         kept, asked = histories(batch, batch.history, batch.lengths), targets(batch)
         for user in batch.users.tolist():
             clicks = clicks_of(USERS, ROW[user])
-            clicks = clicks[: max(0, len(clicks) - hold_out)][-(max_length + 1) :]
+            trained_on = clicks[: max(0, len(clicks) - hold_out)]
+            clicks = trained_on[-(max_length + 1) :]
+            # The oldest click of a cut history was not the user's first: nothing before it predicts it.
+            first = max(first_slot, len(trained_on) > len(clicks))
             # The last click is only a target: max_length inputs before it.
             assert kept[user] == clicks[:-1]
-            assert asked[user] == [(t, clicks[t]) for t in range(first_slot, len(clicks))]
+            assert asked[user] == [(t, clicks[t]) for t in range(first, len(clicks))]
             seen.append(user)
         assert batch.profile.tolist() == [[int(a[ROW[u]]) for u in batch.users.tolist()] for a in USERS.attributes]
         assert (batch.lengths.diff() <= 0).all()

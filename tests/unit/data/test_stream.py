@@ -54,7 +54,7 @@ def test_ranks_share_out_the_batches_of_one_rank(data: tuple[Path, Manifest], wo
         assert len(whole) == total
 
 
-@pytest.mark.parametrize("batch", [3, 16, 17, 33, 64, 1000])
+@pytest.mark.parametrize("batch", [3, 16, 17, 33, 50, 64, 1000])
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_each_user_once_per_epoch_and_no_batch_above_the_capacity(
     data: tuple[Path, Manifest], batch: int, world_size: int
@@ -118,6 +118,13 @@ def test_shuffling_mixes(data: tuple[Path, Manifest]) -> None:
         # 3 lanes with windows of 4 shards of 7 users: a batch of 48 draws on at least 3 · 4 shards.
         _, _, first = read(stream(data))[0]
         assert len(np.unique((first.index - 1000) // 7)) >= 9
+
+
+def test_windows_are_permuted_each_in_its_own_way(data: tuple[Path, Manifest]) -> None:
+    # Windows of one shard of 7 users in one lane: how each stands in the order read.
+    position = np.array(order(stream(data, batch=15, shuffle_shards=1))) - 1000
+    ways = {tuple(position[position // 7 == shard] % 7) for shard in range(COUNT // 7)}
+    assert len(ways) > 0.9 * (COUNT // 7)
 
 
 def test_without_shuffling_the_order_is_that_of_the_shards(data: tuple[Path, Manifest]) -> None:

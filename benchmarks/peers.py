@@ -1,0 +1,258 @@
+"""How fast does ppr_dist train SASRec beside RecTools' and RecBole's, on one log, in one run?
+
+    python -m benchmarks.peers --work FOLDER [--log FOLDER] [--rounds 10] [--span 6] [--out results.md]
+
+``--log`` (or PPR_DIST_ML1M) holds interactions.parquet and users.parquet; without it a synthetic log is made. Each peer
+gets an environment of its own in ``--work``, from benchmarks/peers/NAME.txt. All train the same users' clicks but their
+last two: d 64, 2 blocks, 2 heads, length 50, feed-forward width d, dropout 0.2, 128 sequences a step, Adam at 1e-3 (our
+table: row-wise Adagrad), one process each, the same number of threads. Losses: BCE with 1 negative; softmax over
+``--negatives`` sampled negatives (RecTools draws them for each position, ppr_dist for each step; RecBole has only the
+softmax over the whole catalogue). All processes of a loss are alive together and train in turn, a span of seconds each,
+in alternating order; only one of them runs at a time. Round 0 warms up. Positions are real targets, padding not counted.
+"bare" is the same dense tower over random vectors: no data, tables, loss or engine.
+Reports the medians over rounds, the median of the ratios within rounds, and each one's seconds of training until NDCG@10
+of the last but one click (whole catalogue, seen items removed) first reaches a given value; ranking is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.hardware import hardware
+
+ROOT = Path(__file__).parents[1]
+PEERS = Path(__file__).with_suffix("")
+MODEL = {"dim": 64, "blocks": 2, "heads": 2, "length": 50, "dropout": 0.2, "batch": 128, "lr": 1e-3, "table_lr": 0.05}
+NAMES = ("ppr_dist", "bare", "rectools", "recbole")
+NDCG = {"bce": 0.05, "softmax": 0.10}
+"""Reached by SASRec on MovieLens-1M within a minute of training on two cores (measured)."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path, default=os.environ.get("PPR_DIST_ML1M"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=10, help="spans of each, the first of which warms up")
+    parser.add_argument("--span", type=float, default=6.0, help="seconds")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--losses", nargs="+", choices=NDCG, default=list(NDCG))
+    parser.add_argument("--names", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--negatives", type=int, default=256, help="of the softmax")
+    parser.add_argument("--ndcg", type=float, help="value to reach (default: by loss)")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    work: Path = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    pythons = {name: _environment(name, work) for name in options.names if name in ("rectools", "recbole")}
+    data, log = _prepare(options.log, work)
+    rows = [row for loss in options.losses for row in _compare(loss, options, work, data, log, pythons)]
+    result = {
+        "benchmark": "peers",
+        **hardware(),
+        "log": "MovieLens-1M" if options.log else "synthetic",
+        "threads": options.threads,
+        "negatives": options.negatives,
+        "rounds": options.rounds - 1,
+        "span_s": options.span,
+        "rows": rows,
+    }
+    if options.out:
+        options.out.write_text(_markdown(result, options))
+    print(json.dumps(result))
+
+
+def _environment(name: str, work: Path) -> Path:
+    """Make a peer's environment from its lock, unless it is there; return its interpreter."""
+    lock, folder = PEERS / f"{name}.txt", work / f"venv-{name}"
+    python, stamp = folder / "bin" / "python", folder / "lock.txt"
+    if not stamp.is_file() or stamp.read_text() != lock.read_text():
+        print(f"--- making {folder}", file=sys.stderr, flush=True)
+        venv.create(folder, clear=True, with_pip=True)
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+        torch = next(line for line in lock.read_text().splitlines() if line.startswith("torch=="))
+        # torch with what its build (CPU or CUDA) asks for; the rest as locked, whatever the peers' own limits say.
+        subprocess.run([*pip, torch], check=True, stdout=sys.stderr)
+        subprocess.run([*pip, "--no-deps", "-r", str(lock)], check=True, stdout=sys.stderr)
+        stamp.write_text(lock.read_text())
+    return python
+
+
+def _prepare(log: Path | None, work: Path) -> tuple[Path, Path]:
+    """Prepare the log for ppr_dist; write the same users' clicks, numbered alike, for the peers."""
+    from ppr_dist.data.manifest import load_manifest
+    from ppr_dist.data.stream import UserStream
+
+    source, data, numbered = log or work / "synthetic", work / "data", work / "log.npz"
+    if log is None and not source.is_dir():
+        size = ("--users", "8000", "--items", "4000", "--cold_fraction", "0", "--max_clicks", "200")
+        _run("ppr_dist.data.synthetic", "--out", str(source), *size)
+    if not data.is_dir():
+        files = ("--interactions", str(source / "interactions.parquet"), "--users", str(source / "users.parquet"))
+        _run("ppr_dist.prepare", *files, "--out", str(data), "--min-item-count", "5")
+    manifest = load_manifest(data)
+    stream = UserStream(data, manifest, "pretrain", batch=1024, rank=0, world_size=1, shuffle=False, shuffle_shards=1)
+    blocks = [users for _, _, users in stream.batches(0, range(stream.steps))]
+    lengths = np.concatenate([users.lengths for users in blocks])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    np.savez(numbered, items=np.concatenate([b.items for b in blocks]), offsets=offsets, catalogue=manifest.items)
+    return data, numbered
+
+
+def _run(module: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=True, stdout=sys.stderr)
+
+
+class _Runner:
+    """One trainer in its own process, asleep until it is told to train or to rank."""
+
+    def __init__(self, name: str, loss: str, given: dict[str, Any], folder: Path, python: Path | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        script = PEERS / f"run_{name}.py" if python else PEERS / "run_ppr_dist.py"
+        threads = str(given["threads"])
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+        if python is None:
+            environment["PYTHONPATH"] = str(ROOT)
+        self.name, self.spans, self.curve, self.trained, self.positions = name, [], [], 0.0, 0
+        started = time.perf_counter()
+        self.process = subprocess.Popen(
+            [str(python or sys.executable), str(script), json.dumps(given | {"loss": loss, "bare": name == "bare"})],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(folder / "stderr.txt").open("w"),
+            text=True,
+        )
+        self._reply()
+        self.start_up = time.perf_counter() - started
+
+    def train(self, seconds: float) -> None:
+        span = self._ask(train=seconds)
+        self.spans.append(span["positions"] / span["seconds"])
+        self.trained += span["seconds"]
+        self.positions += span["positions"]
+
+    def rank(self) -> None:
+        self.curve.append((self.trained, self._ask(evaluate=True)["ndcg"]))
+
+    def seconds_to(self, ndcg: float) -> float | None:
+        return next((seconds for seconds, value in self.curve if value >= ndcg), None)
+
+    def stop(self) -> None:
+        self.process.communicate(timeout=60)
+
+    def _ask(self, **command: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        return self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} stopped; what it said is in stderr.txt of its folder in --work")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+
+def _compare(
+    loss: str, options: argparse.Namespace, work: Path, data: Path, log: Path, pythons: dict[str, Path]
+) -> list[dict[str, Any]]:
+    given = MODEL | {
+        "threads": options.threads,
+        "data": str(data),
+        "log": str(log),
+        "negatives": options.negatives if loss == "softmax" else 1,
+    }
+    runners = [_Runner(n, loss, given, work / f"{n}-{loss}", pythons.get(n)) for n in options.names]
+    try:
+        for number in range(options.rounds):
+            for runner in runners if number % 2 == 0 else runners[::-1]:
+                runner.train(options.span)
+                if runner.name != "bare":
+                    runner.rank()
+                rate, ndcg = runner.spans[-1], runner.curve[-1][1] if runner.curve else 0.0
+                print(f"{loss} {number} {runner.name}: {rate:.0f} positions/s, {ndcg:.4f}", file=sys.stderr, flush=True)
+    finally:
+        for runner in runners:
+            runner.stop()
+    ours = next((runner for runner in runners if runner.name == "ppr_dist"), None)
+    return [_row(loss, runner, ours, options.ndcg or NDCG[loss]) for runner in runners]
+
+
+def _row(loss: str, runner: _Runner, ours: _Runner | None, ndcg: float) -> dict[str, Any]:
+    rates = runner.spans[1:]
+    row: dict[str, Any] = {
+        "loss": loss,
+        "name": runner.name,
+        "positions_per_s": statistics.median(rates),
+        "slowest": min(rates),
+        "fastest": max(rates),
+        "start_up_s": runner.start_up,
+        "trained_s": runner.trained,
+        "positions": runner.positions,
+    }
+    if ours is not None and ours is not runner:
+        row["ppr_dist_over_this"] = statistics.median(a / b for a, b in zip(ours.spans[1:], rates, strict=True))
+    if runner.curve:
+        row |= {
+            "ndcg_to_reach": ndcg,
+            "seconds_to_ndcg": runner.seconds_to(ndcg),
+            "ndcg_at_the_end": runner.curve[-1][1],
+            "curve": [[round(seconds, 1), round(value, 4)] for seconds, value in runner.curve],
+        }
+    return row
+
+
+def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
+    log = "--log FOLDER " if options.log else ""
+    lines = [
+        "# SASRec beside RecTools and RecBole",
+        "",
+        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
+        f"{result['threads']} threads, {result['log']}, {result['date']}, commit {result['commit']}.",
+        "",
+        f"    python -m benchmarks.peers --work FOLDER {log}--rounds {options.rounds} --span {options.span:g}",
+        "",
+        f"Medians over {result['rounds']} spans of {options.span:g} s each, in turn; what is the same and what is not "
+        "stands at the top of benchmarks/peers.py.",
+    ]
+    for loss in dict.fromkeys(row["loss"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["loss"] == loss]
+        ndcg = next(row["ndcg_to_reach"] for row in rows if "ndcg_to_reach" in row)
+        title = "BCE, 1 negative" if loss == "bce" else f"Softmax, {result['negatives']} negatives"
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            f"| | positions/s | slowest … fastest | ppr_dist ÷ this | start-up, s | s to NDCG@10 {ndcg:g} | NDCG@10 at the end |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            ratio = f"{row['ppr_dist_over_this']:.2f}" if "ppr_dist_over_this" in row else ""
+            reached, end = "", ""
+            if "curve" in row:
+                seconds = row["seconds_to_ndcg"]
+                reached = f"{seconds:.0f}" if seconds is not None else f"not in {row['trained_s']:.0f}"
+                end = f"{row['ndcg_at_the_end']:.4f}"
+            lines.append(
+                f"| {row['name']} | {row['positions_per_s']:,.0f} | {row['slowest']:,.0f} … {row['fastest']:,.0f} | "
+                f"{ratio} | {row['start_up_s']:.0f} | {reached} | {end} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""ppr_dist's training loop as pretrain runs it, or the bare loop of its dense tower, at the pace benchmarks/peers.py sets."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from pace import HOLD_OUT, Pacer
+
+from ppr_dist import runs
+from ppr_dist.batch import Batch
+from ppr_dist.checkpoint import Checkpointer, Position
+from ppr_dist.config import Config, Loss, Model, Observe, Prompt, Tables, Train
+from ppr_dist.data.collate import Collator
+from ppr_dist.data.loader import Loader
+from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.users import Users
+from ppr_dist.evaluation import evaluate
+from ppr_dist.job import Job, make_loader, make_tower
+from ppr_dist.model.tower import DenseTower
+from ppr_dist.observe import Observer
+from ppr_dist.parallel.apply import parallelize
+from ppr_dist.parallel.mesh import mesh
+from ppr_dist.scoring import ModelScorer
+from ppr_dist.trainer import seed_everything, train
+
+PACER = Pacer()
+
+
+class _Paced(Loader):
+    """A loader that notes each step when the next batch is asked for."""
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Batch]]:
+        for step, batch in super().epoch(epoch, first_step):
+            yield step, batch
+            PACER.tick(int(batch.total_targets))
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    torch.set_num_threads(options["threads"])
+    config = Config(
+        model=Model(
+            dim=options["dim"],
+            blocks=options["blocks"],
+            heads=options["heads"],
+            max_length=options["length"],
+            feed_forward=1,
+            dropout=options["dropout"],
+        ),
+        tables=Tables(lr=options["table_lr"]),
+        loss=Loss(kind=options["loss"], uniform_negatives=options["negatives"], in_batch_per_user=0),
+        train=Train(batch=options["batch"], lr=options["lr"], epochs=10**6),
+        observe=Observe(progress=False),
+    )
+    if options["bare"]:
+        _bare(config)
+    else:
+        _train(config, Path(options["data"]), Path("ppr_dist-run"))
+
+
+def _train(config: Config, data: Path, run: Path) -> None:
+    with mesh() as ranks:
+        manifest = load_manifest(data)
+        info = runs.describe("pretrain", None, data, manifest)
+        job = Job(
+            data=data, run=run, resume=False, manifest=manifest, info=info, split="pretrain", hold_out=HOLD_OUT
+        )  # fmt: skip
+        plain = make_loader(job, config, ranks)
+        loader = _Paced(plain.stream, plain.collator, plain.workers)
+        torch.manual_seed(0)
+        parallel = parallelize(info.table_sizes(config), make_tower(info, config), config, ranks)
+        seed_everything(0, ranks.rank)
+        scorer = ModelScorer(parallel.tables, parallel.engine, ranks.device)
+
+        def ndcg() -> float:
+            parallel.engine.eval()
+            found, _ = evaluate(
+                scorer, data, manifest, ranks, task="validation", protocol="full", max_length=config.model.max_length
+            )
+            parallel.engine.train()
+            return float(found["ndcg@10"])
+
+        run.mkdir(exist_ok=True)
+        observer = Observer(run, config, ranks, total_steps=10**9, first_step=0, job="benchmark")
+        position = Position(step=0, stream=plain.stream.state(), world_size=1)
+        PACER.ready(ndcg)
+        train(parallel, loader, config, ranks, observer, Checkpointer(run, 1), position)
+
+
+def _bare(config: Config) -> None:
+    """The same tower on random vectors, every slot real: forward, backward, AdamW; no data, tables, loss or engine."""
+    torch.manual_seed(0)
+    tower = DenseTower(config.model, Prompt(), attributes=0, with_prompt=False, with_tower=False)
+    optimizer = torch.optim.AdamW(tower.parameters(), lr=config.train.lr)
+    batch = _random_batch(config)
+    items = torch.randn(len(batch.item_ids), config.model.dim)
+    PACER.ready(lambda: 0.0)
+    while True:
+        user, _ = tower(items, batch, None, None)
+        user.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        PACER.tick(len(user))
+
+
+def _random_batch(config: Config) -> Batch:
+    users, clicks, items = config.train.batch, config.model.max_length + 1, 4096
+    collator = Collator(
+        loss=config.loss,
+        items=items,
+        probability=np.full(items, 1 / items, np.float32),
+        max_length=config.model.max_length,
+        hold_out=0,
+        first_slot=1,
+        views=False,
+        seed=0,
+        rank=0,
+        world_size=1,
+        capacity=users,
+    )
+    random = Users(
+        index=np.arange(users),
+        items=np.random.default_rng(0).integers(0, items, users * clicks),
+        offsets=np.arange(users + 1) * clicks,
+        attributes=np.zeros((0, users), np.int64),
+    )
+    return collator(random, epoch=0, step=0, global_users=users)
+
+
+if __name__ == "__main__":
+    main()
