@@ -8,10 +8,10 @@ last two: d 64, 2 blocks, 2 heads, length 50, feed-forward width d, dropout 0.2,
 table: row-wise Adagrad), one process each, the same number of threads. Losses: BCE with 1 negative; softmax over
 ``--negatives`` sampled negatives (RecTools draws them for each position, ppr_dist for each step; RecBole has only the
 softmax over the whole catalogue). All processes of a loss are alive together and train in turn, a span of seconds each,
-in alternating order; only one of them runs at a time. Round 0 warms up. Positions are real targets, padding not counted.
+in alternating order; only one of them runs at a time. Round 0 warms up. Positions are real targets, not padded slots.
 "bare" is the same dense tower over random vectors: no data, tables, loss or engine.
-Reports the medians over rounds, the median of the ratios within rounds, and each one's seconds of training until NDCG@10
-of the last but one click (whole catalogue, seen items removed) first reaches a given value; ranking is not timed.
+Reports medians over rounds, the median of the ratios within rounds, and each one's seconds of training until NDCG@10 of
+the last but one click (whole catalogue, seen items removed) first reaches a given value; ranking is not timed.
 """
 
 from __future__ import annotations
@@ -237,7 +237,8 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
             "",
             f"## {title}",
             "",
-            f"| | positions/s | slowest … fastest | ppr_dist ÷ this | start-up, s | s to NDCG@10 {ndcg:g} | NDCG@10 at the end |",
+            "| | positions/s | slowest … fastest | ppr_dist ÷ this | start-up, s | "
+            f"s to NDCG@10 {ndcg:g} | NDCG@10 at the end |",
             "|---|---|---|---|---|---|---|",
         ]
         for row in rows:

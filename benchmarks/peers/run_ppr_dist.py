@@ -1,4 +1,4 @@
-"""ppr_dist's training loop as pretrain runs it, or the bare loop of its dense tower, at the pace benchmarks/peers.py sets."""
+"""ppr_dist's training loop as pretrain runs it, or the bare loop of its tower, at the pace benchmarks/peers.py sets."""
 
 from __future__ import annotations
 

@@ -23,12 +23,13 @@ shifting all of R̂ into [0, 1], which would add a constant and drown all but on
 σ₂/σ₁ is 0.34 in R, 0.26 in P, 0.10 shifted); blocks are not shuffled, so that a row of blocks is one person.
 
 Kept, in expectation (figures: MovieLens-1M, 20 × 300):
-- popularity: E[clicks of (j, v)] = c_v w_j, w_j = Σ_i P_ij. w is a coarse image of c, and the product of two power laws
-  is one of the same exponent, up to a logarithm. Where the log's law bends in its tail the product is steeper (log clicks
-  over log rank, from 1 % to 50 % of the items: −0.61 → −0.96; Gini 0.63 → 0.78), never flatter;
-- activity: E[clicks of (i, u)] = n_u z_i, z_i = Σ_j P_ij, of mean ``activity``; likewise wider (−0.54 → −0.68; Gini 0.53
-  → 0.60), so users with fewer clicks than any in the log appear;
-- singular values of E[R̃]: all products σ_k(P) σ_l(R); co-occurrence E[R̃]ᵀ E[R̃] = (PᵀP) ⊗ (RᵀR);
+- popularity: E[clicks of (j, v)] = c_v w_j, w_j = Σ_i P_ij. w is a coarse image of c, and the product of two power
+  laws is one of the same exponent, up to a logarithm. Where the log's law bends in its tail the product is steeper (log
+  clicks over log rank, from 1 % to 50 % of the items: −0.61 → −0.96; Gini 0.63 → 0.78);
+- activity: E[clicks of (i, u)] = n_u z_i, z_i = Σ_j P_ij, of mean ``activity``; likewise wider (−0.54 → −0.68; Gini
+  0.53 → 0.60), so users with fewer clicks than any in the log appear;
+- singular values of E[R̃]: all products σ_k(P) σ_l(R); co-occurrence E[R̃]ᵀ E[R̃] = (PᵀP) ⊗ (RᵀR). The draws add noise
+  of norm about √(most clicks of a user) + √(most of an item), in which the smaller products drown;
 - attribute marginals, exactly; an attribute's share of the clicks on {(j, v) : all j}, as P_ij knows neither u nor v.
 Not kept: which j follows which (the base items v keep their order, the copies j are drawn per click: a transition
 v → v′ spreads over pairs (j, j′)); the link of a profile to j; times; repeats, which are thinned with the rest.
@@ -171,7 +172,9 @@ def read_base(interactions: str, users: str) -> BaseLog:
             " ORDER BY u, place, v"  # ties as in prepare
         ).to_arrow_table()
         columns = "".join(f", a{k} AS {identifier(name)}" for k, name in enumerate(attributes))
-        table = con.sql(f"SELECT u{columns} FROM people LEFT JOIN raw_profile USING (user_id) ORDER BY u")
+        table = con.sql(
+            f"SELECT people.u AS user_id{columns} FROM people LEFT JOIN raw_profile USING (user_id) ORDER BY people.u"
+        )
         people = table.to_arrow_table()
     counts = np.bincount(clicks["u"].to_numpy(), minlength=people.num_rows)
     item = clicks["v"].to_numpy().astype(np.int64)
@@ -179,7 +182,7 @@ def read_base(interactions: str, users: str) -> BaseLog:
         item=item,
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         items=int(item.max()) + 1,
-        profiles=people.drop_columns("u").combine_chunks(),
+        profiles=people.drop_columns("user_id").combine_chunks(),
     )
 
 

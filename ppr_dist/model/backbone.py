@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ppr_dist.model.dropout import Dropout
+
 
 class Block(nn.Module):
     """Pre-norm attention and feed-forward with residuals (SASRec §III-B)."""
@@ -21,7 +23,7 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.up = nn.Linear(dim, feed_forward * dim)
         self.down = nn.Linear(feed_forward * dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, D] → [B, L, D]; token i sees tokens 0 … i."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ppr_dist.batch import Batch
 from ppr_dist.config import Model, Prompt
 from ppr_dist.model.backbone import Backbone
+from ppr_dist.model.dropout import Dropout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class DenseTower(nn.Module):
         self.model, self.tokens = model, prompt.tokens if with_prompt else 0
         self.backbone = Backbone(model.dim, model.blocks, model.heads, model.feed_forward, model.dropout)
         self.position = nn.Parameter(torch.randn(model.max_length, model.dim) * 0.02)
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
         features = attributes * prompt.attribute_dim
         self.prompt = ProfileMLP(features, prompt.hidden, self.tokens * model.dim) if with_prompt else None
         self.tower = ProfileMLP(features, prompt.hidden, model.dim) if with_tower else None

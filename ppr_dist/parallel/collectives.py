@@ -57,7 +57,8 @@ def reduce_scatter(x: Tensor, rows: int) -> Tensor:
 def all_sum(x: Tensor) -> Tensor:
     """Return the sum of ``x`` over ranks, no gradient."""
     total = x.detach().clone()
-    dist.all_reduce(total)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(total)
     return total
 
 

@@ -27,6 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("base") / "log"
     generate(SyntheticConfig(users=500, items=250, topics=8), folder)
     log = pd.read_parquet(folder / "interactions.parquet").drop_duplicates(["user_id", "item_id"])
+    log["item_id"] = np.random.default_rng(0).permutation(250)[log.item_id]  # or a small id would be a popular item
     log.to_parquet(folder / "interactions.parquet", index=False)
     return str(folder / "interactions.parquet"), str(folder / "users.parquet")
 
@@ -159,7 +160,9 @@ def test_reduced_matrix_has_the_largest_singular_values_and_the_product_their_pr
     products = np.sort(np.outer(np.linalg.svd(p, compute_uv=False), truth).ravel())[::-1]
     gram = np.kron(p @ p.T, matrix @ matrix.T)
     assert np.sqrt(np.linalg.eigvalsh(gram)[::-1][:50]) == pytest.approx(products[:50])
-    assert p.sum(axis=0)[0] == p.sum(axis=0).max()  # the group of the most popular items leads
+    # The groups of the most popular items and of the most active users lead.
+    assert p.sum(axis=0)[0] == p.sum(axis=0).max() > 2 * p.sum(axis=0).min()
+    assert p.sum(axis=1)[0] == p.sum(axis=1).max() > 1.2 * p.sum(axis=1).min()
 
 
 def test_a_cap_leaves_the_later_clicks_out(
@@ -177,6 +180,7 @@ def test_a_cap_leaves_the_later_clicks_out(
 def test_text_ids_ties_and_strangers_and_prepare_reads_it(tmp_path: Path, kind: str) -> None:
     log, profile = make_log()
     log["item_id"] = "item " + log.item_id.astype(str)
+    profile["u"] = profile.age  # a name of the queries' own
     interactions, users = save(tmp_path, log, profile, kind)
     assert users is not None
     expand(interactions, users, FractalConfig(factor_users=3, factor_items=5), tmp_path / "big")
@@ -195,7 +199,7 @@ def test_text_ids_ties_and_strangers_and_prepare_reads_it(tmp_path: Path, kind: 
     )
     assert manifest.item_id_type == "int64"
     assert manifest.items <= 5 * log.item_id.nunique()
-    assert [a.name for a in manifest.attributes] == ["age", "city"]
+    assert [a.name for a in manifest.attributes] == ["age", "city", "u"]
 
 
 @pytest.mark.parametrize(
