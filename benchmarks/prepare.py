@@ -7,14 +7,15 @@ profiles, DuckDB's memory limited to 0.4 × the log's three int64 columns, but n
 is made first, once, and kept in ``--work``. Beside it what one would write in pandas for the click sequences alone
 (sort by user and time, number the items, one list per user, one Parquet file: no profiles, no splits, no checks) where
 it fits. Each run is a process of its own. Seconds and peak resident memory are those of the whole process; those of a
-process that only imports the same stand beside them. Spill and tables are DuckDB's files at their largest, looked at
-five times a second.
+process that only imports the same stand beside them. CPU seconds (of all threads) and the machine's load before the run
+show how far others were at work. Spill and tables are DuckDB's files at their largest, looked at five times a second.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -53,14 +54,17 @@ def main() -> None:
     # Not at the top: a child's peak memory is never less than its parent's at the fork, and this imports torch.
     from benchmarks.hardware import hardware
 
+    if options.work:
+        options.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         work = options.work or Path(temporary)
         rows = [row for size in sorted(options.sizes) for row in _at(size, work, options)]
     ours = [row for row in rows if row["kind"] == "ppr_dist"]
     result = {"benchmark": "prepare", **hardware(), "rows": rows}
     if len(ours) > 1:
-        per_row = [row["seconds"] / row["rows"] for row in ours]
-        result["seconds_per_row_largest_over_smallest"] = per_row[-1] / per_row[0]
+        for name in ("seconds", "cpu_s"):
+            per_row = [row[name] / row["rows"] for row in ours]
+            result[f"{name}_per_row_largest_over_smallest"] = per_row[-1] / per_row[0]
     if options.out:
         options.out.write_text(_markdown(result, options))
     print(json.dumps(result))
@@ -103,7 +107,7 @@ def measure(kind: str, log: Path, limit: int) -> dict[str, Any]:
         done = threading.Event()
         watch = threading.Thread(target=_watch, args=(work / "temp", largest, done))
         watch.start()
-        start = time.perf_counter()
+        load, cpu, start = os.getloadavg()[0], _cpu_seconds(), time.perf_counter()
         try:
             _run(*argv)
         finally:
@@ -118,6 +122,8 @@ def measure(kind: str, log: Path, limit: int) -> dict[str, Any]:
         "log_file_bytes": (log / "interactions.parquet").stat().st_size,
         "memory_limit_bytes": limit * 1_000_000 if kind == "ppr_dist" else None,
         "seconds": seconds,
+        "cpu_s": _cpu_seconds() - cpu,
+        "load_before": load,
         "rows_per_s": rows / seconds,
         "peak_rss_bytes": _peak_rss(),
         "start_up_s": start_up,
@@ -131,6 +137,11 @@ def measure(kind: str, log: Path, limit: int) -> dict[str, Any]:
 def _peak_rss() -> int:
     """Return the most that any child had resident so far; a run's own start-up is part of it."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _watch(temp: Path, largest: dict[str, int], done: threading.Event) -> None:
@@ -164,21 +175,23 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
         "",
         f"    python -m benchmarks.prepare --sizes {sizes}",
         "",
-        "| rows | kind | seconds (imports) | k rows/s | log in memory, GB | limit, GB | peak RSS, GB (imports) | "
-        "spill, GB | tables, GB | output, GB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| rows | kind | seconds (imports) | CPU s | load before | k rows/s | log in memory, GB | limit, GB | "
+        "peak RSS, GB (imports) | spill, GB | tables, GB | output, GB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in result["rows"]:
         ours = r["kind"] == "ppr_dist"
         values = [f"{r['rows']:,}", r["kind"], f"{r['seconds']:.1f} ({r['start_up_s']:.1f})"]
-        values += [f"{r['rows_per_s'] / 1e3:.0f}"]
+        values += [f"{r['cpu_s']:.1f}", f"{r['load_before']:.1f}", f"{r['rows_per_s'] / 1e3:.0f}"]
         values += [_gigabytes(r["log_bytes"]), _gigabytes(r["memory_limit_bytes"]) if ours else "none"]
         values += [f"{_gigabytes(r['peak_rss_bytes'])} ({_gigabytes(r['start_up_rss_bytes'])})"]
         values += [_gigabytes(r[f"largest_{name}_bytes"]) if ours else "none" for name in ("spill", "tables")]
         values += [_gigabytes(r["output_bytes"])]
         lines.append("| " + " | ".join(values) + " |")
     ratio = result.get("seconds_per_row_largest_over_smallest")
-    lines += ["", f"Seconds per row of ppr_dist, largest over smallest log: {ratio:.2f}."] if ratio else []
+    if ratio:
+        cpu = result["cpu_s_per_row_largest_over_smallest"]
+        lines += ["", f"Seconds per row of ppr_dist, largest over smallest log: {ratio:.2f}; CPU seconds: {cpu:.2f}."]
     return "\n".join(lines) + "\n"
 
 

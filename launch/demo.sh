@@ -15,7 +15,7 @@ rm -rf "$demo"
 mkdir -p "$demo"
 touch "$demo/.demo"
 
-step $python -m ppr_dist.data.synthetic --out "$demo/log" --users 12000 --items 5000
+step $python -m ppr_dist.data.synthetic --out "$demo/log" --users 12000 --items 5000 --follow 0.25 --stay 0.1
 step $python -m ppr_dist.prepare --interactions "$demo/log/interactions.parquet" --users "$demo/log/users.parquet" \
     --out "$demo/data" --buckets.age 6 --users-per-member 256 --members-per-shard 4
 ranks ppr_dist.pretrain --config configs/demo/pretrain.yaml --data "$demo/data" --run "$demo/pre-train"

@@ -115,7 +115,7 @@ class Stream:
     """Loader processes per rank; 0 = load in the training process."""
     group_tokens: int | None = None
     """Tokens a group of like-long histories holds before shorter ones open the next group: smaller pads less, larger
-    keeps a GPU busy. None: 256 on a CPU, 65,536 on a GPU."""
+    keeps a GPU busy. None: 1,024 on a CPU, 65,536 on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from ppr_dist.data.users import Int64
 
 FULL = 0.95
 """A group ends where a history would fill less than this share of its slots …"""
-GROUP_TOKENS = 256
-"""… once it holds this many tokens: enough to keep a small matrix product busy (measured on a CPU)."""
+GROUP_TOKENS = 1024
+"""… once it holds this many tokens. On one core, d 64: 33 k positions/s, against 28 k with 256 and 27 k with 4,096."""
 
 
 def ragged_arange(counts: Int64) -> tuple[Int64, Int64]:
