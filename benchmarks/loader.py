@@ -2,8 +2,8 @@
 
     python -m benchmarks.loader [--users 200000] [--out results.md]
 
-One process reads the same users as (a) ppr_dist's stream, from shards to ``Batch`` (shuffled, negatives
-drawn, ids deduplicated), (b) the same stream to columnar users only, (c) a WebDataset with one member per user, decoded and
+One process reads the same users as (a) ppr_dist's stream, from shards to ``Batch`` (shuffled, negatives drawn, ids
+deduplicated), (b) the same stream to columnar users only, (c) a WebDataset with one member per user, decoded and
 collated into padded tensors, (d) a Parquet file of list columns behind a PyTorch DataLoader. Also reports the share of
 real tokens among the transformer's slots.
 """
@@ -183,8 +183,8 @@ def _markdown(result: dict[str, Any], users: int) -> str:
         "|---|---|---|",
         *(f"| {n} | {rate:,.0f} | {result['events_per_s'][n]:,.0f} |" for n, rate in result["users_per_s"].items()),
         "",
-        f"From shards to a whole training batch is {result['batch_over_one_member_per_user']:.0f} × one member per user;"
-        f" to columnar users, what the other two ways give, {result['users_over_one_member_per_user']:.0f} ×.",
+        f"From shards to a whole training batch is {result['batch_over_one_member_per_user']:.0f} × one member per "
+        f"user; to columnar users, what the other ways give, {result['users_over_one_member_per_user']:.0f} ×.",
         "",
         f"Real tokens among the transformer's slots: {result['real_token_share']:.1%}.",
     ]
