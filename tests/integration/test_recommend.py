@@ -112,7 +112,8 @@ def test_an_attribute_steers_the_ranking_of_a_tuned_run_alone(
             found[city, "tuned" if run == tuned else "pretrained"] = pd.read_parquet(out)
     pd.testing.assert_frame_equal(found["city-01", "pretrained"], found["city-02", "pretrained"])
     one, two = found["city-01", "tuned"], found["city-02", "tuned"]
-    assert (one.item_id != two.item_id).mean() > 0.2
+    # How far a ranking moves depends on the seed; that (nearly) every user's moves does not.
+    assert (one.item_id != two.item_id).groupby(one.user_id).any().mean() >= 0.9
     both = one.merge(two, on=["user_id", "item_id"], suffixes=("_one", "_two"))
     assert (both.score_one - both.score_two).abs().min() > 0
 
