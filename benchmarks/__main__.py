@@ -7,6 +7,9 @@ import sys
 
 SHORT = [
     ["benchmarks.catalog_scaling", "--sizes", "100000", "1000000", "--steps", "5"],
+    ["benchmarks.loader", "--users", "50000"],
+    ["benchmarks.loss", "--rounds", "3"],
+    ["benchmarks.prepare", "--sizes", "1000000"],
 ]
 
 

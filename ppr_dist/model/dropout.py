@@ -21,7 +21,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or not self.training or self.p == 0.0:
             return F.dropout(x, self.p, self.training)
-        dropped = round(self.p * 2**16)
+        dropped = min(round(self.p * 2**16), 2**16 - 1)
         # int64 from end to end of its range, seen as four int16 each.
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
