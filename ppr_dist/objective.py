@@ -16,10 +16,10 @@ from ppr_dist.batch import Batch
 from ppr_dist.config import Loss
 from ppr_dist.loss.bce import bce
 from ppr_dist.loss.bpr import bpr
-from ppr_dist.loss.contrastive import info_nce, pad
+from ppr_dist.loss.contrastive import info_nce
 from ppr_dist.loss.softmax import sampled_softmax
 from ppr_dist.model.tower import Views
-from ppr_dist.parallel.collectives import all_gather, all_gather_with_gradient, all_sum
+from ppr_dist.parallel.collectives import all_gather, all_gather_with_gradient, all_sum, pad_rows
 from ppr_dist.parallel.sharded_softmax import sharded_softmax
 
 
@@ -87,7 +87,7 @@ def contrastive_loss(loss: Loss, views: Views, capacity: int) -> Tensor:
     own = torch.arange(users, device=device) + dist.get_rank() * capacity
     total = views.state.new_zeros(())
     for view in (views.attribute_masked, views.behaviour_masked):
-        keys = all_gather_with_gradient(pad(view, capacity))
+        keys = all_gather_with_gradient(pad_rows(view, capacity))
         total = total + info_nce(views.state, keys, own=own, real=real, temperature=loss.contrastive_temperature)
     return total
 

@@ -33,7 +33,6 @@ class Observer:
         self.targets, self.steps, self.waited = 0.0, 0, 0.0
         self.began = self.last = time.perf_counter()
         self.bar = self.file = self.wandb = None
-        self.losses: dict[str, float] = {}
         # Where no terminal shows a bar (a batch job's log), a line now and then says the same.
         self.lines, self.printed = config.observe.progress and not sys.stderr.isatty(), self.began
         if mesh.main:
@@ -91,7 +90,6 @@ class Observer:
         }
         if self.mesh.device.type == "cuda":
             record["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        self.losses = {"loss": record["loss"], "contrastive": record["contrastive"]}
         self.log(record)
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['users_per_s']:.0f} samples/s")

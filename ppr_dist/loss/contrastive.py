@@ -20,8 +20,3 @@ def info_nce(anchor: Tensor, keys: Tensor, *, own: Tensor, real: Tensor, tempera
     logits = F.normalize(anchor, dim=-1) @ F.normalize(keys, dim=-1).T / temperature
     logits = logits.masked_fill(~real, -torch.inf)
     return F.cross_entropy(logits, own, reduction="sum") if len(anchor) else logits.sum() * 0.0
-
-
-def pad(x: Tensor, size: int) -> Tensor:
-    """Return ``x`` [B, D] with zero rows added up to [size, D]."""
-    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])

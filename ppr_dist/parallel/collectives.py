@@ -62,12 +62,16 @@ def all_sum(x: Tensor) -> Tensor:
     return total
 
 
+def pad_rows(x: Tensor, rows: int) -> Tensor:
+    """Return ``x`` [n, …] with zero rows added up to [rows, …], so that every rank sends the same size."""
+    return torch.cat([x, x.new_zeros(rows - len(x), *x.shape[1:])])
+
+
 def all_gather_ragged(x: Tensor) -> Tensor:
     """Concatenate ``x`` [n_r, …] of all ranks, n_r differing; no gradient. Synchronises with the host."""
     if dist.get_world_size() == 1:
         return x.detach()
     sizes = all_gather(torch.tensor([len(x)], device=x.device)).tolist()
     most = max(sizes)
-    padded = torch.cat([x.detach(), x.new_zeros(most - len(x), *x.shape[1:])])
-    parts = all_gather(padded).split(most) if most else [x] * len(sizes)
+    parts = all_gather(pad_rows(x, most)).split(most) if most else [x] * len(sizes)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ppr_dist.loss.full_softmax import partial_gradients, partial_log_z
-from ppr_dist.parallel.collectives import all_gather, reduce_scatter
+from ppr_dist.parallel.collectives import all_gather, pad_rows, reduce_scatter
 
 
 def sharded_softmax(user: Tensor, positive: Tensor, items: Tensor, *, temperature: float, logit_chunk: int) -> Tensor:
@@ -32,7 +32,7 @@ class _LogZ(torch.autograd.Function):
     def forward(ctx: Any, user: Tensor, items: Tensor, temperature: float, logit_chunk: int) -> Tensor:
         # P differs by rank. Its maximum is asked for on the host, over gloo, so that a GPU is not waited for.
         rows = int(all_gather(torch.tensor([len(user)])).max())
-        users = all_gather(_pad(user, rows))
+        users = all_gather(pad_rows(user, rows))
         mine = partial_log_z(users, items, temperature=temperature, logit_chunk=logit_chunk)
         log_z = torch.logsumexp(all_gather(mine).view(dist.get_world_size(), -1), dim=0)
         ctx.save_for_backward(users, items, log_z)
@@ -43,12 +43,8 @@ class _LogZ(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         users, items, log_z = ctx.saved_tensors
-        weight = all_gather(_pad(grad, ctx.rows))  # padding weighs nothing
+        weight = all_gather(pad_rows(grad, ctx.rows))  # padding weighs nothing
         grad_users, grad_items = partial_gradients(
             users, items, log_z, weight, temperature=ctx.temperature, logit_chunk=ctx.logit_chunk
         )
         return reduce_scatter(grad_users, ctx.rows)[: len(grad)], grad_items, None, None
-
-
-def _pad(x: Tensor, rows: int) -> Tensor:
-    return torch.cat([x.detach(), x.new_zeros(rows - len(x), *x.shape[1:])])

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from ppr_dist.loss.contrastive import info_nce, pad
+from ppr_dist.loss.contrastive import info_nce
+from ppr_dist.parallel.collectives import pad_rows
 
 B, WIDTH, TAU = 4, 5, 0.2
 
@@ -41,7 +42,7 @@ def test_padding_rows_change_neither_value_nor_gradient() -> None:
     results = []
     for size in (B, B + 3):
         anchor, view = vectors(B, 0).requires_grad_(), vectors(B, 1).requires_grad_()
-        keys = pad(view, size)
+        keys = pad_rows(view, size)
         assert keys.shape == (size, WIDTH)
         loss = info_nce(anchor, keys, own=torch.arange(B), real=torch.arange(size) < B, temperature=TAU)
         results.append([loss.detach(), *torch.autograd.grad(loss, [anchor, view])])
