@@ -125,7 +125,7 @@ def _tokens(data: Path, manifest: Manifest) -> tuple[int, int]:
     real = slots = 0
     for batch in _batches(data, manifest):
         real += int(batch.lengths.sum())
-        slots += sum(group.numel() for group in batch.history)
+        slots += sum(group.users * group.width for group in batch.groups)
     return real, slots
 
 

@@ -1,16 +1,26 @@
 """Batch: what one rank consumes in one step.
 
-Shapes: B users of this rank in G groups of like length, group g with B_g users padded to L_g; U distinct items,
-P targets, C candidates (the same C on every rank), n negatives per target, A attributes.
+Shapes: B users of this rank, T tokens of all their histories, U distinct items, P targets, C candidates (the same C on
+every rank), n negatives per target, A attributes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Group(NamedTuple):
+    """Neighbouring users of like length, who share a rectangle in attention. Plain numbers, known to the host."""
+
+    users: int
+    tokens: int
+    """Tokens of their histories together."""
+    width: int
+    """Longest history of them, at least 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,23 +28,22 @@ class Batch:
     """One step's input. Items appear once in ``item_ids``; everything else points into it by row.
 
     Invariants: ids are int64; ``item_ids`` has no duplicates and is never empty; users stand in order of falling
-    history length, so that groups pad little; histories are left-aligned, oldest first, and entries past a
-    history's length point at row 0 and are never attended to. Slot t of a user is the state after t items,
-    t = 0 … length; a group has B_g·(L_g + 1) slots, and slots are numbered through all groups.
+    history length, so that groups pad little; histories lie one after another, oldest item first, without padding;
+    there is at least one group, and groups cover the users in order; no two targets have the same owner and prefix.
     """
 
     users: Tensor
     """User index, int64 [B]."""
     item_ids: Tensor
     """Distinct item indices of this rank's step, int64 [U]."""
-    history: tuple[Tensor, ...]
-    """Rows of item_ids, int64 [B_g, L_g] for each group."""
+    history: Tensor
+    """Rows of item_ids, user after user, int64 [T]."""
     lengths: Tensor
     """Length of each history, int64 [B]."""
-    first_slot: Tensor
-    """Number of each user's slot 0, int64 [B]."""
-    slots: Tensor
-    """Slot each target is predicted from, int64 [P]."""
+    groups: tuple[Group, ...]
+    """Users whose attention runs together."""
+    prefix: Tensor
+    """How many items of its user's history each target is predicted from, 0 … length, int64 [P]."""
     owner: Tensor
     """User (row of this batch) of each target, int64 [P]."""
     targets: Tensor
@@ -50,15 +59,15 @@ class Batch:
     """softmax: log of each candidate's expected count among all candidates; +inf marks padding, float32 [C]."""
     negatives: Tensor | None = None
     """bpr and bce: rows of each target's own negatives, int64 [P, n]."""
-    masked_history: tuple[Tensor, ...] = ()
-    """Contrastive view: histories with interactions dropped, rows, int64 [B_g, L_g]; empty = no views."""
+    masked_history: Tensor | None = None
+    """Contrastive view: histories with interactions dropped, rows of item_ids, int64 [T']; None = no views."""
     masked_lengths: Tensor | None = None
     """Length of each masked history, int64 [B]."""
+    masked_groups: tuple[Group, ...] = ()
+    """The same users' groups in the masked view."""
 
     def _map(self, function: str, *args: Any, **kwargs: Any) -> Batch:
         def apply(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(apply(v) for v in value)
             return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor) else value
 
         fields = dataclasses.fields(self)

@@ -114,8 +114,8 @@ class Stream:
     workers: int = 0
     """Loader processes per rank; 0 = load in the training process."""
     group_tokens: int | None = None
-    """Tokens a group of like-long histories holds before shorter ones open the next group: smaller pads less, larger
-    keeps a GPU busy. None: 1,024 on a CPU, 65,536 on a GPU."""
+    """Tokens that like-long histories hold together in attention before shorter ones open the next group: smaller pads
+    attention less, larger keeps a GPU busy. None: 512 on a CPU, 65,536 on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def prediction_loss(loss: Loss, batch: Batch, items: Tensor, user: Tensor, candi
     """Compute L_p summed over this rank's targets.
 
     Args:
-        items: vectors of batch.item_ids [U, D]; user: user vectors at batch.slots [P, D].
+        items: vectors of batch.item_ids [U, D]; user: user vectors at batch.prefix [P, D].
     """
     positive, positive_ids = items.index_select(0, batch.targets), batch.item_ids.index_select(0, batch.targets)
     if candidates is not None:

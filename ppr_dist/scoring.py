@@ -33,7 +33,7 @@ class Scorer(Protocol):
     def device(self) -> torch.device: ...
 
     def user_vectors(self, batch: Batch) -> Tensor:
-        """User vectors at ``batch.slots``, [P, D]."""
+        """User vectors of ``batch``'s targets, [P, D]."""
 
     def item_vectors(self, ids: Tensor) -> Tensor:
         """Vectors of item indices int64 [n] → [n, D]."""
@@ -66,7 +66,7 @@ class PopularityScorer:
     device: torch.device
 
     def user_vectors(self, batch: Batch) -> Tensor:
-        return torch.ones(len(batch.slots), 1, device=self.device)
+        return torch.ones(len(batch.owner), 1, device=self.device)
 
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self.counts[ids][:, None]

@@ -96,7 +96,7 @@ def _bare(config: Config) -> None:
     """The same tower on random vectors, every slot real: forward, backward, AdamW; no data, tables, loss or engine."""
     torch.manual_seed(0)
     tower = DenseTower(config.model, Prompt(), attributes=0, with_prompt=False, with_tower=False)
-    optimizer = torch.optim.AdamW(tower.parameters(), lr=config.train.lr)
+    optimizer = torch.optim.AdamW(tower.parameters(), lr=config.train.lr, fused=True)
     batch = _random_batch(config)
     items = torch.randn(len(batch.item_ids), config.model.dim)
     PACER.ready(lambda: 0.0)

@@ -16,7 +16,7 @@ import torch
 from ppr_dist.batch import Batch
 from ppr_dist.config import Loss
 from ppr_dist.data.counter_random import integers, uniform
-from ppr_dist.data.padding import PaddedHistories, pad_histories, ragged_arange
+from ppr_dist.data.padding import group_by_length, ragged_arange, regroup
 from ppr_dist.data.users import Int64, Users
 
 _NEGATIVE, _PICK, _DROP = 11, 12, 13  # what a draw is for, as a word of its key
@@ -44,7 +44,7 @@ class Collator:
     capacity: int
     """Most users of one rank in a step: fixes C."""
     group_tokens: int | None = None
-    """Tokens a padded group holds before a shorter history opens the next; None: what suits a CPU."""
+    """Tokens an attention group holds before a shorter history opens the next; None: what suits a CPU."""
 
     def __call__(self, users: Users, *, epoch: int, step: int, global_users: int) -> Batch:
         starts, stops = users.offsets[:-1], users.offsets[1:] - self.hold_out
@@ -55,14 +55,14 @@ class Collator:
         index, starts, clicks = users.index[by_length], starts[by_length], clicks[by_length]
         # Before the oldest click kept of a cut history there were others: the profile alone does not predict it.
         first_slot = np.where(whole[by_length], self.first_slot, 1)
-        padded = pad_histories(users.items, starts, np.maximum(clicks - 1, 0), self.group_tokens)
-
+        lengths = np.maximum(clicks - 1, 0)
+        row, position = ragged_arange(lengths)
         targets_each = np.maximum(clicks - first_slot, 0)
         owner, nth = ragged_arange(targets_each)
-        slot = nth + first_slot[owner]
-        targets = users.items[starts[owner] + slot]
+        prefix = nth + first_slot[owner]
+        targets = users.items[starts[owner] + prefix]
 
-        parts: dict[str, Int64] = {"history": padded.ids, "targets": targets}
+        parts: dict[str, Int64] = {"history": users.items[starts[row] + position], "targets": targets}
         log_q = None
         if self.loss.kind == "softmax":
             who = np.flatnonzero(targets_each)
@@ -74,17 +74,17 @@ class Collator:
             parts["candidates"] = self._own_items()
         else:
             draw = np.arange(self.loss.uniform_negatives)
-            who, where = index[owner][:, None], slot[:, None]
+            who, where = index[owner][:, None], prefix[:, None]
             parts["negatives"] = integers(self.items, self.seed, _NEGATIVE, epoch, who, where, draw).ravel()
 
         item_ids, rows = _deduplicate(parts)
         batch = Batch(
             users=torch.from_numpy(index),
             item_ids=torch.from_numpy(item_ids),
-            history=padded.groups(rows["history"]),
-            lengths=torch.from_numpy(padded.lengths),
-            first_slot=torch.from_numpy(padded.first_slot),
-            slots=torch.from_numpy(padded.first_slot[owner] + slot),
+            history=torch.from_numpy(rows["history"]),
+            lengths=torch.from_numpy(lengths),
+            groups=group_by_length(lengths, self.group_tokens),
+            prefix=torch.from_numpy(prefix),
             owner=torch.from_numpy(owner),
             targets=torch.from_numpy(rows["targets"]),
             profile=torch.from_numpy(users.attributes[:, by_length]),
@@ -95,7 +95,7 @@ class Collator:
             if "negatives" in rows
             else None,
         )
-        return self._with_view(batch, index, padded, rows["history"], epoch) if self.views else batch
+        return self._with_view(batch, epoch) if self.views else batch
 
     def _picks(self, epoch: int, index: Int64, targets_each: Int64) -> Int64:
         """Which of its targets each user lends as in-batch candidates, [users, k]."""
@@ -135,16 +135,18 @@ class Collator:
             np.concatenate([log_q, np.full(padding, np.inf)]).astype(np.float32),
         )
 
-    def _with_view(self, batch: Batch, index: Int64, padded: PaddedHistories, rows: Int64, epoch: int) -> Batch:
+    def _with_view(self, batch: Batch, epoch: int) -> Batch:
         """Drop each interaction but the last with probability γ2 and close the gaps (PPR §4.4)."""
-        row, position = ragged_arange(padded.lengths)
-        keep = uniform(self.seed, _DROP, epoch, index[row], position) >= self.loss.behaviour_mask
-        keep |= position == padded.lengths[row] - 1
-        lengths = np.bincount(row[keep], minlength=len(index))
+        users, lengths = batch.users.numpy(), batch.lengths.numpy()
+        row, position = ragged_arange(lengths)
+        keep = uniform(self.seed, _DROP, epoch, users[row], position) >= self.loss.behaviour_mask
+        keep |= position == lengths[row] - 1
+        kept = np.bincount(row[keep], minlength=len(users))
         return dataclasses.replace(
             batch,
-            masked_history=dataclasses.replace(padded, lengths=lengths).groups(rows[keep]),
-            masked_lengths=torch.from_numpy(lengths),
+            masked_history=batch.history[torch.from_numpy(keep)],
+            masked_lengths=torch.from_numpy(kept),
+            masked_groups=regroup(batch.groups, kept),
         )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ppr_dist.batch import Batch
 from ppr_dist.data.counter_random import integers
-from ppr_dist.data.padding import pad_histories, ragged_arange
+from ppr_dist.data.padding import group_by_length, ragged_arange
 from ppr_dist.data.users import Int64, Users
 from ppr_dist.errors import UserError
 
@@ -62,17 +62,17 @@ def history_batch(instances: Instances, max_length: int) -> Batch:
     by_length = np.argsort(-lengths, kind="stable")
     owner, lengths = instances.owner[by_length], lengths[by_length]
     stops = users.offsets[owner] + instances.prefix[by_length]
-    padded = pad_histories(users.items, stops - lengths, lengths)
-    ids, rows = np.unique(padded.ids, return_inverse=True)
+    row, position = ragged_arange(lengths)
+    ids, rows = np.unique(users.items[(stops - lengths)[row] + position], return_inverse=True)
     back = np.argsort(by_length)
     nothing = torch.zeros(0, dtype=torch.int64)
     return Batch(
         users=torch.from_numpy(users.index[owner]),
         item_ids=torch.from_numpy(ids if len(ids) else np.zeros(1, np.int64)),
-        history=padded.groups(rows.astype(np.int64, copy=False)),
+        history=torch.from_numpy(rows.astype(np.int64, copy=False)),
         lengths=torch.from_numpy(lengths),
-        first_slot=torch.from_numpy(padded.first_slot),
-        slots=torch.from_numpy((padded.first_slot + lengths)[back]),
+        groups=group_by_length(lengths),
+        prefix=torch.from_numpy(lengths[back]),
         owner=torch.from_numpy(back),
         targets=nothing,
         profile=torch.from_numpy(users.attributes[:, owner]),

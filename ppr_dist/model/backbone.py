@@ -1,6 +1,6 @@
 """SASRec-type causal transformer (Kang & McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018).
 
-Shapes: B sequences, L tokens, D width, H heads.
+Shapes: R tokens of all sequences, D width.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ppr_dist.model.dropout import Dropout
+from ppr_dist.model.sequences import Rectangle, attend
 
 
 class Block(nn.Module):
@@ -25,29 +26,25 @@ class Block(nn.Module):
         self.down = nn.Linear(feed_forward * dim, dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, L, D] → [B, L, D]; token i sees tokens 0 … i."""
-        batch, length, dim = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, dim // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        # No dropout on attention weights: it would rule the fused kernels out on CPU.
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, length, dim)))
+    def forward(self, x: Tensor, rectangles: list[Rectangle]) -> Tensor:
+        """[R, D] → [R, D]; a token sees itself and what stands before it in its sequence."""
+        mixed = attend(self.qkv(self.attention_norm(x)), rectangles, self.heads)
+        x = x + self.dropout(self.out(mixed))
         hidden = F.gelu(self.up(self.feed_forward_norm(x)))
         return x + self.dropout(self.down(hidden))
 
 
 class Backbone(nn.Module):
-    """A stack of blocks. Padding goes after the real tokens, so the causal mask is the only mask needed."""
+    """A stack of blocks over sequences that lie one after another without padding."""
 
     def __init__(self, dim: int, blocks: int, heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(dim, heads, feed_forward, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, L, D] → [B, L, D]."""
+    def forward(self, x: Tensor, rectangles: list[Rectangle]) -> Tensor:
+        """[R, D] → [R, D]."""
         for block in self.blocks:
-            x = block(x)
+            x = block(x, rectangles)
         out: Tensor = self.norm(x)
         return out

@@ -1,7 +1,7 @@
 """DenseTower: everything dense in one module, so that it can live in one DeepSpeed engine.
 
-Shapes: B users in groups of B_g padded to L_g, U distinct items, D width, n prompt tokens, m attributes of width d
-each, P targets. Slot t of a user is the state after t items (t = 0: before the first).
+Shapes: B users, T tokens of their histories, U distinct items, D width, n prompt tokens, m attributes of width d each,
+P targets. A view of the batch has R = T + B·n rows: each user's prompt, then its history.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppr_dist.batch import Batch
+from ppr_dist.batch import Batch, Group
 from ppr_dist.config import Model, Prompt
 from ppr_dist.model.backbone import Backbone
 from ppr_dist.model.dropout import Dropout
+from ppr_dist.model.sequences import Rectangle, place, take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,8 @@ class ProfileMLP(nn.Module):
 class DenseTower(nn.Module):
     """Backbone, and where tuned: prompt generator and profile tower.
 
-    ``user vector at slot t = u_a + u_s(t)`` (PPR eq. 6 and 7): u_a = tower(x_u) where there is a profile tower, u_s(t)
-    the backbone's output after [prompt | first t items]; without a prompt u_s(0) = 0.
+    ``user vector after t items = u_a + u_s(t)`` (PPR eq. 6 and 7): u_a = tower(x_u) where there is a profile tower,
+    u_s(t) the backbone's output after [prompt | first t items]; without a prompt u_s(0) = 0.
     """
 
     def __init__(self, model: Model, prompt: Prompt, *, attributes: int, with_prompt: bool, with_tower: bool) -> None:
@@ -67,7 +68,7 @@ class DenseTower(nn.Module):
         tower_profile: Tensor | None,
         attribute_mask: float | None = None,
     ) -> tuple[Tensor, Views | None]:
-        """Return user vectors at ``batch.slots`` [P, D] float32 and, where the batch has a masked view, the views.
+        """Return each target's user vector [P, D] float32 and, where the batch has a masked view, the views.
 
         Args:
             items: vectors of batch.item_ids [U, D]; prompt_profile, tower_profile: x_u [B, m·d] or None;
@@ -76,57 +77,90 @@ class DenseTower(nn.Module):
         dtype = self.position.dtype
         items = items.to(dtype)
         x_u = prompt_profile.to(dtype) if prompt_profile is not None else None
-        stacks = [_Stack(batch.history, batch.lengths, x_u)]
-        if batch.masked_history and batch.masked_lengths is not None and x_u is not None:
-            stacks.append(_Stack(batch.history, batch.lengths, F.dropout(x_u, attribute_mask or 0.0, self.training)))
-            stacks.append(_Stack(batch.masked_history, batch.masked_lengths, x_u))
-        states = self._states(items, stacks)
+        views = [_View(batch.history, batch.lengths, batch.groups, x_u, self.tokens)]
+        if batch.masked_history is not None and batch.masked_lengths is not None and x_u is not None:
+            masked_x_u = F.dropout(x_u, attribute_mask or 0.0, self.training)
+            views.append(_View(batch.history, batch.lengths, batch.groups, masked_x_u, self.tokens))
+            masked = (batch.masked_history, batch.masked_lengths, batch.masked_groups)
+            views.append(_View(*masked, x_u, self.tokens))
+        states = self._states(items, views)
 
-        user = states[0].index_select(0, batch.slots)
+        user = states[0].after(batch.owner, batch.prefix)
         if self.tower is not None and tower_profile is not None:
             user = user + self.tower(tower_profile.to(dtype)).index_select(0, batch.owner)
-        if len(stacks) == 1:
+        if len(views) == 1:
             return user.float(), None
-        final = [s.index_select(0, batch.first_slot + stack.lengths) for s, stack in zip(states, stacks, strict=True)]
+        everyone = torch.arange(len(batch.lengths), device=batch.lengths.device)
+        final = [state.after(everyone, state.view.lengths) for state in states]
         return user.float(), Views(*(f.float() for f in final))
 
-    def _states(self, items: Tensor, stacks: list[_Stack]) -> list[Tensor]:
-        """u_s at every slot of each stack, [slots, D]; all stacks go through the backbone together, group by group."""
-        parts: list[list[Tensor]] = [[] for _ in stacks]
-        first = 0
-        for groups in zip(*(stack.history for stack in stacks), strict=True):
-            users = len(groups[0])
-            rows = slice(first, first + users)
-            x_u = [stack.x_u[rows] for stack in stacks if stack.x_u is not None]
-            states = self._group_states(
-                items,
-                torch.cat(groups),
-                torch.cat([stack.lengths[rows] for stack in stacks]),
-                torch.cat(x_u) if x_u else None,
-            )
-            for part, state in zip(parts, states.unflatten(0, (len(stacks), users)), strict=True):
-                part.append(state.flatten(0, 1))
-            first += users
-        return [torch.cat(part) for part in parts]
+    def _states(self, items: Tensor, views: list[_View]) -> list[_States]:
+        """u_s at every row of each view; all views go through the backbone together."""
+        tokens = [self._tokens(items, view) for view in views]
+        rectangles = [rectangle for view in views for rectangle in view.rectangles]
+        states = self.backbone(torch.cat(tokens) if len(tokens) > 1 else tokens[0], rectangles)
+        parts = states.split([view.rows for view in views])
+        return [_States(view, part) for view, part in zip(views, parts, strict=True)]
 
-    def _group_states(self, items: Tensor, history: Tensor, lengths: Tensor, x_u: Tensor | None) -> Tensor:
-        """u_s at every slot of histories int64 [B_g, L_g], [B_g, L_g + 1, D]."""
-        width = history.shape[1]
+    def _tokens(self, items: Tensor, view: _View) -> Tensor:
+        """What enters the backbone, [R, D]."""
+        owner, nth = _owner_and_position(view.lengths, len(view.history))
         # Positions count back from the most recent item, as with SASRec's left padding; the prompt has none.
-        age = (lengths[:, None] - 1 - torch.arange(width, device=lengths.device)).clamp(min=0)
-        tokens = F.embedding(history, items) * math.sqrt(self.model.dim) + F.embedding(age, self.position)
+        age = view.lengths[owner] - 1 - nth
+        tokens = F.embedding(view.history, items) * math.sqrt(self.model.dim) + F.embedding(age, self.position)
         tokens = self.dropout(tokens)
-        if self.prompt is None or x_u is None:
-            return F.pad(self.backbone(tokens), (0, 0, 1, 0))
-        prompt = self.prompt(x_u).view(len(history), self.tokens, self.model.dim)
-        states: Tensor = self.backbone(torch.cat([prompt, tokens], dim=1))[:, self.tokens - 1 :]
-        return states
+        if self.prompt is None or view.x_u is None:
+            return tokens
+        prompt = self.prompt(view.x_u).view(-1, self.model.dim)
+        each = torch.arange(self.tokens, device=owner.device)
+        rows = torch.cat([(view.start[:, None] + each).flatten(), view.start[owner] + self.tokens + nth])
+        return place(torch.cat([prompt, tokens]), rows, view.rows)
+
+
+def _owner_and_position(lengths: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Which sequence each of ``total`` tokens belongs to, and its number within it; total known, so nothing waits."""
+    everyone = torch.arange(len(lengths), device=lengths.device)
+    owner = torch.repeat_interleave(everyone, lengths, output_size=total)
+    start = lengths.cumsum(0) - lengths
+    return owner, torch.arange(total, device=lengths.device) - start[owner]
+
+
+class _View:
+    """One view of a batch's users: its rows, and how attention sees them."""
+
+    def __init__(
+        self, history: Tensor, lengths: Tensor, groups: tuple[Group, ...], x_u: Tensor | None, prompt_tokens: int
+    ) -> None:
+        self.history, self.lengths, self.x_u, self.prompt_tokens = history, lengths, x_u, prompt_tokens
+        self.rows = len(history) + len(lengths) * prompt_tokens
+        counts = lengths + prompt_tokens
+        self.start = counts.cumsum(0) - counts
+        """First row of each user, int64 [B]."""
+        self.rectangles = self._rectangles(groups, *_owner_and_position(counts, self.rows))
+
+    def _rectangles(self, groups: tuple[Group, ...], owner: Tensor, nth: Tensor) -> list[Rectangle]:
+        rectangles, user, row = [], 0, 0
+        for group in groups:
+            width, tokens = group.width + self.prompt_tokens, group.tokens + group.users * self.prompt_tokens
+            part = slice(row, row + tokens)
+            full = tokens == group.users * width
+            rows = None if full else (owner[part] - user) * width + nth[part]
+            rectangles.append(Rectangle(group.users, width, tokens, rows))
+            user, row = user + group.users, row + tokens
+        return rectangles
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stack:
-    """One view of a batch's users: the contrastive views ride in the same forward call as the plain one."""
+class _States:
+    """The backbone's output over a view, [R, D]."""
 
-    history: tuple[Tensor, ...]
-    lengths: Tensor
-    x_u: Tensor | None
+    view: _View
+    values: Tensor
+
+    def after(self, owner: Tensor, prefix: Tensor) -> Tensor:
+        """u_s of users ``owner`` after ``prefix`` items, both int64 [P], no pair twice: [P, D]."""
+        last = self.view.start[owner] + self.view.prompt_tokens + prefix
+        if self.view.prompt_tokens:
+            return take(self.values, last - 1)
+        # Without a prompt there is nothing before the first item: a row of zeros, whose gradient nobody takes.
+        return take(F.pad(self.values, (0, 0, 1, 0)), torch.where(prefix > 0, last, 0))

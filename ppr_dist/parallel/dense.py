@@ -32,7 +32,7 @@ def make_engine(tower: nn.Module, train: Train, world_size: int) -> Any:
     if train.precision == "bfloat16" and not torch.cuda.is_available():
         raise UserError("train.precision bfloat16 needs a GPU; use float32")
     trainable = [p for p in tower.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay)
+    optimizer = torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     deepspeed = _deepspeed()
     engine, *_ = deepspeed.initialize(
         model=tower,
@@ -129,7 +129,8 @@ def _optimizer_with_moments(engine: Any) -> torch.optim.Optimizer:
     partitions = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)
     for p in partitions or [p for group in base.param_groups for p in group["params"]]:
         if "exp_avg" not in base.state[p]:
-            base.state[p] = {"step": torch.tensor(0.0), **{m: torch.zeros_like(p) for m in _MOMENTS}}
+            # The step lies where the parameter does: the fused kernel wants it there.
+            base.state[p] = {"step": torch.zeros((), device=p.device), **{m: torch.zeros_like(p) for m in _MOMENTS}}
     # ZeRO 1 and 2 tell parameters where their moments lie only after the first step.
     link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:

@@ -58,11 +58,10 @@ class IntegerScorer:
     spoil: Callable[[Tensor], Tensor] = lambda vectors: vectors
 
     def user_vectors(self, batch: Batch) -> Tensor:
-        rows = [row for group in batch.history for row in group]
+        rows = batch.history.split(batch.lengths.tolist())
         found = []
-        for slot, owner in zip(batch.slots.tolist(), batch.owner.tolist(), strict=True):
-            length = slot - int(batch.first_slot[owner])
-            history = batch.item_ids[rows[owner][:length]].tolist()
+        for prefix, owner in zip(batch.prefix.tolist(), batch.owner.tolist(), strict=True):
+            history = batch.item_ids[rows[owner][:prefix]].tolist()
             found.append(user_vector(history, batch.profile[:, owner].tolist()))
         return self.spoil(torch.tensor(np.array(found).reshape(-1, DIM), dtype=torch.float32))
 

@@ -58,13 +58,12 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
     }
     for leaf in leaves.values():
         leaf.requires_grad_()
-    within = batch.slots - batch.first_slot[batch.owner]
     views = Views(*(leaves[f.name][batch.users] for f in dataclasses.fields(Views)))
     loss = objective.step_loss(
         config,
         batch,
         leaves["items"][batch.item_ids],
-        leaves["users"][batch.users[batch.owner], within],
+        leaves["users"][batch.users[batch.owner], batch.prefix],
         views,
         capacity,
     )

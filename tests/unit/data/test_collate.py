@@ -52,23 +52,17 @@ def over_ranks(world_size: int, **settings: Any) -> list[Batch]:
     return [collate(rank=rank, world_size=world_size, **settings) for rank in range(world_size)]
 
 
-def histories(batch: Batch, groups: tuple[torch.Tensor, ...], lengths: torch.Tensor) -> dict[int, list[int]]:
-    """Items of each user's history, and that what lies behind it is row 0."""
-    rows = [row for group in groups for row in group]
-    assert len(rows) == len(batch.users)
-    found = {}
-    for user, row, length in zip(batch.users.tolist(), rows, lengths.tolist(), strict=True):
-        found[user] = batch.item_ids[row[:length]].tolist()
-        assert not row[length:].any()
-    return found
+def histories(batch: Batch, rows: torch.Tensor, lengths: torch.Tensor) -> dict[int, list[int]]:
+    """Items of each user's history."""
+    parts = rows.split(lengths.tolist())
+    return {u: batch.item_ids[part].tolist() for u, part in zip(batch.users.tolist(), parts, strict=True)}
 
 
 def targets(batch: Batch) -> dict[int, list[tuple[int, int]]]:
-    """(slot within the user, item) of each user's targets."""
+    """(prefix, item) of each user's targets."""
     found: dict[int, list[tuple[int, int]]] = {user: [] for user in batch.users.tolist()}
-    for slot, owner, row in zip(batch.slots.tolist(), batch.owner.tolist(), batch.targets.tolist(), strict=True):
-        user = int(batch.users[owner])
-        found[user].append((slot - int(batch.first_slot[owner]), int(batch.item_ids[row])))
+    for prefix, owner, row in zip(batch.prefix.tolist(), batch.owner.tolist(), batch.targets.tolist(), strict=True):
+        found[int(batch.users[owner])].append((prefix, int(batch.item_ids[row])))
     return found
 
 
@@ -95,10 +89,10 @@ def test_histories_and_targets(hold_out: int, max_length: int, first_slot: int, 
         assert (batch.lengths.diff() <= 0).all()
         assert batch.total_targets == len(batch.targets)
         assert len(batch.item_ids.unique()) == len(batch.item_ids)
-        integers = (batch.users, batch.item_ids, *batch.history, batch.slots, batch.targets, batch.profile)
+        integers = (batch.users, batch.item_ids, batch.history, batch.prefix, batch.targets, batch.profile)
         assert {t.dtype for t in integers} == {torch.int64}
     assert sorted(seen) == USERS.index.tolist()
-    assert len(batches[0].history) > 1 or max_length == 1
+    assert len(batches[0].groups) > 1 or max_length == 1
 
 
 def pairs(batch: Batch) -> list[tuple[int, float]]:
@@ -168,8 +162,8 @@ def test_bpr_negatives_belong_to_the_target_whatever_the_ranks(world_size: int) 
         for batch in batches:
             assert batch.negatives is not None
             assert batch.negatives.shape == (len(batch.targets), 3)
-            for slot, owner, rows in zip(batch.slots, batch.owner, batch.negatives, strict=True):
-                key = int(batch.users[owner]), int(slot - batch.first_slot[owner])
+            for prefix, owner, rows in zip(batch.prefix, batch.owner, batch.negatives, strict=True):
+                key = int(batch.users[owner]), int(prefix)
                 found[key] = batch.item_ids[rows].tolist()
         return found
 
@@ -186,8 +180,10 @@ def test_views_drop_a_share_but_never_the_last_click() -> None:
     views = []
     for epoch in (0, 1):
         batch = collate(users, epoch=epoch, views=True, loss=loss, capacity=400)
+        assert batch.masked_history is not None
         assert batch.masked_lengths is not None
-        assert [g.shape for g in batch.masked_history] == [g.shape for g in batch.history]
+        assert [g.users for g in batch.masked_groups] == [g.users for g in batch.groups]
+        assert sum(g.tokens for g in batch.masked_groups) == len(batch.masked_history) < len(batch.history)
         whole = histories(batch, batch.history, batch.lengths)
         masked = histories(batch, batch.masked_history, batch.masked_lengths)
         for user, history in whole.items():
@@ -210,7 +206,7 @@ def test_views_do_not_depend_on_the_ranks() -> None:
 
 def test_without_views_there_are_none() -> None:
     batch = collate()
-    assert batch.masked_history == ()
+    assert batch.masked_history is None
     assert batch.masked_lengths is None
 
 
@@ -221,8 +217,8 @@ def test_no_users_or_no_targets(kind: str, longest: int) -> None:
     for users in (select(USERS, []), random_users(5, ITEMS, longest=longest)):
         batch = collate(users, loss=loss, hold_out=2, views=True)
         assert batch.total_targets == 0
-        assert len(batch.users) == len(batch.lengths) == sum(len(group) for group in batch.history) == len(users)
-        assert len(batch.history) >= 1
+        assert len(batch.users) == len(batch.lengths) == sum(g.users for g in batch.groups) == len(users)
+        assert len(batch.groups) >= 1
         assert len(batch.item_ids) >= 1
         if kind == "softmax":
             assert len(pairs(batch)) == 3

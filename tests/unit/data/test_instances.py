@@ -49,12 +49,12 @@ def test_instances_of_each_task(task: Task) -> None:
 def test_history_batch(task: Task, max_length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(padding, "GROUP_TOKENS", 10)  # several groups
     batch = history_batch(instances_of(USERS, task), max_length)
-    rows = [row.tolist() for group in batch.history for row in group]
+    rows = batch.history.split(batch.lengths.tolist())
     for i, (user, history, _) in enumerate(by_hand(USERS, task)):
         own = int(batch.owner[i])
         length = int(batch.lengths[own])
-        assert batch.item_ids[rows[own][:length]].tolist() == history[-max_length:]
-        assert int(batch.slots[i]) == int(batch.first_slot[own]) + length
+        assert batch.item_ids[rows[own]].tolist() == history[-max_length:]
+        assert int(batch.prefix[i]) == length
         assert int(batch.users[own]) == USERS.index[user]
         assert batch.profile[:, own].tolist() == USERS.attributes[:, user].tolist()
     assert len(batch.item_ids.unique()) == len(batch.item_ids) >= 1
@@ -81,7 +81,7 @@ def test_no_users_and_users_without_clicks(task: Task) -> None:
         instances = instances_of(users, task)
         assert len(instances.owner) == 0
         batch = history_batch(instances, 5)
-        assert len(batch.slots) == 0
+        assert len(batch.prefix) == 0
         assert len(batch.item_ids) == 1
         assert excluded(instances)[0].size == 0
         assert sampled_negatives(instances, ITEMS, 99, 0).shape == (0, 99)

@@ -12,7 +12,8 @@ from torch import Tensor
 from ppr_dist.batch import Batch
 from ppr_dist.config import Model, Prompt
 from ppr_dist.data import padding
-from ppr_dist.data.padding import pad_histories
+from ppr_dist.data.padding import group_by_length, regroup
+from ppr_dist.model.sequences import Rectangle
 from ppr_dist.model.tower import DenseTower, Views
 
 ITEMS, DIM, FEATURES = 30, 8, 6
@@ -34,26 +35,21 @@ def tower(*, with_prompt: bool = True, with_tower: bool = True, tokens: int = 2,
 
 
 def batch_of(histories: list[list[int]], masked: list[list[int]] | None = None) -> Batch:
-    """Every slot of every user asked for, user after user."""
+    """Every prefix of every user asked for, user after user."""
 
     def layout(lists: list[list[int]]) -> tuple[Tensor, Tensor]:
         flat = np.array([item for items in lists for item in items], np.int64)
         return torch.from_numpy(flat), torch.tensor([len(items) for items in lists])
 
     flat, lengths = layout(histories)
-    starts = lengths.cumsum(0) - lengths
-    padded = pad_histories(flat.numpy(), starts.numpy(), lengths.numpy())
-    owner = torch.repeat_interleave(torch.arange(len(histories)), lengths + 1)
-    first_slot = torch.from_numpy(padded.first_slot)
-    within = torch.cat([torch.arange(len(items) + 1) for items in histories])
     batch = Batch(
         users=torch.arange(len(histories)),
         item_ids=torch.arange(ITEMS),
-        history=padded.groups(flat.numpy()),
+        history=flat,
         lengths=lengths,
-        first_slot=first_slot,
-        slots=first_slot[owner] + within,
-        owner=owner,
+        groups=group_by_length(lengths.numpy()),
+        prefix=torch.cat([torch.arange(len(items) + 1) for items in histories]),
+        owner=torch.repeat_interleave(torch.arange(len(histories)), lengths + 1),
         targets=torch.zeros(0, dtype=torch.int64),
         profile=torch.zeros(2, len(histories), dtype=torch.int64),
         total_targets=0.0,
@@ -61,8 +57,9 @@ def batch_of(histories: list[list[int]], masked: list[list[int]] | None = None) 
     if masked is None:
         return batch
     flat, lengths = layout(masked)
-    groups = dataclasses.replace(padded, lengths=lengths.numpy()).groups(flat.numpy())
-    return dataclasses.replace(batch, masked_history=groups, masked_lengths=lengths)
+    return dataclasses.replace(
+        batch, masked_history=flat, masked_lengths=lengths, masked_groups=regroup(batch.groups, lengths.numpy())
+    )
 
 
 def slots(made: DenseTower, histories: list[list[int]], x: Tensor = X, y: Tensor = Y) -> list[Tensor]:
@@ -83,20 +80,25 @@ def test_neither_neighbours_nor_padding_matter(
     made: DenseTower, group_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(padding, "GROUP_TOKENS", group_tokens)
-    assert (len(batch_of(HISTORIES).history) == 1) == (group_tokens > 9)
+    assert (len(batch_of(HISTORIES).groups) == 1) == (group_tokens > 9)
     together = slots(made, HISTORIES)
     for i, history in enumerate(HISTORIES):
         (alone,) = slots(made, [history], X[i : i + 1], Y[i : i + 1])
         torch.testing.assert_close(together[i], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_what_lies_behind_a_history_is_not_seen(made: DenseTower) -> None:
-    batch = batch_of(HISTORIES)
-    other = dataclasses.replace(batch, history=tuple(group.clone() for group in batch.history))
-    rows = [row for group in other.history for row in group]
-    for row, history in zip(rows, HISTORIES, strict=True):
-        row[len(history) :] = 17
-    assert torch.equal(made(TABLE, batch, X, Y)[0], made(TABLE, other, X, Y)[0])
+def test_gradients_do_not_depend_on_padding(made: DenseTower, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for group_tokens in (1, padding.GROUP_TOKENS):
+        monkeypatch.setattr(padding, "GROUP_TOKENS", group_tokens)
+        table = TABLE.clone().requires_grad_()
+        made.zero_grad()
+        out, _ = made(table, batch_of(HISTORIES), X, Y)
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+        found.append([table.grad, *(p.grad for p in made.parameters() if p.grad is not None)])
+    assert len(found[0]) > 10
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_slot_does_not_see_later_items(made: DenseTower) -> None:
@@ -146,8 +148,9 @@ def test_slot_0_is_the_backbone_over_the_prompt_alone(tokens: int) -> None:
     made = tower(tokens=tokens)
     assert made.prompt is not None
     assert made.tower is not None
-    prompt = made.prompt(X).view(len(X), tokens, DIM)
-    want = made.backbone(prompt)[:, -1] + made.tower(Y)
+    prompt = made.prompt(X).view(len(X) * tokens, DIM)
+    alone = [Rectangle(sequences=len(X), width=tokens, tokens=len(prompt), rows=None)]
+    want = made.backbone(prompt, alone).view(len(X), tokens, DIM)[:, -1] + made.tower(Y)
     for found, vector in zip(slots(made, HISTORIES), want, strict=True):
         torch.testing.assert_close(found[0], vector, rtol=1e-5, atol=1e-5)
 
@@ -208,14 +211,9 @@ def test_dropout_only_while_training() -> None:
 def test_no_users() -> None:
     out, _ = tower()(TABLE, batch_of([[]]), X[:1], Y[:1])
     assert out.shape == (1, DIM)
-    empty = dataclasses.replace(
-        batch_of([[]]),
-        history=(torch.zeros(0, 1, dtype=torch.int64),),
-        lengths=torch.zeros(0, dtype=torch.int64),
-        first_slot=torch.zeros(0, dtype=torch.int64),
-        slots=torch.zeros(0, dtype=torch.int64),
-        owner=torch.zeros(0, dtype=torch.int64),
-    )
+    nothing = torch.zeros(0, dtype=torch.int64)
+    groups = group_by_length(nothing.numpy())
+    empty = dataclasses.replace(batch_of([[]]), lengths=nothing, prefix=nothing, owner=nothing, groups=groups)
     out, _ = tower()(TABLE, empty, X[:0], Y[:0])
     assert out.shape == (0, DIM)
     out.sum().backward()  # a rank without users still has a graph for the engine
