@@ -144,7 +144,7 @@ def _ours(items: int, ranks: Any) -> Any:
     config = _config()
     sizes = TableSizes(items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_tower=False)
     parallel = parallelize(sizes, _tower(config), config, ranks)
-    return lambda batch: train_step(parallel, batch, config, USERS)
+    return lambda batch: train_step(parallel, batch, parallel.tables.send_ids(batch), config, USERS)
 
 
 def _plain(items: int, *, sparse: bool) -> Any:

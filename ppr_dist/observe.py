@@ -7,10 +7,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from tqdm import tqdm
 from ppr_dist.config import Config, Observe
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.mesh import Mesh
+
+Item = TypeVar("Item")
 
 LINE_EVERY = 10.0
 """Seconds between progress lines where there is no terminal."""
@@ -47,12 +49,13 @@ class Observer:
             )
             self.wandb = _wandb_run(run, config.observe, config, job) if config.observe.wandb else None
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for data."""
+    def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Pass ``batches`` on, counting the time until each comes as waiting for data."""
         start = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - start
+        for batch in batches:
+            self.waited += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
 
     def step(
         self, step: int, epoch: int, lr: float, *, prediction: Tensor, contrastive: Tensor, users: int, targets: float

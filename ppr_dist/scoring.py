@@ -49,8 +49,8 @@ class ModelScorer:
 
     def user_vectors(self, batch: Batch) -> Tensor:
         batch = batch.to(self.device)
-        items = self.tables.look_up_items(batch.item_ids)
-        user, _ = self.tower(items, batch, *self.tables.look_up_profiles(batch.profile))
+        items, *profiles = self.tables.look_up(self.tables.send_ids(batch))
+        user, _ = self.tower(items, batch, *profiles)
         return user
 
     def item_vectors(self, ids: Tensor) -> Tensor:

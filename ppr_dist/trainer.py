@@ -15,17 +15,18 @@ from ppr_dist.config import Config
 from ppr_dist.data.loader import Loader
 from ppr_dist.objective import StepLoss, step_loss
 from ppr_dist.observe import Observer
+from ppr_dist.parallel.ahead import one_ahead
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.mesh import Mesh, on_main
+from ppr_dist.parallel.sparse import SentIds
 
 Validate = Callable[[], dict[str, Any]]
 
 
-def train_step(parallel: Parallel, batch: Batch, config: Config, capacity: int) -> StepLoss:
+def train_step(parallel: Parallel, batch: Batch, sent: SentIds, config: Config, capacity: int) -> StepLoss:
     """One step: look up, forward, loss, backward (tables move here), dense update."""
-    items = parallel.tables.look_up_items(batch.item_ids)
-    prompt_profile, tower_profile = parallel.tables.look_up_profiles(batch.profile)
+    items, prompt_profile, tower_profile = parallel.tables.look_up(sent)
     user, views = parallel.engine(items, batch, prompt_profile, tower_profile, config.loss.attribute_mask)
     loss = step_loss(config.loss, batch, items, user, views, capacity)
     parallel.engine.backward(loss.backward)
@@ -49,15 +50,12 @@ def train(
     step, lr = position.step, config.train.lr
     parallel.engine.train()
     for epoch in range(position.step // steps, -(-total // steps)):
-        batches = loader.epoch(epoch, first_step=step - epoch * steps)
-        while step < total:
-            with observer.waiting():
-                _, batch = next(batches, (None, None))
-            if batch is None:
+        batches = observer.waiting(loader.epoch(epoch, first_step=step - epoch * steps))
+        for batch, sent in one_ahead(batches, parallel.tables, mesh.device):
+            if step >= total:
                 break
             lr = _warm_up(parallel, config, step)
-            batch = batch.to(mesh.device)
-            loss = train_step(parallel, batch, config, loader.stream.capacity)
+            loss = train_step(parallel, batch, sent, config, loader.stream.capacity)
             step += 1
             observer.step(
                 step,

@@ -25,7 +25,8 @@ def ragged_arange(counts: Int64) -> tuple[Int64, Int64]:
 
 def group_by_length(lengths: Int64, group_tokens: int | None = None) -> tuple[Group, ...]:
     """Cut users in order of falling length, int64 [B], into groups: at least one, of a width of at least 1."""
-    wanted, groups, first = group_tokens or GROUP_TOKENS, [], 0
+    wanted, first = group_tokens or GROUP_TOKENS, 0
+    groups: list[Group] = []
 
     def users_above(length: float) -> int:
         return int(np.searchsorted(-lengths, -length))

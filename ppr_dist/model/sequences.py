@@ -20,7 +20,7 @@ def place(x: Tensor, rows: Tensor, size: int) -> Tensor:
 
 
 def take(x: Tensor, rows: Tensor) -> Tensor:
-    """x[rows] for rows int64 [n], no two the same: their gradients are placed, not added up, at a fraction of the time."""
+    """x[rows] for rows int64 [n], no two the same: gradients are placed, not added up, which costs a fraction."""
     taken: Tensor = _Take.apply(x, rows)
     return taken
 

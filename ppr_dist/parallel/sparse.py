@@ -22,6 +22,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ppr_dist.batch import Batch
 from ppr_dist.config import Tables as TablesConfig
 from ppr_dist.data.counter_random import bits
 from ppr_dist.errors import UserError
@@ -86,6 +87,30 @@ def _table(name: str, rows: int, dim: int) -> EmbeddingConfig:
     )
 
 
+class _Sent:
+    """Ids of one collection on their way to the ranks that hold their rows; how many go where is known already."""
+
+    def __init__(self, collection: Any, features: KeyedJaggedTensor) -> None:
+        self.collection, self.context = collection, collection.create_context()
+        self.arriving = collection.input_dist(self.context, features).wait()
+
+    def look_up(self) -> Any:
+        ids = self.arriving.wait()
+        if torch.cuda.is_available():
+            # They may have been sent on another stream (ahead.py): their memory is in use here as well.
+            ids.record_stream(torch.cuda.current_stream())
+            self.context.record_stream(torch.cuda.current_stream())
+        return self.collection.compute_and_output_dist(self.context, ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class SentIds:
+    """Ids of a batch, sent. Each is looked up once."""
+
+    items: _Sent
+    profiles: _Sent | None
+
+
 class Tables:
     """Sharded tables with one look-up per step for items and one for profiles."""
 
@@ -134,28 +159,50 @@ class Tables:
 
     # Look-ups -------------------------------------------------------------------------------------------------
 
+    def send_ids(self, batch: Batch) -> SentIds:
+        """Send a batch's ids to the ranks that hold their rows; :meth:`look_up` takes them from there. A collective."""
+        return SentIds(self._send_items(batch.item_ids), self._send_profile(batch.profile))
+
+    def look_up(self, sent: SentIds) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Vectors as they stand now: items [U, D], x_u [B, A·d] or None for prompt and for tower. A collective."""
+        return self._item_vectors(sent.items), *self._profile_vectors(sent.profiles)
+
     def look_up_items(self, ids: Tensor) -> Tensor:
         """Vectors of ``ids`` int64 [U] → [U, D]; without gradient where items stand still. A collective."""
-        with torch.set_grad_enabled(self.train_items and torch.is_grad_enabled()):
-            # One sample holding all ids: their number may differ from rank to rank.
-            features = KeyedJaggedTensor(keys=["item"], values=ids, lengths=_one_sample([len(ids)], ids.device))
-            out: Tensor = self.model.module.items(features)["item"].values()
-        return out
+        return self._item_vectors(self._send_items(ids))
 
     def look_up_profiles(self, profile: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """x_u of value indices int64 [A, B]: (for the prompt, for the tower), each [B, A·d] or None. A collective."""
+        return self._profile_vectors(self._send_profile(profile))
+
+    def _send_items(self, ids: Tensor) -> _Sent:
+        # One sample holding all ids: their number may differ from rank to rank.
+        lengths = _one_sample([len(ids)], ids.device)
+        return _Sent(self.model.module.items, KeyedJaggedTensor(keys=["item"], values=ids, lengths=lengths))
+
+    def _send_profile(self, profile: Tensor) -> _Sent | None:
         if self.model.module.profiles is None:
-            return None, None
-        uses, names = self.sizes.uses, list(self.sizes.attributes)
-        keys = [profile_table(use, name) for use in uses for name in names]
+            return None
+        uses = self.sizes.uses
+        keys = [profile_table(use, name) for use in uses for name in self.sizes.attributes]
         lengths = _one_sample([profile.shape[1]] * len(keys), profile.device)
-        features = KeyedJaggedTensor(keys=keys, values=profile.reshape(-1).repeat(len(uses)), lengths=lengths)
-        found = self.model.module.profiles(features)
+        values = profile.reshape(-1).repeat(len(uses))
+        return _Sent(self.model.module.profiles, KeyedJaggedTensor(keys=keys, values=values, lengths=lengths))
+
+    def _item_vectors(self, sent: _Sent) -> Tensor:
+        with torch.set_grad_enabled(self.train_items and torch.is_grad_enabled()):
+            out: Tensor = sent.look_up()["item"].values()
+        return out
+
+    def _profile_vectors(self, sent: _Sent | None) -> tuple[Tensor | None, Tensor | None]:
+        if sent is None:
+            return None, None
+        found = sent.look_up()
 
         def x_u(use: str) -> Tensor | None:
-            if use not in uses:
+            if use not in self.sizes.uses:
                 return None
-            return torch.cat([found[profile_table(use, name)].values() for name in names], dim=1)
+            return torch.cat([found[profile_table(use, name)].values() for name in self.sizes.attributes], dim=1)
 
         return x_u("prompt"), x_u("tower")
 

@@ -113,8 +113,8 @@ def steps(mesh: Mesh, config: Config, tuning: bool, count: int = 2, train_items:
     losses, gradients = [], {}
     for step in range(count):
         batch = collator(mine, epoch=0, step=step, global_users=USERS)
-        items = parallel.tables.look_up_items(batch.item_ids)
-        user, views = parallel.engine(items, batch, *parallel.tables.look_up_profiles(batch.profile), 0.0)
+        items, *profiles = parallel.tables.look_up(parallel.tables.send_ids(batch))
+        user, views = parallel.engine(items, batch, *profiles, 0.0)
         loss = step_loss(config.loss, batch, items, user, views, collator.capacity)
         parallel.engine.backward(loss.backward)
         if config.train.zero_stage == 0 and step == 0:

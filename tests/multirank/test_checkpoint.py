@@ -31,7 +31,7 @@ def _train(mesh: Mesh, run: Path, stage: int, start: int, stop: int, stream: Str
         assert position.step == start
     for step in range(start, stop):
         batch = collator(part(users(), mesh), epoch=0, step=step, global_users=USERS)
-        train_step(parallel, batch, config, collator.capacity)
+        train_step(parallel, batch, parallel.tables.send_ids(batch), config, collator.capacity)
     if not start:
         checkpointer.save(parallel, Position(step=stop, stream=stream, world_size=mesh.world_size))
     dense = {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}
