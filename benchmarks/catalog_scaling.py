@@ -139,17 +139,17 @@ def _tower(config: Any) -> Any:
 def _ours(items: int, ranks: Any) -> Any:
     from ppr_dist.parallel.apply import parallelize
     from ppr_dist.parallel.sparse import TableSizes
-    from ppr_dist.trainer import train_step
+    from ppr_dist.trainer import send, train_step
 
     config = _config()
     sizes = TableSizes(items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_tower=False)
     parallel = parallelize(sizes, _tower(config), config, ranks)
-    return lambda batch: train_step(parallel, batch, parallel.tables.send_ids(batch), config, USERS)
+    return lambda batch: train_step(parallel, batch, send(parallel, batch), config, USERS)
 
 
 def _plain(items: int, *, sparse: bool) -> Any:
     """The same tower and loss over nn.Embedding, as one would write it in plain PyTorch."""
-    from ppr_dist.objective import step_loss
+    from ppr_dist.objective import share, step_loss
 
     config = _config()
     table = torch.nn.Embedding(items, DIM, sparse=sparse)
@@ -160,7 +160,7 @@ def _plain(items: int, *, sparse: bool) -> Any:
     def step(batch: Any) -> None:
         vectors = table(batch.item_ids)
         user, views = tower(vectors, batch, None, None)
-        step_loss(config.loss, batch, vectors, user, views, USERS).backward.backward()
+        step_loss(config.loss, batch, share(batch), vectors, user, views, USERS).backward.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -79,7 +79,3 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         return self._map("pin_memory")
-
-    def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Say that ``stream`` uses the tensors too, so that their memory is not given away under it."""
-        self._map("record_stream", stream)

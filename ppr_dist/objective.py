@@ -19,34 +19,52 @@ from ppr_dist.loss.bpr import bpr
 from ppr_dist.loss.contrastive import info_nce
 from ppr_dist.loss.softmax import sampled_softmax
 from ppr_dist.model.tower import Views
-from ppr_dist.parallel.collectives import all_gather, all_gather_with_gradient, all_sum, pad_rows
+from ppr_dist.parallel.collectives import all_gather, all_gather_with_gradient, pad_rows
 from ppr_dist.parallel.sharded_softmax import sharded_softmax
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidates:
-    """The candidates of all ranks: vectors [W·C, D], ids int64 [W·C], log_q [W·C]."""
+class Shared:
+    """What every rank knows of every rank's batch before any vector is computed."""
 
-    vectors: Tensor
-    ids: Tensor
-    log_q: Tensor
+    targets: Tensor
+    """Targets of each rank, int64 [W]."""
+    users: Tensor
+    """Users of each rank, int64 [W]."""
+    candidate_ids: Tensor
+    """softmax: candidates of all ranks, int64 [W·C]."""
+    candidate_log_q: Tensor
+    """softmax: float32 [W·C]."""
 
 
-def gather_candidates(batch: Batch, items: Tensor) -> Candidates:
-    """Communicate: gather the candidates of all ranks; gradients flow back to the rank that looked them up."""
+def share(batch: Batch) -> Shared:
+    """Communicate: one message of each rank to all, integers throughout."""
+    counts = torch.empty(2, dtype=torch.int64, device=batch.lengths.device)
+    # fill_ on the device: the numbers never visit the host again.
+    counts[0].fill_(batch.total_targets)
+    counts[1].fill_(len(batch.lengths))
+    ids = bits = counts[:0]
+    if batch.candidates is not None and batch.candidate_log_q is not None:
+        ids = batch.item_ids.index_select(0, batch.candidates)
+        bits = batch.candidate_log_q.view(torch.int32).long()
+    every = all_gather(torch.cat([counts, ids, bits])[None])
+    ids, bits = every[:, 2 : 2 + len(ids)].reshape(-1), every[:, 2 + len(ids) :].reshape(-1)
+    return Shared(every[:, 0], every[:, 1], ids, bits.to(torch.int32).view(torch.float32))
+
+
+def gather_candidates(batch: Batch, items: Tensor) -> Tensor:
+    """Communicate: vectors of the candidates of all ranks [W·C, D]; gradients flow back to the rank that holds each."""
     assert batch.candidates is not None
-    assert batch.candidate_log_q is not None
-    return Candidates(
-        vectors=all_gather_with_gradient(items.index_select(0, batch.candidates)),
-        ids=all_gather(batch.item_ids.index_select(0, batch.candidates)),
-        log_q=all_gather(batch.candidate_log_q),
-    )
+    return all_gather_with_gradient(items.index_select(0, batch.candidates))
 
 
-def prediction_loss(loss: Loss, batch: Batch, items: Tensor, user: Tensor, candidates: Candidates | None) -> Tensor:
+def prediction_loss(
+    loss: Loss, batch: Batch, shared: Shared, items: Tensor, user: Tensor, candidates: Tensor | None
+) -> Tensor:
     """Compute L_p summed over this rank's targets.
 
     Args:
+        candidates: vectors of shared.candidate_ids [W·C, D], where the loss has candidates;
         items: vectors of batch.item_ids [U, D]; user: user vectors at batch.prefix [P, D].
     """
     positive, positive_ids = items.index_select(0, batch.targets), batch.item_ids.index_select(0, batch.targets)
@@ -54,10 +72,10 @@ def prediction_loss(loss: Loss, batch: Batch, items: Tensor, user: Tensor, candi
         return sampled_softmax(
             user,
             positive,
-            candidates.vectors,
+            candidates,
             positive_ids=positive_ids,
-            candidate_ids=candidates.ids,
-            log_q=candidates.log_q,
+            candidate_ids=shared.candidate_ids,
+            log_q=shared.candidate_log_q,
             temperature=loss.temperature,
             logit_chunk=loss.logit_chunk,
         )
@@ -77,13 +95,13 @@ def prediction_loss(loss: Loss, batch: Batch, items: Tensor, user: Tensor, candi
     )
 
 
-def contrastive_loss(loss: Loss, views: Views, capacity: int) -> Tensor:
+def contrastive_loss(loss: Loss, shared: Shared, views: Views, capacity: int) -> Tensor:
     """Gather both views of all ranks and compute L_CL summed over this rank's users.
 
     ``capacity``: most users a rank can hold; views are padded to it so that every rank sends the same size.
     """
     users, device = len(views.state), views.state.device
-    real = all_gather(torch.arange(capacity, device=device) < users)
+    real = (torch.arange(capacity, device=device) < shared.users[:, None]).flatten()
     own = torch.arange(users, device=device) + dist.get_rank() * capacity
     total = views.state.new_zeros(())
     for view in (views.attribute_masked, views.behaviour_masked):
@@ -103,22 +121,20 @@ class StepLoss:
     """This rank's part of L_CL."""
 
 
-def step_loss(loss: Loss, batch: Batch, items: Tensor, user: Tensor, views: Views | None, capacity: int) -> StepLoss:
+def step_loss(
+    loss: Loss, batch: Batch, shared: Shared, items: Tensor, user: Tensor, views: Views | None, capacity: int
+) -> StepLoss:
     """L_p + λ·L_CL (PPR eq. 12), each the mean over all ranks' targets or users.
 
     ``backward`` is scaled by W, because DeepSpeed and TorchRec both divide the summed gradients by W.
     """
     world = dist.get_world_size()
+    targets, users = (total.sum().clamp(min=1).to(items.dtype) for total in (shared.targets, shared.users))
     candidates = gather_candidates(batch, items) if loss.kind == "softmax" else None
-    # fill_ on the device: the totals never visit the host.
-    totals = torch.empty(2, dtype=torch.float64, device=items.device)
-    totals[0].fill_(batch.total_targets)
-    totals[1].fill_(len(batch.lengths))
-    totals = all_sum(totals).clamp(min=1).to(items.dtype)
-    prediction = prediction_loss(loss, batch, items, user, candidates) / totals[0]
+    prediction = prediction_loss(loss, batch, shared, items, user, candidates) / targets
     contrastive = prediction.new_zeros(())
     if views is not None:
-        contrastive = contrastive_loss(loss, views, capacity) / totals[1]
+        contrastive = contrastive_loss(loss, shared, views, capacity) / users
     return StepLoss(
         backward=world * (prediction + loss.contrastive_weight * contrastive),
         prediction=prediction.detach(),

@@ -13,7 +13,7 @@ from ppr_dist.batch import Batch
 from ppr_dist.checkpoint import Checkpointer, Position
 from ppr_dist.config import Config
 from ppr_dist.data.loader import Loader
-from ppr_dist.objective import StepLoss, step_loss
+from ppr_dist.objective import Shared, StepLoss, share, step_loss
 from ppr_dist.observe import Observer
 from ppr_dist.parallel.ahead import one_ahead
 from ppr_dist.parallel.apply import Parallel
@@ -24,11 +24,24 @@ from ppr_dist.parallel.sparse import SentIds
 Validate = Callable[[], dict[str, Any]]
 
 
-def train_step(parallel: Parallel, batch: Batch, sent: SentIds, config: Config, capacity: int) -> StepLoss:
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """What the ranks told one another of a batch."""
+
+    ids: SentIds
+    shared: Shared
+
+
+def send(parallel: Parallel, batch: Batch) -> Sent:
+    """Communicate all of a batch that needs no vectors. A collective."""
+    return Sent(parallel.tables.send_ids(batch), share(batch))
+
+
+def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config, capacity: int) -> StepLoss:
     """One step: look up, forward, loss, backward (tables move here), dense update."""
-    items, prompt_profile, tower_profile = parallel.tables.look_up(sent)
+    items, prompt_profile, tower_profile = parallel.tables.look_up(sent.ids)
     user, views = parallel.engine(items, batch, prompt_profile, tower_profile, config.loss.attribute_mask)
-    loss = step_loss(config.loss, batch, items, user, views, capacity)
+    loss = step_loss(config.loss, batch, sent.shared, items, user, views, capacity)
     parallel.engine.backward(loss.backward)
     parallel.engine.step()
     return loss
@@ -51,7 +64,7 @@ def train(
     parallel.engine.train()
     for epoch in range(position.step // steps, -(-total // steps)):
         batches = observer.waiting(loader.epoch(epoch, first_step=step - epoch * steps))
-        for batch, sent in one_ahead(batches, parallel.tables, mesh.device):
+        for batch, sent in one_ahead(batches, lambda batch: send(parallel, batch), mesh.device):
             if step >= total:
                 break
             lr = _warm_up(parallel, config, step)

@@ -93,14 +93,23 @@ class _Sent:
     def __init__(self, collection: Any, features: KeyedJaggedTensor) -> None:
         self.collection, self.context = collection, collection.create_context()
         self.arriving = collection.input_dist(self.context, features).wait()
+        self.used_on: list[torch.cuda.Stream] = []
 
     def look_up(self) -> Any:
-        ids = self.arriving.wait()
-        if torch.cuda.is_available():
-            # They may have been sent on another stream (ahead.py): their memory is in use here as well.
-            ids.record_stream(torch.cuda.current_stream())
-            self.context.record_stream(torch.cuda.current_stream())
+        ids = self.receive()
         return self.collection.compute_and_output_dist(self.context, ids)
+
+    def receive(self) -> Any:
+        """This rank's rows to look up, from all ranks."""
+        ids = self.arriving.wait()
+        for stream in self.used_on:
+            ids.record_stream(stream)
+        return ids
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Say that ``stream`` uses the memory too, of what has arrived and of what will."""
+        self.context.record_stream(stream)
+        self.used_on.append(stream)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ppr_dist.objective import step_loss
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.parallel.sparse import TableSizes, profile_table
+from ppr_dist.trainer import send
 
 ITEMS, ATTRIBUTES, USERS = 97, {"age": 5, "city": 11}, 23
 
@@ -113,9 +114,10 @@ def steps(mesh: Mesh, config: Config, tuning: bool, count: int = 2, train_items:
     losses, gradients = [], {}
     for step in range(count):
         batch = collator(mine, epoch=0, step=step, global_users=USERS)
-        items, *profiles = parallel.tables.look_up(parallel.tables.send_ids(batch))
+        sent = send(parallel, batch)
+        items, *profiles = parallel.tables.look_up(sent.ids)
         user, views = parallel.engine(items, batch, *profiles, 0.0)
-        loss = step_loss(config.loss, batch, items, user, views, collator.capacity)
+        loss = step_loss(config.loss, batch, sent.shared, items, user, views, collator.capacity)
         parallel.engine.backward(loss.backward)
         if config.train.zero_stage == 0 and step == 0:
             named = parallel.engine.module.named_parameters()

@@ -13,20 +13,19 @@ from ppr_dist.batch import Batch
 from ppr_dist.parallel.ahead import one_ahead
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.mesh import Mesh
-from ppr_dist.parallel.sparse import SentIds
-from ppr_dist.trainer import train_step
+from ppr_dist.trainer import Sent, send, train_step
 from tests.multirank.models import USERS, build, part, small_config, users, whole_tables, with_loss
 from tests.ranks import run_ranks
 
 STEPS = 5
 
 
-def in_step(batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: Mesh) -> Iterator[tuple[Batch, SentIds]]:
+def in_step(batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: Mesh) -> Iterator[tuple[Batch, Sent]]:
     for _, batch in batches:
-        yield batch, parallel.tables.send_ids(batch)
+        yield batch, send(parallel, batch)
 
 
-def ahead(batches: Iterable[tuple[int, Batch]], parallel: Parallel, mesh: Mesh) -> Iterator[tuple[Batch, SentIds]]:
+def ahead(batches: Iterable[tuple[int, Batch]], parallel: Parallel, mesh: Mesh) -> Iterator[tuple[Batch, Sent]]:
     order: list[str] = []
 
     def noted() -> Iterator[tuple[int, Batch]]:
@@ -34,34 +33,34 @@ def ahead(batches: Iterable[tuple[int, Batch]], parallel: Parallel, mesh: Mesh) 
             order.append(f"read {step}")
             yield step, batch
 
-    for step, pair in enumerate(one_ahead(noted(), parallel.tables, mesh.device)):
+    for step, pair in enumerate(one_ahead(noted(), lambda batch: send(parallel, batch), mesh.device)):
         order.append(f"train {step}")
         yield pair
     # The next batch's ids are on their way before this one trains.
     assert order.index("read 2") < order.index("train 1") < order.index("read 3")
 
 
-def rows_too(batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: Mesh) -> Iterator[tuple[Batch, SentIds]]:
+def rows_too(batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: Mesh) -> Iterator[tuple[Batch, Sent]]:
     """What must not be done: rows looked up before the update of the step before."""
     tables, waiting = parallel.tables, []
     for _, batch in batches:
         sent = tables.send_ids(batch)
         items = tables._item_vectors(sent.items).detach().clone()
-        waiting.append((batch, tables.send_ids(batch), items))
+        waiting.append((batch, send(parallel, batch), items))
         if len(waiting) == 2:
             yield _stale(*waiting.pop(0))
     yield _stale(*waiting.pop(0))
 
 
-def _stale(batch: Batch, sent: SentIds, items: Any) -> tuple[Batch, SentIds]:
-    look_up = sent.items.look_up
+def _stale(batch: Batch, sent: Sent, items: Any) -> tuple[Batch, Sent]:
+    look_up = sent.ids.items.look_up
 
     def early() -> Any:
         found = look_up()
         found["item"].values().data.copy_(items)
         return found
 
-    sent.items.look_up = early  # type: ignore[method-assign]
+    sent.ids.items.look_up = early  # type: ignore[method-assign]
     return batch, sent
 
 

@@ -13,7 +13,7 @@ from ppr_dist.checkpoint import Checkpointer, Position, checkpoints
 from ppr_dist.data.stream import StreamState
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.mesh import Mesh
-from ppr_dist.trainer import train_step
+from ppr_dist.trainer import send, train_step
 from tests.multirank.models import USERS, build, part, small_config, users, whole_tables, with_loss
 from tests.ranks import run_ranks
 
@@ -31,7 +31,7 @@ def _train(mesh: Mesh, run: Path, stage: int, start: int, stop: int, stream: Str
         assert position.step == start
     for step in range(start, stop):
         batch = collator(part(users(), mesh), epoch=0, step=step, global_users=USERS)
-        train_step(parallel, batch, parallel.tables.send_ids(batch), config, collator.capacity)
+        train_step(parallel, batch, send(parallel, batch), config, collator.capacity)
     if not start:
         checkpointer.save(parallel, Position(step=stop, stream=stream, world_size=mesh.world_size))
     dense = {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}

@@ -62,6 +62,7 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
     loss = objective.step_loss(
         config,
         batch,
+        objective.share(batch),
         leaves["items"][batch.item_ids],
         leaves["users"][batch.users[batch.owner], batch.prefix],
         views,

@@ -1,0 +1,281 @@
+"""Does twice the work on twice the ranks take the same time, and where does a step go?
+
+    python -m benchmarks.weak_scaling [--users 128 256 512] [--rounds 8] [--seconds 3] [--out results.md]
+
+One rank on one core against two gloo ranks on two, each rank a process pinned to its core with one thread and
+``--users`` users a step, the training loop as pretrain runs it (stream, ids one batch ahead, d 64, 2 blocks, length 50,
+sampled softmax) on a synthetic log. The number of candidates of a step is the same for one and two ranks, so that a
+position costs the same; its in-batch share comes from half as many of each user's targets. As a control, two runs of
+one rank each, with other seeds, train at the same time and know nothing of each other. From their single steps comes
+what two ranks could reach if talking cost nothing and they only waited for the slower one in each step: users'
+histories differ in length, and this machine's cores in what else they do. The three arrangements take turns within a
+round, their order reversed in every other one.
+Efficiency = positions/s of two ranks ÷ (2 × one rank); medians over rounds. The breakdown is rank 0's, of exclusive
+times; what the phases do not cover is "rest".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hardware import hardware
+
+CANDIDATES = 512
+"""Uniform ones of a step; two more for each user of a rank come from the batch."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, nargs="+", default=[128, 256, 512], help="per rank and step")
+    parser.add_argument("--rounds", type=int, default=8, help="the first warms up")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each arrangement and round, about")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rank:
+        _run_rank(json.loads(options.rank))
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("weak_scaling needs two cores")
+    with tempfile.TemporaryDirectory() as folder:
+        data = _make_data(Path(folder))
+        sizes = [_compare(data, users, options, cores) for users in options.users]
+    result = {"benchmark": "weak_scaling", **hardware(), "rounds": options.rounds - 1, "sizes": sizes}
+    if options.out:
+        options.out.write_text(_markdown(result, options))
+    print(json.dumps(result))
+
+
+def _compare(data: Path, users: int, options: argparse.Namespace, cores: list[int]) -> dict[str, Any]:
+    rounds = _take_turns(data, users, options, cores)
+
+    def median(value: Callable[[dict[str, Any]], float]) -> float:
+        return statistics.median(value(r) for r in rounds)
+
+    return {
+        "users_per_rank": users,
+        "positions_per_s": {name: median(lambda r, name=name: r[name]["rate"]) for name in rounds[0]},
+        "efficiency": median(lambda r: r["two ranks"]["rate"] / (2 * r["one rank"]["rate"])),
+        "efficiency_of_two_strangers": median(lambda r: r["two strangers"]["rate"] / (2 * r["one rank"]["rate"])),
+        "efficiency_if_talking_were_free": median(
+            lambda r: r["two strangers"]["rate"] * _in_step(r["two strangers"]) / (2 * r["one rank"]["rate"])
+        ),
+        "breakdown_ms": {name: _breakdown([r[name] for r in rounds]) for name in rounds[0]},
+    }
+
+
+def _in_step(strangers: dict[str, Any]) -> float:
+    """Speed left to two that wait for the slower one in every step, of what they have alone."""
+    pairs = list(zip(*strangers["steps"], strict=True))
+    alone = max(sum(steps) for steps in strangers["steps"])
+    return float(alone / sum(max(pair) for pair in pairs))
+
+
+def _make_data(work: Path) -> Path:
+    size = ("--users", "20000", "--items", "100000", "--cold-fraction", "0.1")
+    files = ("--interactions", str(work / "log/interactions.parquet"), "--users", str(work / "log/users.parquet"))
+    for module, *arguments in (
+        ("ppr_dist.data.synthetic", "--out", str(work / "log"), *size),
+        ("ppr_dist.prepare", *files, "--out", str(work / "data")),
+    ):
+        subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=sys.stderr)
+    return work / "data"
+
+
+class _Ranks:
+    """The processes of one arrangement, asleep until told to train; ``worlds`` of so many ranks each."""
+
+    def __init__(self, data: Path, users: int, worlds: list[int], cores: list[int]) -> None:
+        self.processes, free = [], iter(cores)
+        for seed, world in enumerate(worlds):
+            port = _free_port()
+            for rank in range(world):
+                given = {
+                    "data": str(data),
+                    "rank": rank,
+                    "world": world,
+                    "port": port,
+                    "core": next(free),
+                    "users": users,
+                    "seed": seed,
+                }
+                argv = [sys.executable, "-m", "benchmarks.weak_scaling", "--rank", json.dumps(given)]
+                environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+                pipe = subprocess.PIPE
+                self.processes.append(subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=environment, text=True))
+        for process in self.processes:
+            self._reply(process)
+
+    def train(self, steps: int) -> dict[str, Any]:
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{steps}\n")
+            process.stdin.flush()
+        replies = [self._reply(process) for process in self.processes]
+        return {
+            "rate": sum(reply["positions"] / sum(reply["steps"]) for reply in replies),
+            "steps": [reply["steps"] for reply in replies],
+            "phases": {name: seconds / steps for name, seconds in replies[0]["phases"].items()},
+        }
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    @staticmethod
+    def _reply(process: subprocess.Popen[str]) -> Any:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit("a rank stopped; what it said stands above")
+        return json.loads(line)
+
+
+def _take_turns(data: Path, users: int, options: argparse.Namespace, cores: list[int]) -> list[dict[str, Any]]:
+    arrangements = {"one rank": [1], "two ranks": [2], "two strangers": [1, 1]}
+    ranks: dict[str, _Ranks] = {}
+    rounds = []
+    try:
+        for name, worlds in arrangements.items():
+            ranks[name] = _Ranks(data, users, worlds, cores)
+        steps = 10
+        for number in range(options.rounds):
+            order = list(ranks) if number % 2 else list(ranks)[::-1]
+            rounds.append({name: ranks[name].train(steps) for name in order})
+            rates = ", ".join(f"{name} {rounds[-1][name]['rate']:.0f}" for name in ranks)
+            print(f"{users} users, round {number}: positions/s: {rates}", file=sys.stderr, flush=True)
+            steps = max(5, round(options.seconds / statistics.mean(rounds[-1]["one rank"]["steps"][0])))
+    finally:
+        for each in ranks.values():
+            each.stop()
+    return rounds[1:]
+
+
+def _breakdown(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    """Milliseconds of each phase, of the median round by step time."""
+    middle = sorted(rounds, key=lambda r: statistics.mean(r["steps"][0]))[len(rounds) // 2]
+    phases = {name: 1e3 * seconds for name, seconds in middle["phases"].items()}
+    step = 1e3 * statistics.mean(middle["steps"][0])
+    return phases | {"rest": step - sum(phases.values()), "step": step}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _run_rank(given: dict[str, Any]) -> None:
+    """Train as many steps as each line of standard input says and reply with seconds of each, positions and phases."""
+    os.sched_setaffinity(0, {given["core"]})
+    names = {"RANK": "rank", "WORLD_SIZE": "world", "MASTER_PORT": "port"}
+    os.environ |= {name: str(given[key]) for name, key in names.items()} | {
+        "MASTER_ADDR": "127.0.0.1",
+        "LOCAL_RANK": str(given["rank"]),
+    }
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print
+    import torch
+
+    from benchmarks.phases import watch_training
+    from ppr_dist import runs
+    from ppr_dist.batch import Batch
+    from ppr_dist.config import Config, Loss, Model, Train
+    from ppr_dist.data.manifest import load_manifest
+    from ppr_dist.job import Job, make_loader, make_tower
+    from ppr_dist.parallel.ahead import one_ahead
+    from ppr_dist.parallel.apply import parallelize
+    from ppr_dist.parallel.mesh import mesh
+    from ppr_dist.trainer import send, train_step
+
+    torch.set_num_threads(1)
+    world, users, data = given["world"], given["users"], Path(given["data"])
+    config = Config(
+        model=Model(feed_forward=1),
+        loss=Loss(uniform_negatives=CANDIDATES, in_batch_per_user=2 // world),
+        train=Train(batch=users * world, epochs=10**6, seed=given["seed"]),
+    )
+    with mesh() as ranks:
+        manifest = load_manifest(data)
+        info = runs.describe("pretrain", None, data, manifest)
+        job = Job(data=data, run=data, resume=False, manifest=manifest, info=info, split="pretrain", hold_out=2)
+        loader = make_loader(job, config, ranks)
+        parallel = parallelize(info.table_sizes(config), make_tower(info, config), config, ranks)
+        parallel.engine.train()
+        phases = watch_training(parallel)
+
+        def endless() -> Iterator[tuple[int, Batch]]:
+            for epoch in range(10**6):
+                yield from loader.epoch(epoch)
+
+        batches = one_ahead(phases.data(endless()), lambda batch: send(parallel, batch), ranks.device)
+
+        def train(steps: int) -> dict[str, Any]:
+            torch.distributed.barrier()
+            phases.seconds.clear()
+            seconds, positions = [], 0.0
+            for _ in range(steps):
+                start = time.perf_counter()
+                batch, sent = next(batches)
+                train_step(parallel, batch, sent, config, loader.stream.capacity)
+                positions += batch.total_targets
+                seconds.append(time.perf_counter() - start)
+            return {"steps": seconds, "positions": positions, "phases": phases.seconds}
+
+        reply: dict[str, Any] = {"ready": True}
+        while True:
+            print(json.dumps(reply), file=replies, flush=True)
+            line = sys.stdin.readline()
+            if not line:
+                return
+            reply = train(int(line))
+
+
+def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
+    lines = [
+        "# Weak scaling from one core to two, and the parts of a step",
+        "",
+        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
+        f"{result['date']}, commit {result['commit']}.",
+        "",
+        f"    python -m benchmarks.weak_scaling --users {' '.join(map(str, options.users))} "
+        f"--rounds {options.rounds} --seconds {options.seconds:g}",
+        "",
+        "| users per rank | one rank, positions/s | two ranks | efficiency | if talking were free | two strangers |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size in result["sizes"]:
+        rates = size["positions_per_s"]
+        shares = ("efficiency", "efficiency_if_talking_were_free", "efficiency_of_two_strangers")
+        lines.append(
+            f"| {size['users_per_rank']} | {rates['one rank']:,.0f} | {rates['two ranks']:,.0f} | "
+            + " | ".join(f"{size[share]:.1%}" for share in shares)
+            + " |"
+        )
+    for size in result["sizes"]:
+        parts = size["breakdown_ms"]
+        lines += [
+            "",
+            f"| part of a step, ms, {size['users_per_rank']} users per rank | one rank | two ranks | two strangers |",
+            "|---|---|---|---|",
+        ]
+        names = [*(n for n in parts["two ranks"] if n not in ("rest", "step")), "rest", "step"]
+        lines += [f"| {n} | " + " | ".join(f"{parts[a].get(n, 0.0):.2f}" for a in parts) + " |" for n in names]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
