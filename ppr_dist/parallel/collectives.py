@@ -14,6 +14,7 @@ from torch import Tensor
 
 # torch 2.13 renamed these and warns about the old names; 2.11 knows only the old ones.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_all_to_all = dist.all_to_all_single
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
@@ -49,6 +50,11 @@ def reduce_scatter(x: Tensor, rows: int) -> Tensor:
     """Sum ``x`` [W·rows, …] over ranks and return this rank's part [rows, …], no gradient."""
     if dist.get_world_size() == 1:
         return x
+    if x.device.type == "cpu":
+        # gloo's reduce-scatter takes 2.5 ms for 131 kB between two processes, its all-to-all 0.3 (measured).
+        parts = torch.empty_like(x, memory_format=torch.contiguous_format)
+        _all_to_all(parts, x.contiguous())
+        return parts.view(-1, rows, *x.shape[1:]).sum(0)
     out = x.new_empty(rows, *x.shape[1:])
     _reduce_scatter(out, x.contiguous())
     return out
