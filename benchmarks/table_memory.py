@@ -27,7 +27,9 @@ def held_bytes(tables: Tables) -> int:
     return sum(storages.values())
 
 
-def planned_bytes(cluster: Cluster, world_size: int, items: int, dim: int, profile_values: int = 0) -> list[int]:
+def planned_bytes(
+    cluster: Cluster, world_size: int, items: int, dim: int, profile_values: int = 0, *, half: bool = False
+) -> list[int]:
     """Bytes of weights and optimizer state that the plan gives each rank, [W]; ids in flight are left out."""
     from ppr_dist.plan import Question
 
@@ -38,6 +40,7 @@ def planned_bytes(cluster: Cluster, world_size: int, items: int, dim: int, profi
         dim=dim,
         profile_values=profile_values,
         optimizer="rowwise_adagrad",
+        half=half,
     )
     said, fault = question.ask()
     assert fault is None, fault
