@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 SHORT = [
+    ["benchmarks.fractal"],
     ["benchmarks.catalog_scaling", "--sizes", "100000", "1000000", "--steps", "5"],
     ["benchmarks.loader", "--users", "50000"],
     ["benchmarks.loss", "--rounds", "3"],

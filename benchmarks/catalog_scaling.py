@@ -5,7 +5,9 @@
 Each size trains the same batch (128 users × 50 positions, d 64, 2 blocks, sampled softmax, 512 + 256 candidates, ids
 drawn over the whole catalogue) on one process: ours (FBGEMM row-wise Adagrad), nn.Embedding with Adam over the whole
 table, and nn.Embedding(sparse=True) with SparseAdam, each in a process of its own, with the same tower and loss.
-Reports the median step after warm-up, start-up, and peak resident memory beside the bytes of table and state.
+Reports the median step after warm-up, start-up, and peak resident memory beside the bytes of table and state. For ours
+also what ``ppr_dist.plan`` predicts, over the bytes of the tensors that FBGEMM then holds, and how much resident memory
+grew from before the tables until their first values (and the tower's engine) were there.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.hardware import hardware, peak_rss
+from benchmarks.table_memory import held_bytes, planned_bytes, resident
 
 USERS, LENGTH, DIM = 128, 50, 64
 KINDS = ("ppr_dist", "dense_adam", "sparse_adam")
@@ -52,7 +55,7 @@ def main() -> None:
     if ours:
         result["step_time_largest_over_smallest"] = ours[max(ours)] / ours[min(ours)]
     if options.out:
-        options.out.write_text(_markdown(result))
+        options.out.write_text(_markdown(result, options))
     print(json.dumps(result))
 
 
@@ -70,10 +73,13 @@ def measure(kind: str, items: int, steps: int) -> dict[str, Any]:
     from ppr_dist.parallel.mesh import mesh
 
     with mesh() as ranks:
-        before = peak_rss()
+        before, resident_before = peak_rss(), resident()
         start = time.perf_counter()
-        step = _ours(items, ranks) if kind == "ppr_dist" else _plain(items, sparse=kind == "sparse_adam")
+        step, tables = (
+            _ours(items, ranks) if kind == "ppr_dist" else (_plain(items, sparse=kind == "sparse_adam"), None)
+        )
         start_up = time.perf_counter() - start
+        grown = resident() - resident_before
         seconds = []
         for number in range(WARM_UP + steps):
             batch = _batch(items, number)
@@ -81,7 +87,7 @@ def measure(kind: str, items: int, steps: int) -> dict[str, Any]:
             step(batch)
             seconds.append(time.perf_counter() - start)
         state = {"ppr_dist": 4 * items, "dense_adam": 8 * items * DIM, "sparse_adam": 8 * items * DIM}[kind]
-        return {
+        row = {
             "kind": kind,
             "items": items,
             "step_ms": 1e3 * statistics.median(seconds[WARM_UP:]),
@@ -91,6 +97,16 @@ def measure(kind: str, items: int, steps: int) -> dict[str, Any]:
             "rss_before_bytes": before,
             "peak_rss_bytes": peak_rss(),
         }
+        return row | _plan(items, tables) | {"resident_growth_bytes": grown} if tables else row
+
+
+def _plan(items: int, tables: Any) -> dict[str, Any]:
+    """What the plan for this machine predicts beside what the tables hold."""
+    from ppr_dist.parallel.cluster import default_cluster
+
+    planned = planned_bytes(default_cluster("cpu", 1), 1, items, DIM)[0]
+    held = held_bytes(tables)
+    return {"planned_bytes": planned, "held_bytes": held, "planned_over_held": planned / held}
 
 
 def _config() -> Any:
@@ -144,7 +160,7 @@ def _ours(items: int, ranks: Any) -> Any:
     config = _config()
     sizes = TableSizes(items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_tower=False)
     parallel = parallelize(sizes, _tower(config), config, ranks)
-    return lambda batch: train_step(parallel, batch, send(parallel, batch), config, USERS)
+    return lambda batch: train_step(parallel, batch, send(parallel, batch), config, USERS), parallel.tables
 
 
 def _plain(items: int, *, sparse: bool) -> Any:
@@ -168,21 +184,31 @@ def _plain(items: int, *, sparse: bool) -> Any:
     return step
 
 
-def _markdown(result: dict[str, Any]) -> str:
+def _planned(row: dict[str, Any]) -> str:
+    if "held_bytes" not in row:
+        return " | ".join(["–"] * 4)
+    planned, held, grown = (
+        f"{row[name] / 1e9:.3f}" for name in ("planned_bytes", "held_bytes", "resident_growth_bytes")
+    )
+    return f"{planned} | {held} | {row['planned_over_held']:.4f} | {grown}"
+
+
+def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
     lines = [
         "# Step time and memory by size of the catalogue",
         "",
         f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
         f"{result['date']}, commit {result['commit']}.",
         "",
-        "    python -m benchmarks.catalog_scaling",
+        f"    python -m benchmarks.catalog_scaling --steps {options.steps} --most-dense {options.most_dense}",
         "",
-        "| items | kind | step, ms | start-up, M items/s | table + state, GB | peak RSS, GB |",
-        "|---|---|---|---|---|---|",
+        "| items | kind | step, ms | start-up, M items/s | table + state, GB | peak RSS, GB | planned, GB | held, GB | "
+        "planned / held | resident growth, GB |",
+        "|---" * 10 + "|",
     ]
     lines += [
         f"| {r['items']:.0e} | {r['kind']} | {r['step_ms']:.0f} | {r['start_up_items_per_s'] / 1e6:.2f} | "
-        f"{r['table_and_state_bytes'] / 1e9:.2f} | {r['peak_rss_bytes'] / 1e9:.2f} |"
+        f"{r['table_and_state_bytes'] / 1e9:.2f} | {r['peak_rss_bytes'] / 1e9:.2f} | {_planned(r)} |"
         for r in result["rows"]
     ]
     ratio = result.get("step_time_largest_over_smallest")

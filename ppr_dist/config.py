@@ -65,6 +65,11 @@ class Tables:
     """The optimizer's epsilon."""
     init_std: float = 0.02
     """Standard deviation of the normal initialisation."""
+    precision: Literal["float32", "float16"] = "float32"
+    """Weights of the item table; profile tables, optimizer state and looked-up vectors are float32 either way.
+    float16 halves the table and keeps 11 bits of a weight. First values are rounded to the nearest; an update is
+    computed in float32 and then rounded: on a GPU stochastically, right on average (FBGEMM's default); on a CPU to the
+    nearest, so that a step of less than 1/4,096 of a weight is lost."""
     sharding: Path | None = None
     """Cluster file (sharding/*.yaml) with topology and constraints; none = built-in defaults for the device."""
 
@@ -141,7 +146,7 @@ class Train:
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage of the dense parameters."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the dense tower; bfloat16 needs a GPU. Tables stay float32."""
+    """Precision of the dense tower; bfloat16 needs a GPU. For the item table see ``tables.precision``."""
     seed: int = 0
     """Seed of initialisation, shuffling, negatives, masks and dropout."""
     log_every: int = 20

@@ -90,7 +90,7 @@ def changes(question: Question) -> Iterator[tuple[str, Question]]:
         if kind not in own:
             yield f"item {kind}", question.with_item(sharding_types=(kind,))
     half = dataclasses.replace(question, half=True)
-    yield "half-precision item table (float16 weights)", half
+    yield "half-precision item table (tables.precision float16)", half
     if question.cluster.compute_device == "cuda":
         cached = {"compute_kernels": ("fused_uvm_caching",)}
         yield (

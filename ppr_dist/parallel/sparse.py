@@ -9,7 +9,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.types import ShardingEnv
-from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -67,11 +67,12 @@ def profile_table(use: str, attribute: str) -> str:
 class SparseModule(nn.Module):
     """The unsharded description: ``items`` and, where profiles are used, ``profiles``."""
 
-    def __init__(self, sizes: TableSizes) -> None:
+    def __init__(self, sizes: TableSizes, precision: Literal["float32", "float16"]) -> None:
         super().__init__()
         # On the meta device: no rank ever holds a whole table.
         meta = torch.device("meta")
-        self.items = EmbeddingCollection(tables=[_table("item", sizes.items, sizes.dim)], device=meta)
+        item = _table("item", sizes.items, sizes.dim, DataType.FP16 if precision == "float16" else DataType.FP32)
+        self.items = EmbeddingCollection(tables=[item], device=meta)
         tables = [
             _table(profile_table(use, a), n, sizes.attribute_dim)
             for use in sizes.uses
@@ -80,10 +81,15 @@ class SparseModule(nn.Module):
         self.profiles = EmbeddingCollection(tables=tables, device=meta) if tables else None
 
 
-def _table(name: str, rows: int, dim: int) -> EmbeddingConfig:
+def _table(name: str, rows: int, dim: int, data_type: DataType = DataType.FP32) -> EmbeddingConfig:
     # init_fn is skipped in favour of Tables.initialise, which does not depend on the number of ranks.
     return EmbeddingConfig(
-        name=name, num_embeddings=rows, embedding_dim=dim, feature_names=[name], init_fn=lambda weight: weight
+        name=name,
+        num_embeddings=rows,
+        embedding_dim=dim,
+        feature_names=[name],
+        data_type=data_type,
+        init_fn=lambda weight: weight,
     )
 
 
@@ -146,7 +152,7 @@ class Tables:
             },
             use_index_dedup=False,  # ids come deduplicated from the loader (data/collate.py)
         )
-        module = SparseModule(sizes)
+        module = SparseModule(sizes, config.precision)
         plan = make_plan(module, cluster, dist.get_world_size(), [sharder], world)
         collections = [c for c in (module.items, module.profiles) if c is not None]
         self.plan = describe_plan(
@@ -177,7 +183,7 @@ class Tables:
         return self._item_vectors(sent.items), *self._profile_vectors(sent.profiles)
 
     def look_up_items(self, ids: Tensor) -> Tensor:
-        """Vectors of ``ids`` int64 [U] → [U, D]; without gradient where items stand still. A collective."""
+        """Vectors of ``ids`` int64 [U] → float32 [U, D]; without gradient where items stand still. A collective."""
         return self._item_vectors(self._send_items(ids))
 
     def look_up_profiles(self, profile: Tensor) -> tuple[Tensor | None, Tensor | None]:

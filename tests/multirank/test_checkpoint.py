@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,9 +20,21 @@ from tests.ranks import run_ranks
 STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=USERS)
 
 
-def _train(mesh: Mesh, run: Path, stage: int, start: int, stop: int, stream: StreamState = STREAM) -> dict[str, Any]:
+def _train(
+    mesh: Mesh,
+    run: Path,
+    stage: int,
+    start: int,
+    stop: int,
+    stream: StreamState = STREAM,
+    precision: Literal["float32", "float16"] = "float32",
+) -> dict[str, Any]:
     config = small_config(with_loss("softmax"), zero_stage=stage)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.3))
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, dropout=0.3),
+        tables=dataclasses.replace(config.tables, precision=precision),
+    )
     parallel, collator = build(mesh, config, tuning=True)
     checkpointer = Checkpointer(run, keep=1)
     if start:
@@ -38,12 +50,15 @@ def _train(mesh: Mesh, run: Path, stage: int, start: int, stop: int, stream: Str
     return {**whole_tables(parallel), **dense}
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (2, 0), (2, 1), (2, 2), (3, 3)])
-def test_resume_equals_uninterrupted(tmp_path: Path, world_size: int, stage: int) -> None:
+@pytest.mark.parametrize(
+    ("world_size", "stage", "precision"),
+    [*((w, s, "float32") for w, s in ((1, 0), (2, 0), (2, 1), (2, 2), (3, 3))), (1, 0, "float16"), (2, 1, "float16")],
+)
+def test_resume_equals_uninterrupted(tmp_path: Path, world_size: int, stage: int, precision: str) -> None:
     # ZeRO 3 frees parameters after use; its end state is compared through the tables, which see every difference.
-    whole = run_ranks(_train, world_size, tmp_path / "whole", stage, 0, 4)
-    run_ranks(_train, world_size, tmp_path / "parts", stage, 0, 2)
-    resumed = run_ranks(_train, world_size, tmp_path / "parts", stage, 2, 4)
+    whole = run_ranks(_train, world_size, tmp_path / "whole", stage, 0, 4, STREAM, precision)
+    run_ranks(_train, world_size, tmp_path / "parts", stage, 0, 2, STREAM, precision)
+    resumed = run_ranks(_train, world_size, tmp_path / "parts", stage, 2, 4, STREAM, precision)
     for rank in range(world_size):
         for name, value in whole[rank].items():
             np.testing.assert_array_equal(resumed[rank][name], value, err_msg=name)

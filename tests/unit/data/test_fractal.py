@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppr_dist.data import fractal
-from ppr_dist.data.fractal import FractalConfig, expand, main, probabilities, read_base, reduced
+from ppr_dist.data.fractal import expand, main
+from ppr_dist.data.fractal_base import FractalConfig, probabilities, read_base, reduced
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.prepared import prepare
 from ppr_dist.data.synthetic import SyntheticConfig, generate

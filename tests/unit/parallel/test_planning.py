@@ -206,8 +206,8 @@ def test_the_cheapest_change_is_one_that_was_tried_and_fits(capsys):
     report = json.loads(out.splitlines()[-1])
     tried = {change["change"]: change["fits"] for change in report["changes"]}
     assert tried["item column_wise"] is False
-    assert tried["half-precision item table (float16 weights)"] is True
-    assert report["cheapest"] == "half-precision item table (float16 weights)"
+    assert tried["half-precision item table (tables.precision float16)"] is True
+    assert report["cheapest"] == "half-precision item table (tables.precision float16)"
     assert tried["16 ranks"] is True
     assert report["fits"] is False
     assert err.count("\n") == 1

@@ -1,0 +1,55 @@
+"""Memory of embedding tables: what a rank holds, and what ``python -m ppr_dist.plan`` says it will hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from ppr_dist.parallel.cluster import Cluster
+    from ppr_dist.parallel.sparse import Tables
+
+
+def held_bytes(tables: Tables) -> int:
+    """Bytes of every tensor that FBGEMM allocated for this rank's shards: weights, optimizer state and bookkeeping.
+
+    Storages are counted once each and whole; no shape or rule of the plan has a part in it.
+    """
+    storages: dict[int, int] = {}
+    for collection in (tables.model.module.items, tables.model.module.profiles):
+        for lookup in [] if collection is None else collection._lookups:
+            for module in lookup.modules():
+                plain = [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+                for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False), *plain):
+                    storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def planned_bytes(
+    cluster: Cluster, world_size: int, items: int, dim: int, profile_values: int = 0, *, half: bool = False
+) -> list[int]:
+    """Bytes of weights and optimizer state that the plan gives each rank, [W]; ids in flight are left out."""
+    from ppr_dist.plan import Question
+
+    question = Question(
+        cluster=cluster,
+        world_size=world_size,
+        items=items,
+        dim=dim,
+        profile_values=profile_values,
+        optimizer="rowwise_adagrad",
+        half=half,
+    )
+    said, fault = question.ask()
+    assert fault is None, fault
+    return [
+        sum(memory[part] for memory in rank.values() for part in ("weights", "optimizer")) for rank in said["ranks"]
+    ]
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
