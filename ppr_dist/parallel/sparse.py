@@ -17,6 +17,7 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.sharding.dp_sharding import DpSparseFeaturesDist
 from torchrec.distributed.types import ShardingEnv
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
@@ -38,6 +39,7 @@ _OPTIMIZERS = {
 }
 _GPU_ONLY = ("adam", "partial_rowwise_adam")
 _INIT_ROWS = 65_536  # rows drawn from one seed; part of what a seed means
+_SAMPLES = 4096  # see _features; some thousand warps keep a GPU's memory busy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,14 +133,16 @@ class Tables:
             sharders=[sharder],
             init_data_parallel=False,
         )
+        if dist.get_world_size() == 1:
+            for collection in (self.model.module.items, self.model.module.profiles):
+                _keep_ids_here(collection)
 
     # Look-ups -------------------------------------------------------------------------------------------------
 
     def look_up_items(self, ids: Tensor) -> Tensor:
         """Vectors of ``ids`` int64 [U] → [U, D]; without gradient where items stand still. A collective."""
         with torch.set_grad_enabled(self.train_items and torch.is_grad_enabled()):
-            # One sample holding all ids: their number may differ from rank to rank.
-            features = KeyedJaggedTensor(keys=["item"], values=ids, lengths=_one_sample([len(ids)], ids.device))
+            features = _features(["item"], ids)
             out: Tensor = self.model.module.items(features)["item"].values()
         return out
 
@@ -148,9 +152,7 @@ class Tables:
             return None, None
         uses, names = self.sizes.uses, list(self.sizes.attributes)
         keys = [profile_table(use, name) for use in uses for name in names]
-        lengths = _one_sample([profile.shape[1]] * len(keys), profile.device)
-        features = KeyedJaggedTensor(keys=keys, values=profile.reshape(-1).repeat(len(uses)), lengths=lengths)
-        found = self.model.module.profiles(features)
+        found = self.model.module.profiles(_features(keys, profile.reshape(-1).repeat(len(uses))))
 
         def x_u(use: str) -> Tensor | None:
             if use not in uses:
@@ -215,8 +217,24 @@ class Tables:
         return profiles + (self.sizes.items * self.sizes.dim if self.train_items or not trainable else 0)
 
 
-def _one_sample(counts: list[int], device: torch.device) -> Tensor:
-    lengths = torch.empty(len(counts), dtype=torch.int64, device=device)
-    for i, count in enumerate(counts):
-        lengths[i].fill_(count)
-    return lengths
+def _features(keys: list[str], values: Tensor) -> KeyedJaggedTensor:
+    """The same number of ids for every key, key after key, as TorchRec wants them. Does not wait for a GPU.
+
+    What TorchRec takes for samples means nothing here. FBGEMM's CUDA kernels give each sample one warp (and one thread
+    where they sort ids by owning rank), so the ids are dealt to many; as many on every rank, though the number of ids
+    may differ, because other numbers would have to be exchanged first.
+    """
+    each = len(values) // len(keys)
+    lengths = torch.full((len(keys), _SAMPLES), each // _SAMPLES, dtype=torch.int64, device=values.device)
+    lengths[:, : each % _SAMPLES] += 1
+    # length_per_key is what TorchRec would otherwise copy back from the GPU.
+    return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths.view(-1), length_per_key=[each] * len(keys))
+
+
+def _keep_ids_here(collection: Any) -> None:
+    """Let the only rank look its ids up as they are.
+
+    TorchRec would exchange nothing, yet make a permutation on the host and wait for its copy to the GPU.
+    """
+    for sharding in collection._sharding_type_to_sharding.values() if collection is not None else ():
+        sharding.create_input_dist = DpSparseFeaturesDist
