@@ -221,8 +221,7 @@ def copy_rate(device: torch.device) -> float:
 
 def _markdown(result: dict[str, Any]) -> str:
     lines = [
-        "# A training step on a GPU",
-        "",
+        "# A training step on a GPU\n",
         f"{result['gpu']}; {result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch "
         f"{result['torch']}, {result['date']}, commit {result['commit']}.",
         "",
