@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.batches import random_batch
 from benchmarks.hardware import hardware, peak_rss
 from benchmarks.table_memory import held_bytes, planned_bytes, resident
 
@@ -120,30 +120,7 @@ def _config() -> Any:
 
 
 def _batch(items: int, step: int) -> Any:
-    from ppr_dist.data.collate import Collator
-    from ppr_dist.data.users import Users
-
-    rng = np.random.default_rng(step)
-    users = Users(
-        index=np.arange(USERS),
-        items=rng.integers(0, items, USERS * (LENGTH + 1)),
-        offsets=np.arange(USERS + 1) * (LENGTH + 1),
-        attributes=np.zeros((0, USERS), np.int64),
-    )
-    collator = Collator(
-        loss=_config().loss,
-        items=items,
-        probability=np.broadcast_to(np.float32(1 / items), items),
-        max_length=LENGTH,
-        hold_out=0,
-        first_slot=1,
-        views=False,
-        seed=0,
-        rank=0,
-        world_size=1,
-        capacity=USERS,
-    )
-    return collator(users, epoch=0, step=step, global_users=USERS)
+    return random_batch(_config(), items, step, shortest=LENGTH)
 
 
 def _tower(config: Any) -> Any:

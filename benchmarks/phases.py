@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from ppr_dist import objective, trainer
 from ppr_dist.parallel import collectives
 from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.sparse import Tables, _Sent
+from ppr_dist.parallel.look_up import Request
+from ppr_dist.parallel.sparse import Tables
 
 Item = TypeVar("Item")
 
@@ -78,7 +79,7 @@ def watch_training(parallel: Parallel) -> Phases:
     phases = Phases()
     phases.watch(Tables, "send_ids", IDS)
     phases.watch(trainer, "share", IDS)
-    phases.watch(_Sent, "receive", IDS)
+    phases.watch(Request, "receive", IDS)
     phases.watch(Tables, "look_up", LOOK_UP)
     phases.watch(parallel.engine, "forward", FORWARD)
     phases.watch(objective, "gather_candidates", GATHER)

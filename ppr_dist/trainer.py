@@ -18,8 +18,8 @@ from ppr_dist.observe import Observer
 from ppr_dist.parallel.ahead import one_ahead
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.dense import set_lr
+from ppr_dist.parallel.look_up import SentIds
 from ppr_dist.parallel.mesh import Mesh, on_main
-from ppr_dist.parallel.sparse import SentIds
 
 Validate = Callable[[], dict[str, Any]]
 

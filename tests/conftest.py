@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.forkserver
 import os
 
 # Set before torch is imported, and inherited by every process a test starts.
@@ -35,3 +36,15 @@ def session_tmp(tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = root / name.lower()
         folder.mkdir()
         os.environ[name] = str(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ranks_without_gpus() -> None:
+    """Start the server that ranks are forked from where it sees no GPU.
+
+    CUDA, once asked for, does not survive a fork, and the forks would go on seeing the GPUs that the server saw.
+    """
+    if torch.cuda.is_available():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            multiprocessing.forkserver.ensure_running()

@@ -7,18 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from pace import HOLD_OUT, Pacer
 
+from benchmarks.batches import random_batch
 from ppr_dist import runs
 from ppr_dist.batch import Batch
 from ppr_dist.checkpoint import Checkpointer, Position
 from ppr_dist.config import Config, Loss, Model, Observe, Prompt, Tables, Train
-from ppr_dist.data.collate import Collator
 from ppr_dist.data.loader import Loader
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.data.users import Users
 from ppr_dist.evaluation import evaluate
 from ppr_dist.job import Job, make_loader, make_tower
 from ppr_dist.model.tower import DenseTower
@@ -97,7 +95,7 @@ def _bare(config: Config) -> None:
     torch.manual_seed(0)
     tower = DenseTower(config.model, Prompt(), attributes=0, with_prompt=False, with_tower=False)
     optimizer = torch.optim.AdamW(tower.parameters(), lr=config.train.lr, fused=True)
-    batch = _random_batch(config)
+    batch = random_batch(config, 4096, 0, shortest=config.model.max_length)
     items = torch.randn(len(batch.item_ids), config.model.dim)
     PACER.ready(lambda: 0.0)
     while True:
@@ -106,30 +104,6 @@ def _bare(config: Config) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         PACER.tick(len(user))
-
-
-def _random_batch(config: Config) -> Batch:
-    users, clicks, items = config.train.batch, config.model.max_length + 1, 4096
-    collator = Collator(
-        loss=config.loss,
-        items=items,
-        probability=np.full(items, 1 / items, np.float32),
-        max_length=config.model.max_length,
-        hold_out=0,
-        first_slot=1,
-        views=False,
-        seed=0,
-        rank=0,
-        world_size=1,
-        capacity=users,
-    )
-    random = Users(
-        index=np.arange(users),
-        items=np.random.default_rng(0).integers(0, items, users * clicks),
-        offsets=np.arange(users + 1) * clicks,
-        attributes=np.zeros((0, users), np.int64),
-    )
-    return collator(random, epoch=0, step=0, global_users=users)
 
 
 if __name__ == "__main__":

@@ -42,13 +42,27 @@ def make_engine(tower: nn.Module, train: Train, world_size: int) -> Any:
             # Users per rank vary by one; DeepSpeed only uses this for its own throughput log.
             "train_micro_batch_size_per_gpu": max(1, train.batch // world_size),
             "gradient_clipping": train.clip,
-            "bf16": {"enabled": train.precision == "bfloat16"},
+            # Not its "bf16": at ZeRO 0 that hides the trained float32 values from us, and asks the GPU for overflows.
+            "torch_autocast": {"enabled": train.precision == "bfloat16", "dtype": "bfloat16"},
             "zero_optimization": {"stage": train.zero_stage},
             "zero_allow_untested_optimizer": True,
+            # Otherwise its own throughput log waits for the GPU twice a step.
+            "timers": {"throughput": {"enabled": False}},
             "steps_per_print": 10**9,
         },
     )
+    engine.clip_fp32_gradients = lambda: _clip(trainable, train.clip)  # what it calls at ZeRO 0
     return engine
+
+
+def _clip(parameters: list[nn.Parameter], limit: float) -> None:
+    """Scale gradients to a norm of at most ``limit``.
+
+    DeepSpeed's own function makes tensors of the limit on the host and waits for their copy to the GPU.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack(torch._foreach_norm(gradients)).square().sum().sqrt()
+    torch._foreach_mul_(gradients, (torch.full_like(norm, limit) / (norm + 1e-6)).clamp(max=1.0))
 
 
 def set_lr(engine: Any, lr: float) -> None:
@@ -98,7 +112,7 @@ def load_state_dict(engine: Any, state: dict[str, Tensor]) -> None:
 
 
 def _managed(parameter: nn.Parameter) -> bool:
-    """Whether DeepSpeed keeps the trained float32 values elsewhere, in partitions (ZeRO 1–3, or bf16)."""
+    """Whether DeepSpeed keeps the trained values elsewhere, in partitions (ZeRO 1–3)."""
     return parameter.requires_grad and (hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"))
 
 

@@ -20,7 +20,6 @@ from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.types import ShardingEnv
 from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ppr_dist.batch import Batch
 from ppr_dist.config import Tables as TablesConfig
@@ -28,6 +27,7 @@ from ppr_dist.data.counter_random import bits
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.cluster import Cluster
 from ppr_dist.parallel.footprint import describe_plan
+from ppr_dist.parallel.look_up import Request, SentIds, keep_ids_here
 from ppr_dist.parallel.planning import make_plan
 
 _OPTIMIZERS = {
@@ -93,39 +93,6 @@ def _table(name: str, rows: int, dim: int, data_type: DataType = DataType.FP32) 
     )
 
 
-class _Sent:
-    """Ids of one collection on their way to the ranks that hold their rows; how many go where is known already."""
-
-    def __init__(self, collection: Any, features: KeyedJaggedTensor) -> None:
-        self.collection, self.context = collection, collection.create_context()
-        self.arriving = collection.input_dist(self.context, features).wait()
-        self.used_on: list[torch.cuda.Stream] = []
-
-    def look_up(self) -> Any:
-        ids = self.receive()
-        return self.collection.compute_and_output_dist(self.context, ids)
-
-    def receive(self) -> Any:
-        """This rank's rows to look up, from all ranks."""
-        ids = self.arriving.wait()
-        for stream in self.used_on:
-            ids.record_stream(stream)
-        return ids
-
-    def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Say that ``stream`` uses the memory too, of what has arrived and of what will."""
-        self.context.record_stream(stream)
-        self.used_on.append(stream)
-
-
-@dataclasses.dataclass(frozen=True)
-class SentIds:
-    """Ids of a batch, sent. Each is looked up once."""
-
-    items: _Sent
-    profiles: _Sent | None
-
-
 class Tables:
     """Sharded tables with one look-up per step for items and one for profiles."""
 
@@ -171,6 +138,9 @@ class Tables:
             sharders=[sharder],
             init_data_parallel=False,
         )
+        if dist.get_world_size() == 1:
+            for collection in (self.model.module.items, self.model.module.profiles):
+                keep_ids_here(collection)
 
     # Look-ups -------------------------------------------------------------------------------------------------
 
@@ -190,26 +160,22 @@ class Tables:
         """x_u of value indices int64 [A, B]: (for the prompt, for the tower), each [B, A·d] or None. A collective."""
         return self._profile_vectors(self._send_profile(profile))
 
-    def _send_items(self, ids: Tensor) -> _Sent:
-        # One sample holding all ids: their number may differ from rank to rank.
-        lengths = _one_sample([len(ids)], ids.device)
-        return _Sent(self.model.module.items, KeyedJaggedTensor(keys=["item"], values=ids, lengths=lengths))
+    def _send_items(self, ids: Tensor) -> Request:
+        return Request(self.model.module.items, ["item"], ids)
 
-    def _send_profile(self, profile: Tensor) -> _Sent | None:
+    def _send_profile(self, profile: Tensor) -> Request | None:
         if self.model.module.profiles is None:
             return None
         uses = self.sizes.uses
         keys = [profile_table(use, name) for use in uses for name in self.sizes.attributes]
-        lengths = _one_sample([profile.shape[1]] * len(keys), profile.device)
-        values = profile.reshape(-1).repeat(len(uses))
-        return _Sent(self.model.module.profiles, KeyedJaggedTensor(keys=keys, values=values, lengths=lengths))
+        return Request(self.model.module.profiles, keys, profile.reshape(-1).repeat(len(uses)))
 
-    def _item_vectors(self, sent: _Sent) -> Tensor:
+    def _item_vectors(self, sent: Request) -> Tensor:
         with torch.set_grad_enabled(self.train_items and torch.is_grad_enabled()):
             out: Tensor = sent.look_up()["item"].values()
         return out
 
-    def _profile_vectors(self, sent: _Sent | None) -> tuple[Tensor | None, Tensor | None]:
+    def _profile_vectors(self, sent: Request | None) -> tuple[Tensor | None, Tensor | None]:
         if sent is None:
             return None, None
         found = sent.look_up()
@@ -248,6 +214,16 @@ class Tables:
                 row, column = shard.metadata.shard_offsets
                 yield table, shard.tensor, row, column
 
+    def own_rows(self) -> list[tuple[int, Tensor]] | None:
+        """(First item, weights [n, D]) of this rank's parts of the item table; None where rows do not lie whole.
+
+        None on all ranks together: where columns are sharded, or a cache holds rows newer than the table's.
+        """
+        (item,) = [table for table in self.plan["tables"] if table["name"] == "item"]
+        if item["sharding_type"] == "column_wise" or item["compute_kernel"] != "fused":
+            return None
+        return [(row, weights) for table, weights, row, _ in self.local_shards() if table == "item"]
+
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Fill with N(0, init_std²), the same values under any sharding and number of ranks."""
@@ -275,10 +251,3 @@ class Tables:
         profiles = sum(self.sizes.attributes.values()) * self.sizes.attribute_dim
         profiles *= len(self.sizes.uses)
         return profiles + (self.sizes.items * self.sizes.dim if self.train_items or not trainable else 0)
-
-
-def _one_sample(counts: list[int], device: torch.device) -> Tensor:
-    lengths = torch.empty(len(counts), dtype=torch.int64, device=device)
-    for i, count in enumerate(counts):
-        lengths[i].fill_(count)
-    return lengths

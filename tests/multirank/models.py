@@ -88,32 +88,49 @@ def build(mesh: Mesh, config: Config, *, tuning: bool, train_items: bool = True)
 def whole_tables(parallel: Parallel) -> dict[str, np.ndarray]:
     """Every table, looked up in full."""
     with torch.no_grad():
-        found = {"item": parallel.tables.model.module.items(_every("item", ITEMS))["item"].values().numpy()}
+        device = parallel.tables.device
+        every_item = parallel.tables.model.module.items(_every("item", ITEMS, device))
+        found = {"item": every_item["item"].values().cpu().numpy()}
         if parallel.tables.model.module.profiles is not None:
             for use in ("prompt", "tower"):
                 for name, rows in ATTRIBUTES.items():
                     key = profile_table(use, name)
                     keys = [profile_table(u, a) for u in ("prompt", "tower") for a in ATTRIBUTES]
-                    features = _every(key, rows, keys)
-                    found[key] = parallel.tables.model.module.profiles(features)[key].values().numpy()
+                    features = _every(key, rows, device, keys)
+                    found[key] = parallel.tables.model.module.profiles(features)[key].values().cpu().numpy()
     return found
 
 
-def _every(key: str, rows: int, keys: list[str] | None = None) -> Any:
+def _every(key: str, rows: int, device: torch.device, keys: list[str] | None = None) -> Any:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
     keys = keys or [key]
-    lengths = torch.tensor([rows if k == key else 0 for k in keys])
-    return KeyedJaggedTensor(keys=keys, values=torch.arange(rows), lengths=lengths)
+    lengths = torch.tensor([rows if k == key else 0 for k in keys], device=device)
+    return KeyedJaggedTensor(keys=keys, values=torch.arange(rows, device=device), lengths=lengths)
 
 
-def steps(mesh: Mesh, config: Config, tuning: bool, count: int = 2, train_items: bool = True) -> dict[str, Any]:
+def fill(parallel: Parallel) -> None:
+    """Give the tables (in one piece each) values that do not depend on the device, as their own draws do."""
+    for number, (_, weight, _, _) in enumerate(parallel.tables.local_shards()):
+        weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)) * 0.3)
+
+
+def steps(
+    mesh: Mesh,
+    config: Config,
+    tuning: bool,
+    count: int = 2,
+    train_items: bool = True,
+    same_on_any_device: bool = False,
+) -> dict[str, Any]:
     """Run ``count`` steps; return losses, dense gradients (ZeRO 0) and everything that moved."""
     parallel, collator = build(mesh, config, tuning=tuning, train_items=train_items)
+    if same_on_any_device:
+        fill(parallel)
     mine = part(users(), mesh)
     losses, gradients = [], {}
     for step in range(count):
-        batch = collator(mine, epoch=0, step=step, global_users=USERS)
+        batch = collator(mine, epoch=0, step=step, global_users=USERS).to(mesh.device)
         sent = send(parallel, batch)
         items, *profiles = parallel.tables.look_up(sent.ids)
         user, views = parallel.engine(items, batch, *profiles, 0.0)
@@ -121,10 +138,10 @@ def steps(mesh: Mesh, config: Config, tuning: bool, count: int = 2, train_items:
         parallel.engine.backward(loss.backward)
         if config.train.zero_stage == 0 and step == 0:
             named = parallel.engine.module.named_parameters()
-            gradients = {n: p.grad.numpy().copy() for n, p in named if p.grad is not None}
+            gradients = {n: p.grad.cpu().numpy().copy() for n, p in named if p.grad is not None}
         parallel.engine.step()
         losses.append((float(loss.prediction), float(loss.contrastive)))
-    dense = {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}
+    dense = {n: p.detach().cpu().numpy().copy() for n, p in parallel.engine.module.named_parameters()}
     return {"losses": losses, "gradients": gradients, "tables": whole_tables(parallel), "dense": dense}
 
 

@@ -1,0 +1,251 @@
+"""How fast is a training step on a GPU, and what holds it back?
+
+    python -m benchmarks.step_time [--steps 20] [--out results.md]
+
+Beside it, in the same process: the same tower and loss over nn.Embedding with Adam over the whole table, the tower
+under torch.compile. Both in bfloat16 (autocast), tables in float32, histories of half to the whole length.
+
+tokens/s counts real history tokens. MFU: 6 FLOPs per weight of the transformer's matrices and token, 6·l²·D per block
+and history of length l for causal attention (half of PaLM's 12·L·H·Q·T, appendix B), 6·P·N·D for the loss over N
+candidates; over the step's time and the card's dense bfloat16 rate. Look-up: the rows asked for, read and written once
+forward, and gradient and row read and row written once by the update, over the time of both, beside the rate of a
+device-to-device copy (bytes read and written) in the same run. ``--device cpu`` tries the program out in small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import itertools
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.batches import random_batch
+from benchmarks.hardware import hardware
+from ppr_dist.batch import Batch
+from ppr_dist.config import Config, Loss, Model, Train
+from ppr_dist.model.tower import DenseTower
+from ppr_dist.objective import share, step_loss
+from ppr_dist.parallel.apply import parallelize
+from ppr_dist.parallel.mesh import Mesh, mesh
+from ppr_dist.parallel.sparse import TableSizes
+from ppr_dist.trainer import send, train_step
+
+PEAK_FLOPS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense bfloat16 rate by a part of the card's name (NVIDIA's data sheets, SXM)."""
+WARM_UP, BATCHES = 6, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    dim: int
+    blocks: int
+    length: int
+    batch: int
+    items: int
+
+
+SIZES = {
+    "cuda": [Size(64, 2, 50, 4096, 10**6), Size(64, 2, 50, 4096, 10**7), Size(512, 8, 512, 128, 10**6)],
+    "cpu": [Size(16, 1, 10, 32, 1000), Size(32, 2, 20, 16, 5000)],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("step_time needs a GPU; --device cpu tries the program out in small")
+    with mesh() as ranks:
+        copy = copy_rate(ranks.device)
+        rows = [row for size in SIZES[options.device] for row in measure(size, ranks, options.steps, copy)]
+    result = {"benchmark": "step_time", **hardware(), "copy_bytes_per_s": copy, "rows": rows}
+    if options.out:
+        options.out.write_text(_markdown(result))
+    print(json.dumps(result))
+
+
+def measure(size: Size, ranks: Mesh, steps: int, copy: float) -> list[dict[str, Any]]:
+    """Both forms at one size, one after the other, each with the card to itself."""
+    cuda = ranks.device.type == "cuda"
+    config = Config(
+        model=Model(dim=size.dim, blocks=size.blocks, heads=max(2, size.dim // 64), max_length=size.length),
+        loss=Loss(uniform_negatives=512, in_batch_per_user=1, logit_chunk=2**27),
+        train=Train(batch=size.batch, precision="bfloat16" if cuda else "float32"),
+    )
+    tokens = 65_536 if cuda else None  # as job.py sets it
+    batches = [
+        random_batch(config, size.items, s, shortest=size.length // 2, group_tokens=tokens) for s in range(BATCHES)
+    ]
+    batches = [batch.pin_memory() for batch in batches] if cuda else batches
+    rows = []
+    for form in (_ours, _plain):
+        if cuda:
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        step, look_up_and_update = form(config, size.items, ranks)
+        seconds = _times(step, batches, steps, ranks.device)
+        row: dict[str, Any] = {**dataclasses.asdict(size), "form": form.__name__[1:], "step_ms": 1e3 * seconds}
+        row |= rates(config, batches, seconds)
+        row["host_waits_per_step"] = _host_waits(lambda step=step: step(batches[0])) if cuda else None
+        row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated() if cuda else None
+        tables = _times(look_up_and_update, batches, steps, ranks.device)
+        moved = 5 * 4 * size.dim * statistics.mean(len(batch.item_ids) for batch in batches)
+        row |= {"tables_ms": 1e3 * tables, "tables_bytes_per_s": moved / tables}
+        row["tables_over_copy_rate"] = moved / tables / copy
+        rows.append(row)
+        del step, look_up_and_update
+    return rows
+
+
+def rates(config: Config, batches: list[Batch], seconds: float) -> dict[str, Any]:
+    """Tokens, targets and model FLOPs per second; the formulas stand at the top."""
+    model, loss = config.model, config.loss
+    lengths = torch.cat([batch.lengths for batch in batches]).double()
+    tokens, squares = float(lengths.sum()), float((lengths**2).sum())
+    targets = sum(batch.total_targets for batch in batches)
+    weights = model.blocks * model.dim**2 * (4 + 2 * model.feed_forward)
+    candidates = loss.uniform_negatives + loss.in_batch_per_user * config.train.batch
+    flops = 6 * weights * tokens + 6 * squares * model.dim * model.blocks + 6 * targets * candidates * model.dim
+    per_s = 1 / (seconds * len(batches))
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    peak = next((rate for name, rate in PEAK_FLOPS.items() if name in card), None)
+    return {
+        "tokens_per_s": tokens * per_s,
+        "positions_per_s": targets * per_s,
+        "model_flops_per_s": flops * per_s,
+        "mfu": flops * per_s / peak if peak else None,
+    }
+
+
+def _ours(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], None], Callable[[Batch], None]]:
+    width = {"dim": config.model.dim, "attribute_dim": config.prompt.attribute_dim}
+    sizes = TableSizes(items=items, attributes={}, with_prompt=False, with_tower=False, **width)
+    parallel = parallelize(sizes, _tower(config), config, ranks)
+
+    def step(batch: Batch) -> None:
+        batch = batch.to(ranks.device)
+        train_step(parallel, batch, send(parallel, batch), config, config.train.batch)
+
+    def look_up_and_update(batch: Batch) -> None:
+        vectors = parallel.tables.look_up_items(batch.item_ids.to(ranks.device, non_blocking=True))
+        vectors.backward(vectors.detach())
+
+    return step, look_up_and_update
+
+
+def _plain(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], None], Callable[[Batch], None]]:
+    """As one would write it in plain PyTorch: Adam moves every row of the table at every step."""
+    fused = ranks.device.type == "cuda"
+    table = nn.Embedding(items, config.model.dim, device=ranks.device)
+    tower = _tower(config).to(ranks.device)
+    compiled = torch.compile(tower) if fused else tower  # a CPU may have no compiler
+    table_adam = torch.optim.Adam(table.parameters(), lr=1e-3, fused=fused)
+    tower_adam = torch.optim.AdamW(tower.parameters(), lr=config.train.lr, fused=fused)
+
+    def step(batch: Batch) -> None:
+        batch = batch.to(ranks.device)
+        vectors = table(batch.item_ids)
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+            user, views = compiled(vectors, batch, None, None)
+        step_loss(config.loss, batch, share(batch), vectors, user, views, config.train.batch).backward.backward()
+        nn.utils.clip_grad_norm_(tower.parameters(), config.train.clip)
+        for optimizer in (tower_adam, table_adam):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def look_up_and_update(batch: Batch) -> None:
+        vectors = table(batch.item_ids.to(ranks.device, non_blocking=True))
+        vectors.backward(vectors.detach())
+        table_adam.step()
+        table_adam.zero_grad(set_to_none=True)
+
+    return step, look_up_and_update
+
+
+def _tower(config: Config) -> DenseTower:
+    return DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_tower=False)
+
+
+def _times(step: Callable[[Any], Any], batches: list[Any], steps: int, device: torch.device) -> float:
+    """Median seconds of a step, by events on the GPU's stream; the host runs ahead as in training."""
+    marks: list[Any] = []
+    for number in range(WARM_UP + steps):
+        if number >= WARM_UP:
+            marks.append(_mark(device))
+        step(batches[number % len(batches)])
+    marks.append(_mark(device))
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return statistics.median(1e-3 * a.elapsed_time(b) for a, b in itertools.pairwise(marks))
+    return statistics.median(b - a for a, b in itertools.pairwise(marks))
+
+
+def _mark(device: torch.device) -> Any:
+    if device.type == "cpu":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _host_waits(run: Callable[[], None]) -> int:
+    """How often the host waits for the GPU inside (copies, and waits for a stream)."""
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        run()
+    torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in seen)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes read and written per second by a copy that no cache holds."""
+    source = torch.empty(2**30 if device.type == "cuda" else 2**24, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / _times(lambda _: target.copy_(source), [None], 10, device)
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "# A training step on a GPU\n",
+        f"{result['gpu']}; {result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch "
+        f"{result['torch']}, {result['date']}, commit {result['commit']}.",
+        "",
+        "    python -m benchmarks.step_time",
+        "",
+        f"A device-to-device copy moves {result['copy_bytes_per_s'] / 1e9:.0f} GB/s, read and written. What the "
+        "columns mean stands at the top of benchmarks/step_time.py.",
+        "",
+        "| d, blocks, length, batch, items | form | step, ms | tokens/s | MFU | tables, ms | tables, GB/s | over copy "
+        "| peak GPU, GB | host waits |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in result["rows"]:
+        size = f"{r['dim']}, {r['blocks']}, {r['length']}, {r['batch']}, {r['items']:.0e}"
+        mfu = f"{100 * r['mfu']:.1f} %" if r["mfu"] else "unknown card"
+        peak = f"{r['peak_gpu_bytes'] / 1e9:.1f}" if r["peak_gpu_bytes"] else ""
+        lines.append(
+            f"| {size} | {r['form']} | {r['step_ms']:.2f} | {r['tokens_per_s']:.3g} | {mfu} | {r['tables_ms']:.2f} | "
+            f"{r['tables_bytes_per_s'] / 1e9:.0f} | {r['tables_over_copy_rate']:.2f} | {peak} | "
+            f"{r['host_waits_per_step']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
