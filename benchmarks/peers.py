@@ -25,12 +25,12 @@ import statistics
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.environments import environment
 from benchmarks.hardware import hardware
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,9 @@ def main() -> None:
     options = parser.parse_args()
     work: Path = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    pythons = {name: _environment(name, work) for name in options.names if name in ("rectools", "recbole")}
+    pythons = {
+        name: environment(PEERS / f"{name}.txt", work) for name in options.names if name in ("rectools", "recbole")
+    }
     data, log = _prepare(options.log, work)
     rows = [row for loss in options.losses for row in _compare(loss, options, work, data, log, pythons)]
     result = {
@@ -72,22 +74,6 @@ def main() -> None:
     if options.out:
         options.out.write_text(_markdown(result, options))
     print(json.dumps(result))
-
-
-def _environment(name: str, work: Path) -> Path:
-    """Make a peer's environment from its lock, unless it is there; return its interpreter."""
-    lock, folder = PEERS / f"{name}.txt", work / f"venv-{name}"
-    python, stamp = folder / "bin" / "python", folder / "lock.txt"
-    if not stamp.is_file() or stamp.read_text() != lock.read_text():
-        print(f"--- making {folder}", file=sys.stderr, flush=True)
-        venv.create(folder, clear=True, with_pip=True)
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
-        torch = next(line for line in lock.read_text().splitlines() if line.startswith("torch=="))
-        # torch with what its build (CPU or CUDA) asks for; the rest as locked, whatever the peers' own limits say.
-        subprocess.run([*pip, torch], check=True, stdout=sys.stderr)
-        subprocess.run([*pip, "--no-deps", "-r", str(lock)], check=True, stdout=sys.stderr)
-        stamp.write_text(lock.read_text())
-    return python
 
 
 def _prepare(log: Path | None, work: Path) -> tuple[Path, Path]:

@@ -6,6 +6,7 @@ Shapes: I instances of this rank, X of all ranks, N items, D width.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -20,14 +21,14 @@ from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum
 from ppr_dist.parallel.sparse import Tables
 
-SCORE_CHUNK = 16_777_216
-"""Most scores held at once (4 bytes each)."""
-ITEM_CHUNK = 65_536
-"""Items looked up at once by each rank."""
+SCORE_CHUNK = 2_097_152
+"""Most scores held at once (4 bytes each): a few of a CPU's caches full, and enough for a GPU."""
+ITEM_CHUNK = 16_384
+"""Items of each rank scored at once."""
 
 
 class Scorer(Protocol):
-    """Scores are dot products of user and item vectors. Both methods are collectives."""
+    """Scores are dot products of user and item vectors. All methods are collectives."""
 
     @property
     def device(self) -> torch.device: ...
@@ -37,6 +38,21 @@ class Scorer(Protocol):
 
     def item_vectors(self, ids: Tensor) -> Tensor:
         """Vectors of item indices int64 [n] → [n, D]."""
+
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first item, vectors [n ≤ ITEM_CHUNK, D]) over this rank's part of a catalogue of ``items``.
+
+        The parts of all ranks cover it once. Every rank must exhaust its own.
+        """
+
+
+def looked_up_in_turn(scorer: Scorer, items: int) -> Iterator[tuple[int, Tensor]]:
+    """``own_items`` for vectors that may lie anywhere: chunks are dealt to ranks in turn and looked up like any ids."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    for turn in range(-(-items // (world * ITEM_CHUNK))):
+        first = min((turn * world + rank) * ITEM_CHUNK, items)
+        ids = torch.arange(first, min(first + ITEM_CHUNK, items), device=scorer.device)
+        yield first, scorer.item_vectors(ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +72,15 @@ class ModelScorer:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self.tables.look_up_items(ids)
 
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        rows = self.tables.own_rows()
+        if rows is None:
+            yield from looked_up_in_turn(self, items)
+            return
+        for first, weights in rows:
+            for start in range(0, len(weights), ITEM_CHUNK):
+                yield first + start, weights[start : start + ITEM_CHUNK].float()
+
 
 @dataclasses.dataclass(frozen=True)
 class PopularityScorer:
@@ -71,6 +96,9 @@ class PopularityScorer:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self.counts[ids][:, None]
 
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        return looked_up_in_turn(self, items)
+
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
@@ -79,9 +107,9 @@ class Queries:
     users: Tensor
     """[X, D]."""
     rows: Int64
-    """Row in ``users`` of each excluded pair, ascending within a chunk of items."""
+    """Row in ``users`` of each excluded pair."""
     items: Int64
-    """Item of each excluded pair, ascending by chunk."""
+    """Item of each excluded pair, ascending."""
     mine: slice
     """Rows of this rank."""
 
@@ -92,7 +120,7 @@ def gather_queries(users: Tensor, rows: Int64, items: Int64) -> Queries:
     first = sum(sizes[: dist.get_rank()])
     pairs = torch.from_numpy(np.stack([rows + first, items], axis=1)).to(users.device)
     gathered = all_gather_ragged(pairs).cpu().numpy()
-    gathered = gathered[np.lexsort((gathered[:, 0], gathered[:, 1] // ITEM_CHUNK))]
+    gathered = gathered[np.lexsort((gathered[:, 0], gathered[:, 1]))]
     return Queries(
         users=all_gather_ragged(users), rows=gathered[:, 0], items=gathered[:, 1], mine=slice(first, first + len(users))
     )
@@ -101,23 +129,14 @@ def gather_queries(users: Tensor, rows: Int64, items: Int64) -> Queries:
 def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tuple[slice, int, Tensor]]:
     """Yield (rows, first item, scores [rows, items of the chunk]) over this rank's part of the catalogue.
 
-    Excluded pairs score −inf. Chunks of items are dealt to ranks in turn, whatever the sharding, and looked up
-    like any ids, so no rank ever holds users × items, nor the table. A collective: every rank must exhaust it.
+    Excluded pairs score −inf. No rank ever holds users × items. A collective: every rank must exhaust it.
     """
-    chunks = -(-items // ITEM_CHUNK)
-    world, rank = dist.get_world_size(), dist.get_rank()
-    chunk_of = queries.items // ITEM_CHUNK
-    rows_at_once = max(1, SCORE_CHUNK // min(items, ITEM_CHUNK))
-    for turn in range(-(-chunks // world)):
-        chunk = turn * world + rank
-        first = min(chunk * ITEM_CHUNK, items)
-        ids = torch.arange(first, min(first + ITEM_CHUNK, items), device=scorer.device)
-        vectors = scorer.item_vectors(ids)
-        if not len(ids):
-            continue
-        begin, end = np.searchsorted(chunk_of, [chunk, chunk + 1])
-        rows, columns = queries.rows[begin:end], queries.items[begin:end] - first
-        for start in range(0, len(queries.users), rows_at_once):
+    for first, vectors in scorer.own_items(items):
+        low, high = np.searchsorted(queries.items, [first, first + len(vectors)])
+        by_row = low + np.argsort(queries.rows[low:high], kind="stable")
+        rows, columns = queries.rows[by_row], queries.items[by_row] - first
+        rows_at_once = max(1, SCORE_CHUNK // max(1, len(vectors)))
+        for start in range(0, len(queries.users) if len(vectors) else 0, rows_at_once):
             part = slice(start, min(start + rows_at_once, len(queries.users)))
             scores = queries.users[part] @ vectors.T
             low, high = np.searchsorted(rows, [part.start, part.stop])
@@ -174,7 +193,7 @@ def top_k(scorer: Scorer, queries: Queries, items: int, k: int) -> tuple[Tensor,
     best = torch.full(size, -torch.inf, device=scorer.device)
     best_ids = torch.full(size, -1, dtype=torch.int64, device=scorer.device)
     for rows, first, scores in score_catalogue(scorer, queries, items):
-        value, index = scores.topk(min(k, scores.shape[1]), dim=1)
+        value, index = _best(scores, k)
         best[rows], best_ids[rows] = _merge(
             torch.cat([best[rows], value], dim=1), torch.cat([best_ids[rows], index + first], dim=1), k
         )
@@ -188,3 +207,24 @@ def top_k(scorer: Scorer, queries: Queries, items: int, k: int) -> tuple[Tensor,
 def _merge(value: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
     value, order = value.topk(k, dim=1)
     return value, index.gather(1, order)
+
+
+def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k greatest of each row (all, if a row has fewer) and their columns, [X, k] each, best first.
+
+    The k best lie in the k blocks with the greatest maxima: finding those takes one quick pass over the scores, and
+    only their members are sorted.
+    """
+    rows, columns = scores.shape
+    width = 2 ** round(math.log2(math.sqrt(columns / k))) if columns > k else 1
+    blocks = columns // width
+    if blocks < 4 * k or width < 4:
+        return scores.topk(min(k, columns), dim=1)
+    in_blocks = scores[:, : blocks * width].unflatten(1, (blocks, width))
+    best_blocks = in_blocks.amax(2).topk(k, dim=1, sorted=False).indices
+    within = torch.arange(width, device=scores.device)
+    candidates = (best_blocks[:, :, None] * width + within).flatten(1)
+    left_over = torch.arange(blocks * width, columns, device=scores.device).expand(rows, -1)
+    candidates = torch.cat([candidates, left_over], dim=1)
+    value, order = scores.gather(1, candidates).topk(k, dim=1)
+    return value, candidates.gather(1, order)

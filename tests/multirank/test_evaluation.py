@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,9 @@ class IntegerScorer:
 
     def item_vectors(self, ids: Tensor) -> Tensor:
         return torch.from_numpy(ITEM).float()[ids]
+
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        return scoring.looked_up_in_turn(self, items)
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +228,9 @@ class _Vectors:
 
     def item_vectors(self, ids: Tensor) -> Tensor:
         return torch.from_numpy(WEIGHT).float()[ids]
+
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        return scoring.looked_up_in_turn(self, items)
 
 
 def best(mesh: Mesh, k: int, catalogue: int) -> tuple[np.ndarray, np.ndarray, slice]:

@@ -161,6 +161,29 @@ def test_first_values_depend_on_neither_sharding_nor_ranks(tmp_path: Path) -> No
     assert not np.array_equal(one[0]["prompt:city"], one[0]["tower:city"])
 
 
+def own_and_looked_up(mesh: Mesh, files: list[Path]) -> list[tuple[Any, np.ndarray]]:
+    found = []
+    for file in files:
+        tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", sharding=file)), mesh)
+        own = tables.own_rows()
+        parts = own if own is None else [(first, weights.detach().numpy().copy()) for first, weights in own]
+        found.append((parts, whole(tables)["item"]))
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_own_rows_of_all_ranks_are_the_table_once(world_size: int, tmp_path: Path) -> None:
+    files = [cluster_file(tmp_path, kind, kind) for kind in KINDS]
+    ranks = run_ranks(own_and_looked_up, world_size, files)
+    for case, kind in enumerate(KINDS):
+        whole_rows = kind != "column_wise"
+        assert all((rank[case][0] is not None) == whole_rows for rank in ranks)
+        parts = sorted((part for rank in ranks for part in rank[case][0] or []), key=lambda part: part[0])
+        if whole_rows:
+            assert [first for first, _ in parts] == np.cumsum([0, *(len(rows) for _, rows in parts)])[:-1].tolist()
+            np.testing.assert_array_equal(np.concatenate([rows for _, rows in parts]), ranks[0][case][1])
+
+
 def standing_still(mesh: Mesh) -> dict[str, Any]:
     tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), mesh, train_items=False)
     before = whole(tables)
