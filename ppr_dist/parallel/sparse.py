@@ -217,10 +217,12 @@ class Tables:
     def own_rows(self) -> list[tuple[int, Tensor]] | None:
         """(First item, weights [n, D]) of this rank's parts of the item table; None where rows do not lie whole.
 
-        None on all ranks together: where columns are sharded, or a cache holds rows newer than the table's.
+        None on all ranks together: where columns are sharded, where one rank holds all and the others would stand by,
+        or where a cache holds rows newer than the table's.
         """
         (item,) = [table for table in self.plan["tables"] if table["name"] == "item"]
-        if item["sharding_type"] == "column_wise" or item["compute_kernel"] != "fused":
+        kinds = ("row_wise", "table_wise") if self.plan["world_size"] == 1 else ("row_wise",)
+        if item["sharding_type"] not in kinds or item["compute_kernel"] != "fused":
             return None
         return [(row, weights) for table, weights, row, _ in self.local_shards() if table == "item"]
 
