@@ -1,6 +1,6 @@
 """How fast is the exact top k of a whole catalogue on the sharded item table, beside faiss?
 
-    python -m benchmarks.retrieval [--work FOLDER] [--sizes 1000000 10000000] [--rounds 6] [--out results.md]
+    python -m benchmarks.retrieval [--work FOLDER] [--sizes 1000000 10000000] [--users 256] [--rounds 5] [--out results.md]
 
 The item table (d 64, one rank) holds N(0, 1) vectors whose lengths are log-normal (σ 0.3), as learnt vectors have a few
 long ones; users are N(0, 1). ``recommend``'s own ranking (scoring.top_k) and, with ``--work``, faiss' IndexFlatIP in an
@@ -33,7 +33,6 @@ from benchmarks.table_memory import resident
 
 DIM = 64
 PEERS = Path(__file__).parent / "peers"
-CASES = [(users, k) for users in (256, 1024) for k in (10, 100)]
 CHECKED = 16
 """Users whose answer is compared with brute force."""
 
@@ -42,7 +41,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="where faiss' environment is made; none: no faiss")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--users", type=int, nargs="+", default=[256], help="of one ranking")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
@@ -53,7 +53,8 @@ def main() -> None:
     rows = []
     for size in options.sizes:  # each in a process of its own, whose memory says something
         argv = [sys.executable, "-m", "benchmarks.retrieval", "--one", str(size), "--rounds", str(options.rounds)]
-        argv += ["--threads", str(options.threads), *(["--work", str(options.work)] if options.work else [])]
+        argv += ["--users", *map(str, options.users), "--threads", str(options.threads)]
+        argv += ["--work", str(options.work)] if options.work else []
         threads = {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
         run = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | threads)
         rows += json.loads(run.stdout.splitlines()[-1])
@@ -89,7 +90,9 @@ def _measure(items: int, options: argparse.Namespace) -> list[dict[str, Any]]:
 
         other = _Faiss(weights, Path(folder), options) if options.work else _plain(weights)
         before = resident()
-        return [_case(ours, other, weights, users, k, options.rounds, before) for users, k in CASES]
+        return [
+            _case(ours, other, weights, users, k, options.rounds, before) for users in options.users for k in (10, 100)
+        ]
 
 
 def _fill(weights: torch.Tensor) -> None:
@@ -186,7 +189,7 @@ def _equals_brute_force(weights: torch.Tensor, users: torch.Tensor, ids: np.ndar
 
 
 def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
-    sizes = " ".join(map(str, options.sizes))
+    sizes, users = (" ".join(map(str, given)) for given in (options.sizes, options.users))
     work = "--work FOLDER " if options.work else ""
     lines = [
         "# Top k of a whole catalogue",
@@ -194,7 +197,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
         f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
         f"{result['threads']} threads, {result['date']}, commit {result['commit']}.",
         "",
-        f"    python -m benchmarks.retrieval {work}--sizes {sizes} --rounds {options.rounds}",
+        f"    python -m benchmarks.retrieval {work}--sizes {sizes} --users {users} --rounds {options.rounds}",
         "",
         "| items | users | k | ppr_dist, users/s | other | its users/s | ppr_dist ÷ other | memory beside table, MB | "
         "equals brute force |",
