@@ -11,6 +11,9 @@ SHORT = [
     ["benchmarks.loader", "--users", "50000"],
     ["benchmarks.loss", "--rounds", "3"],
     ["benchmarks.prepare", "--sizes", "1000000"],
+    ["benchmarks.retrieval", "--sizes", "100000", "--rounds", "3"],
+    ["benchmarks.weak_scaling", "--users", "128", "--rounds", "4", "--seconds", "2"],
+    ["benchmarks.hot_ids", "--items", "100000", "--ranks", "2", "8"],
 ]
 
 

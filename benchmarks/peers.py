@@ -112,6 +112,7 @@ class _Runner:
         if python is None:
             environment["PYTHONPATH"] = str(ROOT)
         self.name, self.spans, self.curve, self.trained, self.positions = name, [], [], 0.0, 0
+        self.steps, self.parts, self.seconds = [], [], []
         started = time.perf_counter()
         self.process = subprocess.Popen(
             [str(python or sys.executable), str(script), json.dumps(given | {"loss": loss, "bare": name == "bare"})],
@@ -130,12 +131,21 @@ class _Runner:
         self.spans.append(span["positions"] / span["seconds"])
         self.trained += span["seconds"]
         self.positions += span["positions"]
+        self.steps.append(span["steps"])
+        self.parts.append(span["parts"])
+        self.seconds.append(span["seconds"])
 
     def rank(self) -> None:
         self.curve.append((self.trained, self._ask(evaluate=True)["ndcg"]))
 
     def seconds_to(self, ndcg: float) -> float | None:
         return next((seconds for seconds, value in self.curve if value >= ndcg), None)
+
+    def parts_ms(self) -> dict[str, float]:
+        """Milliseconds of each part of a step, by the runner's own clock; the median over spans after the first."""
+        spans = list(zip(self.parts[1:], self.steps[1:], strict=True))
+        names = dict.fromkeys(name for parts, _ in spans for name in parts)
+        return {n: statistics.median(1e3 * parts.get(n, 0.0) / steps for parts, steps in spans) for n in names}
 
     def stop(self) -> None:
         self.process.communicate(timeout=60)
@@ -191,6 +201,8 @@ def _row(loss: str, runner: _Runner, ours: _Runner | None, ndcg: float) -> dict[
         "start_up_s": runner.start_up,
         "trained_s": runner.trained,
         "positions": runner.positions,
+        "step_ms": statistics.median(1e3 * s / n for s, n in zip(runner.seconds[1:], runner.steps[1:], strict=True)),
+        "parts_ms": runner.parts_ms(),
     }
     if ours is not None and ours is not runner:
         row["ppr_dist_over_this"] = statistics.median(a / b for a, b in zip(ours.spans[1:], rates, strict=True))
@@ -241,6 +253,11 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
                 f"| {row['name']} | {row['positions_per_s']:,.0f} | {row['slowest']:,.0f} … {row['fastest']:,.0f} | "
                 f"{ratio} | {row['start_up_s']:.0f} | {reached} | {end} |"
             )
+        steps = {row["name"]: row["step_ms"] for row in rows}
+        lines += ["", f"A step of ppr_dist, ms (the bare tower's, of as many users: {steps.get('bare', 0.0):.1f}):", ""]
+        parts = next((row["parts_ms"] for row in rows if row["name"] == "ppr_dist"), {})
+        lines += [f"- {name}: {ms:.1f}" for name, ms in parts.items()]
+        lines += [f"- all of it: {steps.get('ppr_dist', 0.0):.1f}"]
     return "\n".join(lines) + "\n"
 
 

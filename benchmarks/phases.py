@@ -93,8 +93,9 @@ def watch_training(parallel: Parallel) -> Phases:
 
     def with_hook(tables: Tables, sent: Any) -> Any:
         items, *profiles = look_up(tables, sent)
-        # Backward comes to the tables last; what follows within it is theirs.
-        items.grad_fn.register_prehook(lambda _: phases.begin(TABLES))
+        if items.grad_fn is not None:
+            # Backward comes to the tables last; what follows within it is theirs.
+            items.grad_fn.register_prehook(lambda _: phases.begin(TABLES))
         return items, *profiles
 
     Tables.look_up = with_hook  # type: ignore[assignment, method-assign]

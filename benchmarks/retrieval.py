@@ -1,6 +1,6 @@
 """How fast is the exact top k of a whole catalogue on the sharded item table, beside faiss?
 
-    python -m benchmarks.retrieval [--work FOLDER] [--sizes 1000000 10000000] [--users 256] [--rounds 5] [--out results.md]
+    python -m benchmarks.retrieval [--work FOLDER] [--sizes 1000000 10000000] [--users 256] [--out results.md]
 
 The item table (d 64, one rank) holds N(0, 1) vectors whose lengths are log-normal (σ 0.3), as learnt vectors have a few
 long ones; users are N(0, 1). ``recommend``'s own ranking (scoring.top_k) and, with ``--work``, faiss' IndexFlatIP in an

@@ -30,6 +30,9 @@ class Pacer:
         self.replies = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self.evaluate: Callable[[], float] = lambda: 0.0
+        self.parts: Callable[[], dict[str, float]] = dict
+        """Seconds that each part of a step has taken so far, where the runner can say."""
+        self.parts_before: dict[str, float] = {}
         self.began = self.span = 0.0
         self.positions = self.steps = 0
 
@@ -45,7 +48,8 @@ class Pacer:
         self.steps += 1
         seconds = time.perf_counter() - self.began
         if seconds >= self.span:
-            self._reply(seconds=seconds, positions=self.positions, steps=self.steps)
+            parts = {name: now - self.parts_before.get(name, 0.0) for name, now in self.parts().items()}
+            self._reply(seconds=seconds, positions=self.positions, steps=self.steps, parts=parts)
             self._wait()
 
     def _wait(self) -> None:
@@ -53,6 +57,7 @@ class Pacer:
             command = json.loads(line)
             if "train" in command:
                 self.span, self.positions, self.steps = command["train"], 0, 0
+                self.parts_before = dict(self.parts())
                 self.began = time.perf_counter()
                 return
             start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import torch
 from pace import HOLD_OUT, Pacer
 
 from benchmarks.batches import random_batch
+from benchmarks.phases import Phases, watch_training
 from ppr_dist import runs
 from ppr_dist.batch import Batch
 from ppr_dist.checkpoint import Checkpointer, Position
@@ -29,11 +31,14 @@ from ppr_dist.trainer import seed_everything, train
 PACER = Pacer()
 
 
+@dataclasses.dataclass(frozen=True)
 class _Paced(Loader):
     """A loader that notes each step when the next batch is asked for."""
 
+    phases: Phases = dataclasses.field(kw_only=True)
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Batch]]:
-        for step, batch in super().epoch(epoch, first_step):
+        for step, batch in self.phases.data(super().epoch(epoch, first_step)):
             yield step, batch
             PACER.tick(int(batch.total_targets))
 
@@ -69,7 +74,6 @@ def _train(config: Config, data: Path, run: Path) -> None:
             data=data, run=run, resume=False, manifest=manifest, info=info, split="pretrain", hold_out=HOLD_OUT
         )  # fmt: skip
         plain = make_loader(job, config, ranks)
-        loader = _Paced(plain.stream, plain.collator, plain.workers)
         torch.manual_seed(0)
         parallel = parallelize(info.table_sizes(config), make_tower(info, config), config, ranks)
         seed_everything(0, ranks.rank)
@@ -83,6 +87,9 @@ def _train(config: Config, data: Path, run: Path) -> None:
             parallel.engine.train()
             return float(found["ndcg@10"])
 
+        phases = watch_training(parallel)
+        loader = _Paced(plain.stream, plain.collator, plain.workers, phases=phases)
+        PACER.parts = lambda: phases.seconds
         run.mkdir(exist_ok=True)
         observer = Observer(run, config, ranks, total_steps=10**9, first_step=0, job="benchmark")
         position = Position(step=0, stream=plain.stream.state(), world_size=1)
