@@ -4,7 +4,8 @@ The order is arithmetic on (seed, epoch, step), so that any number of ranks and 
 batches and a resumed run needs nothing but (epoch, step):
 
 * the epoch permutes the shards and deals them to V *lanes*; V depends on the data alone;
-* a lane is read in windows of ``shuffle_shards`` shards whose users are permuted together;
+* a lane is read in windows of ``shuffle_shards`` shards whose users are permuted together, so that any run of
+  neighbours has short and long histories in equal shares: ranks get like work, and need not wait for one another;
 * global batch k takes from lane v its users [k·n_v/S, (k+1)·n_v/S), S the steps of the epoch: every user
   exactly once, all lanes end together, batches differ by at most V users;
 * rank r of W takes users [r·n/W, (r+1)·n/W) of a batch of n, and so reads about V/W lanes (all, if V < W).
@@ -16,14 +17,18 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ppr_dist.data.counter_random import permutation
+from ppr_dist.data.counter_random import integers, permutation
 from ppr_dist.data.manifest import Manifest, Shard
-from ppr_dist.data.users import Users, attribute_names, check_shards, read_shards, to_users
+from ppr_dist.data.users import Int64, Users, attribute_names, check_shards, read_shards, to_users
 from ppr_dist.errors import UserError
 
 MAX_LANES = 64
+STRATA = 16
+"""Classes of length that neighbours are drawn from in turn; a power of two."""
 _SHARDS, _USERS = 1, 2  # what a permutation is for, as a word of its key
 
 
@@ -177,6 +182,32 @@ class _LaneReader:
         if self.window != number or self.table is None:
             table = read_shards(self.folder, self.lane.windows[number])
             if self.shuffle:
-                table = table.take(pa.array(permutation(table.num_rows, self.seed, *self.lane.key, number)))
+                lengths = pc.list_value_length(table.column("items")).to_numpy()
+                table = table.take(pa.array(stratified_permutation(lengths, self.seed, *self.lane.key, number)))
             self.window, self.table = number, table
         return self.table
+
+
+def stratified_permutation(lengths: Int64, seed: int, *counters: int) -> Int64:
+    """A random order of users with histories of ``lengths`` int64 [n], any run of which is a fair sample of lengths.
+
+    Users are cut by length into strata of equal size, each in random order, and dealt from the strata in turn: in the
+    order of a van der Corput sequence, so that even two or four neighbours differ, from a random stratum on. A user is
+    as likely as ever to stand anywhere, so a batch is a stratified sample: unbiased, of lower variance.
+    """
+    strata = STRATA
+    while strata > 1 and len(lengths) < 8 * strata:
+        strata //= 2
+    turns = np.zeros(1, np.int64)
+    while len(turns) < strata:
+        turns = np.concatenate([2 * turns, 2 * turns + 1])
+    turns = (turns + integers(strata, seed, *counters)) % strata
+
+    # Two draws: which of equal lengths go to which stratum says nothing of the order within it.
+    among_equals, within = (permutation(len(lengths), seed, *counters, draw) for draw in (0, 1))
+    by_length = np.lexsort((among_equals, lengths))
+    stratum = np.arange(len(lengths)) * strata // max(1, len(lengths))
+    by_stratum = by_length[np.lexsort((within, stratum))]
+    round_ = np.arange(len(lengths)) - np.searchsorted(stratum, stratum)
+    order: Int64 = by_stratum[np.lexsort((turns[stratum], round_))]
+    return order

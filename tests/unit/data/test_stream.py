@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ppr_dist.data.counter_random import permutation
 from ppr_dist.data.manifest import Manifest, load_manifest
-from ppr_dist.data.stream import UserStream
+from ppr_dist.data.stream import UserStream, stratified_permutation
 from ppr_dist.data.users import Users
 from ppr_dist.errors import UserError
 from tests.shards import clicks_of, random_users, write_data
@@ -176,3 +177,32 @@ def test_another_stream_does_not_resume(data: tuple[Path, Manifest], change: dic
     now.check_resumes(stream(data).state(epoch=3, step=2))
     with pytest.raises(UserError, match=message):
         now.check_resumes(dataclasses.replace(now, **change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 40, 1000])
+def test_stratified_order_is_a_permutation(count: int) -> None:
+    lengths = np.random.default_rng(0).geometric(0.1, count)
+    found = stratified_permutation(lengths, 3, 1, 2)
+    assert sorted(found.tolist()) == list(range(count))
+    if count == 1000:
+        assert found.tolist() != stratified_permutation(lengths, 3, 1, 3).tolist()
+
+
+def test_any_run_of_neighbours_has_its_share_of_long_histories() -> None:
+    lengths = np.random.default_rng(0).geometric(0.04, 8192)
+    plain = lengths[permutation(8192, 3, 1, 2)]
+    found = lengths[stratified_permutation(lengths, 3, 1, 2)]
+    for run in (4, 16, 128):
+        spread = found.reshape(-1, run).sum(1).std()
+        assert spread < (0.75 if run == 4 else 0.35) * plain.reshape(-1, run).sum(1).std()
+
+
+def test_stratified_order_favours_no_user() -> None:
+    # Over many seeds each user stands in the first eighth as often as any other.
+    lengths = np.random.default_rng(0).geometric(0.1, 160)
+    first = np.zeros(160)
+    for seed in range(2000):
+        first[stratified_permutation(lengths, seed, 0)[:20]] += 1
+    assert abs(first - 250).max() < 5 * np.sqrt(250)
+    by_length = first[np.argsort(lengths, kind="stable")].reshape(8, 20).sum(1)
+    assert abs(by_length / 5000 - 1).max() < 0.05
