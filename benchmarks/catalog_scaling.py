@@ -142,7 +142,7 @@ def _ours(items: int, ranks: Any) -> Any:
 
 def _plain(items: int, *, sparse: bool) -> Any:
     """The same tower and loss over nn.Embedding, as one would write it in plain PyTorch."""
-    from ppr_dist.objective import share, step_loss
+    from ppr_dist.objective import gather_candidates, share, step_loss
 
     config = _config()
     table = torch.nn.Embedding(items, DIM, sparse=sparse)
@@ -153,7 +153,8 @@ def _plain(items: int, *, sparse: bool) -> Any:
     def step(batch: Any) -> None:
         vectors = table(batch.item_ids)
         user, views = tower(vectors, batch, None, None)
-        step_loss(config.loss, batch, share(batch), vectors, user, views, USERS).backward.backward()
+        candidates = gather_candidates(config.loss, batch, vectors)
+        step_loss(config.loss, batch, share(batch), vectors, candidates, user, views, USERS).backward.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

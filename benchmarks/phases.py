@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ppr_dist import objective, trainer
+from ppr_dist import trainer
 from ppr_dist.parallel import collectives
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.look_up import Request
@@ -82,7 +82,7 @@ def watch_training(parallel: Parallel) -> Phases:
     phases.watch(Request, "receive", IDS)
     phases.watch(Tables, "look_up", LOOK_UP)
     phases.watch(parallel.engine, "forward", FORWARD)
-    phases.watch(objective, "gather_candidates", GATHER)
+    phases.watch(trainer, "gather_candidates", GATHER)
     phases.watch(collectives, "reduce_scatter", GATHER)  # the gather's backward
     phases.watch(trainer, "step_loss", LOSS)
     phases.watch(parallel.engine, "allreduce_gradients", ALL_REDUCE)

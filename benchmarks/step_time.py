@@ -35,7 +35,7 @@ from benchmarks.hardware import hardware
 from ppr_dist.batch import Batch
 from ppr_dist.config import Config, Loss, Model, Train
 from ppr_dist.model.tower import DenseTower
-from ppr_dist.objective import share, step_loss
+from ppr_dist.objective import gather_candidates, share, step_loss
 from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.mesh import Mesh, mesh
 from ppr_dist.parallel.sparse import TableSizes
@@ -162,7 +162,10 @@ def _plain(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], N
         vectors = table(batch.item_ids)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
             user, views = compiled(vectors, batch, None, None)
-        step_loss(config.loss, batch, share(batch), vectors, user, views, config.train.batch).backward.backward()
+        candidates = gather_candidates(config.loss, batch, vectors)
+        step_loss(
+            config.loss, batch, share(batch), vectors, candidates, user, views, config.train.batch
+        ).backward.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), config.train.clip)
         for optimizer in (tower_adam, table_adam):
             optimizer.step()

@@ -120,7 +120,7 @@ class Stream:
     """Loader processes per rank; 0 = load in the training process."""
     group_tokens: int | None = None
     """Tokens that like-long histories hold together in attention before shorter ones open the next group: smaller pads
-    attention less, larger keeps a GPU busy. None: 512 on a CPU, 65,536 on a GPU."""
+    attention less, larger keeps a GPU busy. None: 256 on a CPU, 65,536 on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -52,14 +52,20 @@ def share(batch: Batch) -> Shared:
     return Shared(every[:, 0], every[:, 1], ids, bits.to(torch.int32).view(torch.float32))
 
 
-def gather_candidates(batch: Batch, items: Tensor) -> Tensor:
-    """Communicate: vectors of the candidates of all ranks [W·C, D]; gradients flow back to the rank that holds each."""
+def gather_candidates(loss: Loss, batch: Batch, items: Tensor) -> Tensor | None:
+    """Communicate: vectors of the candidates of all ranks [W·C, D], where the loss has such.
+
+    Gradients flow back to the rank that holds each. Right after the look-up ranks stand together anyway; a rank that
+    asked for candidates only when it needs them would wait there for the others once more, and in backward again.
+    """
+    if loss.kind != "softmax":
+        return None
     assert batch.candidates is not None
     return all_gather_with_gradient(items.index_select(0, batch.candidates))
 
 
 def prediction_loss(
-    loss: Loss, batch: Batch, shared: Shared, items: Tensor, user: Tensor, candidates: Tensor | None
+    loss: Loss, batch: Batch, shared: Shared, items: Tensor, candidates: Tensor | None, user: Tensor
 ) -> Tensor:
     """Compute L_p summed over this rank's targets.
 
@@ -122,7 +128,14 @@ class StepLoss:
 
 
 def step_loss(
-    loss: Loss, batch: Batch, shared: Shared, items: Tensor, user: Tensor, views: Views | None, capacity: int
+    loss: Loss,
+    batch: Batch,
+    shared: Shared,
+    items: Tensor,
+    candidates: Tensor | None,
+    user: Tensor,
+    views: Views | None,
+    capacity: int,
 ) -> StepLoss:
     """L_p + λ·L_CL (PPR eq. 12), each the mean over all ranks' targets or users.
 
@@ -130,8 +143,7 @@ def step_loss(
     """
     world = dist.get_world_size()
     targets, users = (total.sum().clamp(min=1).to(items.dtype) for total in (shared.targets, shared.users))
-    candidates = gather_candidates(batch, items) if loss.kind == "softmax" else None
-    prediction = prediction_loss(loss, batch, shared, items, user, candidates) / targets
+    prediction = prediction_loss(loss, batch, shared, items, candidates, user) / targets
     contrastive = prediction.new_zeros(())
     if views is not None:
         contrastive = contrastive_loss(loss, shared, views, capacity) / users

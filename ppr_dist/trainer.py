@@ -13,7 +13,7 @@ from ppr_dist.batch import Batch
 from ppr_dist.checkpoint import Checkpointer, Position
 from ppr_dist.config import Config
 from ppr_dist.data.loader import Loader
-from ppr_dist.objective import Shared, StepLoss, share, step_loss
+from ppr_dist.objective import Shared, StepLoss, gather_candidates, share, step_loss
 from ppr_dist.observe import Observer
 from ppr_dist.parallel.ahead import one_ahead
 from ppr_dist.parallel.apply import Parallel
@@ -38,10 +38,11 @@ def send(parallel: Parallel, batch: Batch) -> Sent:
 
 
 def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config, capacity: int) -> StepLoss:
-    """One step: look up, forward, loss, backward (tables move here), dense update."""
+    """One step: look up, gather, forward, loss, backward (tables move here), dense update."""
     items, prompt_profile, tower_profile = parallel.tables.look_up(sent.ids)
+    candidates = gather_candidates(config.loss, batch, items)
     user, views = parallel.engine(items, batch, prompt_profile, tower_profile, config.loss.attribute_mask)
-    loss = step_loss(config.loss, batch, sent.shared, items, user, views, capacity)
+    loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views, capacity)
     parallel.engine.backward(loss.backward)
     parallel.engine.step()
     return loss

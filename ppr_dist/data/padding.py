@@ -13,7 +13,7 @@ from ppr_dist.data.users import Int64
 
 FULL = 0.95
 """A group ends where a history would fill less than this share of its slots …"""
-GROUP_TOKENS = 512
+GROUP_TOKENS = 256
 """… once it holds this many tokens; as many tokens of one length are a group of their own, with no padding at all."""
 
 

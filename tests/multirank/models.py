@@ -13,7 +13,7 @@ from ppr_dist.config import Config, Loss, Model, Prompt, Tables, Train
 from ppr_dist.data.collate import Collator
 from ppr_dist.data.users import Users
 from ppr_dist.model.tower import DenseTower
-from ppr_dist.objective import step_loss
+from ppr_dist.objective import gather_candidates, step_loss
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.parallel.sparse import TableSizes, profile_table
@@ -133,8 +133,9 @@ def steps(
         batch = collator(mine, epoch=0, step=step, global_users=USERS).to(mesh.device)
         sent = send(parallel, batch)
         items, *profiles = parallel.tables.look_up(sent.ids)
+        candidates = gather_candidates(config.loss, batch, items)
         user, views = parallel.engine(items, batch, *profiles, 0.0)
-        loss = step_loss(config.loss, batch, sent.shared, items, user, views, collator.capacity)
+        loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views, collator.capacity)
         parallel.engine.backward(loss.backward)
         if config.train.zero_stage == 0 and step == 0:
             named = parallel.engine.module.named_parameters()

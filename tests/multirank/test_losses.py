@@ -59,11 +59,13 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
     for leaf in leaves.values():
         leaf.requires_grad_()
     views = Views(*(leaves[f.name][batch.users] for f in dataclasses.fields(Views)))
+    items = leaves["items"][batch.item_ids]
     loss = objective.step_loss(
         config,
         batch,
         objective.share(batch),
-        leaves["items"][batch.item_ids],
+        items,
+        objective.gather_candidates(config, batch, items),
         leaves["users"][batch.users[batch.owner], batch.prefix],
         views,
         capacity,
