@@ -138,7 +138,7 @@ def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tu
         rows_at_once = max(1, SCORE_CHUNK // max(1, len(vectors)))
         for start in range(0, len(queries.users) if len(vectors) else 0, rows_at_once):
             part = slice(start, min(start + rows_at_once, len(queries.users)))
-            scores = queries.users[part] @ vectors.T
+            scores = (vectors @ queries.users[part].T).T  # by item in memory: BLAS and the maxima are faster so
             low, high = np.searchsorted(rows, [part.start, part.stop])
             drop = torch.from_numpy(np.stack([rows[low:high] - start, columns[low:high]])).to(scorer.device)
             scores[drop[0], drop[1]] = -torch.inf
@@ -220,8 +220,8 @@ def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     blocks = columns // width
     if blocks < 4 * k or width < 4:
         return scores.topk(min(k, columns), dim=1)
-    in_blocks = scores[:, : blocks * width].unflatten(1, (blocks, width))
-    best_blocks = in_blocks.amax(2).topk(k, dim=1, sorted=False).indices
+    in_blocks = scores.T[: blocks * width].unflatten(0, (blocks, width))
+    best_blocks = in_blocks.amax(1).T.topk(k, dim=1, sorted=False).indices
     within = torch.arange(width, device=scores.device)
     candidates = (best_blocks[:, :, None] * width + within).flatten(1)
     left_over = torch.arange(blocks * width, columns, device=scores.device).expand(rows, -1)

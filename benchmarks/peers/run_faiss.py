@@ -14,6 +14,8 @@ import numpy as np
 def main() -> None:
     given = json.loads(sys.argv[1])
     faiss.omp_set_num_threads(given["threads"])
+    # By default faiss uses BLAS above 2,000 users (at width 64) alone; with it fewer are several times faster too.
+    faiss.cvar.distance_compute_blas_threshold = 1280
     items = np.load(given["items"], mmap_mode="r")
     index = faiss.IndexFlatIP(items.shape[1])
     for first in range(0, len(items), 1_000_000):
