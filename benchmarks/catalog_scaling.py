@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.batches import random_batch
-from benchmarks.hardware import hardware, peak_rss
-from benchmarks.table_memory import held_bytes, planned_bytes, resident
+from benchmarks.hardware import hardware, peak_rss, resident
+from benchmarks.table_memory import held_bytes, planned_bytes
 
 USERS, LENGTH, DIM = 128, 50, 64
 KINDS = ("ppr_dist", "dense_adam", "sparse_adam")

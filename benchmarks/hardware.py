@@ -32,8 +32,17 @@ def hardware() -> dict[str, str | int | float]:
 
 def peak_rss() -> int:
     """Most resident bytes of this process so far. Not getrusage: there a child starts with its parent's figure."""
+    return _status_bytes("VmHWM")
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
     status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(field)))
 
 
 def reset_peak_rss() -> None:

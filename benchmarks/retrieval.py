@@ -28,8 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.environments import environment
-from benchmarks.hardware import hardware, peak_rss, reset_peak_rss
-from benchmarks.table_memory import resident
+from benchmarks.hardware import hardware, peak_rss, reset_peak_rss, resident
 
 DIM = 64
 PEERS = Path(__file__).parent / "peers"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,9 +46,3 @@ def planned_bytes(
     return [
         sum(memory[part] for memory in rank.values() for part in ("weights", "optimizer")) for rank in said["ranks"]
     ]
-
-
-def resident() -> int:
-    """Bytes of this process in memory now."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))

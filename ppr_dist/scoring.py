@@ -120,7 +120,7 @@ def gather_queries(users: Tensor, rows: Int64, items: Int64) -> Queries:
     first = sum(sizes[: dist.get_rank()])
     pairs = torch.from_numpy(np.stack([rows + first, items], axis=1)).to(users.device)
     gathered = all_gather_ragged(pairs).cpu().numpy()
-    gathered = gathered[np.lexsort((gathered[:, 0], gathered[:, 1]))]
+    gathered = gathered[np.argsort(gathered[:, 1], kind="stable")]
     return Queries(
         users=all_gather_ragged(users), rows=gathered[:, 0], items=gathered[:, 1], mine=slice(first, first + len(users))
     )

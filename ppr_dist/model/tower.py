@@ -104,7 +104,7 @@ class DenseTower(nn.Module):
 
     def _tokens(self, items: Tensor, view: _View) -> Tensor:
         """What enters the backbone, [R, D]."""
-        owner, nth = _owner_and_position(view.lengths, len(view.history))
+        owner, nth = view.owner, view.nth
         # Positions count back from the most recent item, as with SASRec's left padding; the prompt has none.
         age = view.lengths[owner] - 1 - nth
         tokens = F.embedding(view.history, items) * math.sqrt(self.model.dim) + F.embedding(age, self.position)
@@ -136,7 +136,10 @@ class _View:
         counts = lengths + prompt_tokens
         self.start = counts.cumsum(0) - counts
         """First row of each user, int64 [B]."""
-        self.rectangles = self._rectangles(groups, *_owner_and_position(counts, self.rows))
+        self.owner, self.nth = _owner_and_position(lengths, len(history))
+        """User of each item of the histories, and its number there, int64 [T] each."""
+        of_rows = _owner_and_position(counts, self.rows) if prompt_tokens else (self.owner, self.nth)
+        self.rectangles = self._rectangles(groups, *of_rows)
 
     def _rectangles(self, groups: tuple[Group, ...], owner: Tensor, nth: Tensor) -> list[Rectangle]:
         rectangles, user, row = [], 0, 0
