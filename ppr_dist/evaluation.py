@@ -24,7 +24,7 @@ from ppr_dist.scoring import Scorer, gather_queries, rank_among, rank_in_catalog
 
 Protocol = Literal["sampled-99", "full"]
 NEGATIVES = 99
-QUERY_BLOCK = 32_768
+QUERY_BLOCK = 4_096
 """Instances of one rank ranked in one pass over the catalogue."""
 
 

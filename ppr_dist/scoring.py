@@ -6,7 +6,6 @@ Shapes: I instances of this rank, X of all ranks, N items, D width.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -20,11 +19,12 @@ from ppr_dist.data.users import Int64
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum
 from ppr_dist.parallel.sparse import Tables
+from ppr_dist.topk import BLOCK, RunningTopK
 
-SCORE_CHUNK = 2_097_152
-"""Most scores held at once (4 bytes each): a few of a CPU's caches full, and enough for a GPU."""
-ITEM_CHUNK = 16_384
-"""Items of each rank scored at once."""
+ITEM_CHUNK = {"cpu": 16_384, "cuda": 262_144}
+"""Most items of each rank scored at once."""
+SCORE_CHUNK = {"cpu": 1_048_576, "cuda": 67_108_864}
+"""Most scores held at once (4 bytes each): what stays in a CPU's cache; on a GPU, enough to hide the host's part."""
 
 
 class Scorer(Protocol):
@@ -39,19 +39,19 @@ class Scorer(Protocol):
     def item_vectors(self, ids: Tensor) -> Tensor:
         """Vectors of item indices int64 [n] → [n, D]."""
 
-    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield (first item, vectors [n ≤ ITEM_CHUNK, D]) over this rank's part of a catalogue of ``items``.
+    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first item, vectors [n ≤ at_once, D]) over this rank's part of a catalogue of ``items``.
 
         The parts of all ranks cover it once. Every rank must exhaust its own.
         """
 
 
-def looked_up_in_turn(scorer: Scorer, items: int) -> Iterator[tuple[int, Tensor]]:
+def looked_up_in_turn(scorer: Scorer, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
     """``own_items`` for vectors that may lie anywhere: chunks are dealt to ranks in turn and looked up like any ids."""
     world, rank = dist.get_world_size(), dist.get_rank()
-    for turn in range(-(-items // (world * ITEM_CHUNK))):
-        first = min((turn * world + rank) * ITEM_CHUNK, items)
-        ids = torch.arange(first, min(first + ITEM_CHUNK, items), device=scorer.device)
+    for turn in range(-(-items // (world * at_once))):
+        first = min((turn * world + rank) * at_once, items)
+        ids = torch.arange(first, min(first + at_once, items), device=scorer.device)
         yield first, scorer.item_vectors(ids)
 
 
@@ -72,14 +72,14 @@ class ModelScorer:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self.tables.look_up_items(ids)
 
-    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
         rows = self.tables.own_rows()
         if rows is None:
-            yield from looked_up_in_turn(self, items)
+            yield from looked_up_in_turn(self, items, at_once)
             return
         for first, weights in rows:
-            for start in range(0, len(weights), ITEM_CHUNK):
-                yield first + start, weights[start : start + ITEM_CHUNK].float()
+            for start in range(0, len(weights), at_once):
+                yield first + start, weights[start : start + at_once].float()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +96,8 @@ class PopularityScorer:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self.counts[ids][:, None]
 
-    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
-        return looked_up_in_turn(self, items)
+    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
+        return looked_up_in_turn(self, items, at_once)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,23 +126,25 @@ def gather_queries(users: Tensor, rows: Int64, items: Int64) -> Queries:
     )
 
 
-def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tuple[slice, int, Tensor]]:
-    """Yield (rows, first item, scores [rows, items of the chunk]) over this rank's part of the catalogue.
+def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first item, scores [X, n]) over this rank's part of the catalogue, a tile of n items at a time.
 
-    Excluded pairs score −inf. No rank ever holds users × items. A collective: every rank must exhaust it.
+    Excluded pairs score −inf. Each tile overwrites the one before; it lies in memory item by item, the order in which
+    BLAS and the search for the best are fastest. A collective: every rank must exhaust it.
     """
-    for first, vectors in scorer.own_items(items):
+    users, device = queries.users, scorer.device
+    fitting = SCORE_CHUNK[device.type] // max(1, len(users)) // BLOCK * BLOCK
+    at_once = max(BLOCK, min(ITEM_CHUNK[device.type], fitting))
+    buffer = users.new_empty(at_once, len(users))
+    for first, vectors in scorer.own_items(items, at_once):
+        if not len(vectors):
+            continue
+        scores = torch.mm(vectors, users.T, out=buffer[: len(vectors)]).T
         low, high = np.searchsorted(queries.items, [first, first + len(vectors)])
-        by_row = low + np.argsort(queries.rows[low:high], kind="stable")
-        rows, columns = queries.rows[by_row], queries.items[by_row] - first
-        rows_at_once = max(1, SCORE_CHUNK // max(1, len(vectors)))
-        for start in range(0, len(queries.users) if len(vectors) else 0, rows_at_once):
-            part = slice(start, min(start + rows_at_once, len(queries.users)))
-            scores = (vectors @ queries.users[part].T).T  # by item in memory: BLAS and the maxima are faster so
-            low, high = np.searchsorted(rows, [part.start, part.stop])
-            drop = torch.from_numpy(np.stack([rows[low:high] - start, columns[low:high]])).to(scorer.device)
+        if low < high:
+            drop = torch.from_numpy(np.stack([queries.rows[low:high], queries.items[low:high] - first])).to(device)
             scores[drop[0], drop[1]] = -torch.inf
-            yield part, first, scores
+        yield first, scores
 
 
 def rank_in_catalogue(scorer: Scorer, queries: Queries, targets: Tensor, items: int) -> Tensor:
@@ -160,9 +162,9 @@ def rank_in_catalogue(scorer: Scorer, queries: Queries, targets: Tensor, items: 
     slack = 4 * torch.finfo(own.dtype).eps * (own * vectors).abs().sum(-1)
     threshold = all_gather_ragged((own * vectors).sum(-1) - slack)
     better = torch.zeros(len(targets), dtype=torch.int64, device=scorer.device)
-    for rows, _, scores in score_catalogue(scorer, queries, items):
+    for _, scores in score_catalogue(scorer, queries, items):
         # Counted from below: against a score that is not a number everything counts.
-        better[rows] += scores.shape[1] - (scores < threshold[rows, None]).sum(1)
+        better += scores.shape[1] - (scores < threshold[:, None]).sum(1)
     return all_sum(better) + 1
 
 
@@ -175,7 +177,7 @@ def rank_among(scorer: Scorer, users: Tensor, targets: Tensor, negatives: Tensor
     candidates = torch.cat([targets[:, None], negatives], dim=1)
     ids, rows = torch.unique(candidates, return_inverse=True)
     vectors = scorer.item_vectors(ids)
-    at_once = max(1, SCORE_CHUNK // (candidates.shape[1] * users.shape[1]))
+    at_once = max(1, SCORE_CHUNK[scorer.device.type] // (candidates.shape[1] * users.shape[1]))
     ranks = [torch.zeros(0, dtype=torch.int64, device=users.device)]
     for start in range(0, len(users), at_once):
         part = slice(start, start + at_once)
@@ -189,42 +191,10 @@ def top_k(scorer: Scorer, queries: Queries, items: int, k: int) -> tuple[Tensor,
 
     Where fewer than k items remain, the rest is index −1 with score −inf.
     """
-    size = (len(queries.users), k)
-    best = torch.full(size, -torch.inf, device=scorer.device)
-    best_ids = torch.full(size, -1, dtype=torch.int64, device=scorer.device)
-    for rows, first, scores in score_catalogue(scorer, queries, items):
-        value, index = _best(scores, k)
-        best[rows], best_ids[rows] = _merge(
-            torch.cat([best[rows], value], dim=1), torch.cat([best_ids[rows], index + first], dim=1), k
-        )
-    world = dist.get_world_size()
-    value = all_gather(best).view(world, *size).transpose(0, 1).reshape(size[0], -1)
-    index = all_gather(best_ids).view(world, *size).transpose(0, 1).reshape(size[0], -1)
-    best, best_ids = _merge(value, index, k)
-    return best_ids.masked_fill(best == -torch.inf, -1), best
-
-
-def _merge(value: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    value, order = value.topk(k, dim=1)
-    return value, index.gather(1, order)
-
-
-def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k greatest of each row (all, if a row has fewer) and their columns, [X, k] each, best first.
-
-    The k best lie in the k blocks with the greatest maxima: finding those takes one quick pass over the scores, and
-    only their members are sorted.
-    """
-    rows, columns = scores.shape
-    width = 2 ** round(math.log2(math.sqrt(columns / k))) if columns > k else 1
-    blocks = columns // width
-    if blocks < 4 * k or width < 4:
-        return scores.topk(min(k, columns), dim=1)
-    in_blocks = scores.T[: blocks * width].unflatten(0, (blocks, width))
-    best_blocks = in_blocks.amax(1).T.topk(k, dim=1, sorted=False).indices
-    within = torch.arange(width, device=scores.device)
-    candidates = (best_blocks[:, :, None] * width + within).flatten(1)
-    left_over = torch.arange(blocks * width, columns, device=scores.device).expand(rows, -1)
-    candidates = torch.cat([candidates, left_over], dim=1)
-    value, order = scores.gather(1, candidates).topk(k, dim=1)
-    return value, candidates.gather(1, order)
+    running = RunningTopK(len(queries.users), k, scorer.device)
+    for first, scores in score_catalogue(scorer, queries, items):
+        running.add(first, scores)
+    of_ranks = (all_gather(mine).view(dist.get_world_size(), -1, k) for mine in running.best())
+    index, value = (each.transpose(0, 1).flatten(1) for each in of_ranks)
+    best, order = value.topk(k)
+    return index.gather(1, order).masked_fill(best == -torch.inf, -1), best

@@ -68,8 +68,8 @@ class IntegerScorer:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return torch.from_numpy(ITEM).float()[ids]
 
-    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
-        return scoring.looked_up_in_turn(self, items)
+    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
+        return scoring.looked_up_in_turn(self, items, at_once)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small_chunks() -> None:
     """Several chunks of items, of users and of steps, as a large catalogue has."""
-    scoring.ITEM_CHUNK, scoring.SCORE_CHUNK, evaluation.QUERY_BLOCK = 37, 400, 100
+    scoring.ITEM_CHUNK["cpu"], scoring.SCORE_CHUNK["cpu"], evaluation.QUERY_BLOCK = 37, 400, 100
 
 
 def evaluate_all(mesh: Mesh, data: Path) -> dict[tuple[str, str], tuple[dict[str, Any], list[tuple[int, ...]]]]:
@@ -229,12 +229,12 @@ class _Vectors:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return torch.from_numpy(WEIGHT).float()[ids]
 
-    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
-        return scoring.looked_up_in_turn(self, items)
+    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
+        return scoring.looked_up_in_turn(self, items, at_once)
 
 
 def best(mesh: Mesh, k: int, catalogue: int) -> tuple[np.ndarray, np.ndarray, slice]:
-    scoring.ITEM_CHUNK, scoring.SCORE_CHUNK = 16, 70
+    scoring.ITEM_CHUNK["cpu"], scoring.SCORE_CHUNK["cpu"] = 16, 70
     low, high = mesh.rank * 11 // mesh.world_size, (mesh.rank + 1) * 11 // mesh.world_size
     pairs = [(user - low, item) for user in range(low, high) for item in SEEN[user] if item < catalogue]
     rows, items = np.array(pairs, np.int64).reshape(-1, 2).T
