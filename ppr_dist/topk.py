@@ -56,8 +56,9 @@ class RunningTopK:
         counts = torch.bincount(users, minlength=len(self._scores))
         nth = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts)[users]
         # A user with many more hits than others is sorted in rounds, so that the rectangle stays small.
-        room = 2 * self.k
-        for start in range(0, int(counts.max()), room):
+        most = int(counts.max())
+        room = min(most, 2 * self.k)
+        for start in range(0, most, room):
             now = (nth >= start) & (nth < start + room)
             place = users[now], self.k + nth[now] - start
             scores = torch.nn.functional.pad(self._scores, (0, room), value=-torch.inf)

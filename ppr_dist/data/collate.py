@@ -50,45 +50,46 @@ class Collator:
         starts, stops = users.offsets[:-1], users.offsets[1:] - self.hold_out
         whole = starts >= stops - (self.max_length + 1)
         starts = np.maximum(starts, stops - (self.max_length + 1))
-        clicks = np.maximum(stops - starts, 0)  # of each user: inputs and the last target
+        clicks = stops - starts  # of each user: inputs and the last target
+        clicks = np.where(clicks > self.first_slot, clicks, 0)  # fewer hold no target, so none is looked up
         by_length = np.argsort(-clicks, kind="stable")
         index, starts, clicks = users.index[by_length], starts[by_length], clicks[by_length]
         # Before the oldest click kept of a cut history there were others: the profile alone does not predict it.
         first_slot = np.where(whole[by_length], self.first_slot, 1)
         lengths = np.maximum(clicks - 1, 0)
-        row, position = ragged_arange(lengths)
-        targets_each = np.maximum(clicks - first_slot, 0)
-        owner, nth = ragged_arange(targets_each)
-        prefix = nth + first_slot[owner]
-        targets = users.items[starts[owner] + prefix]
 
-        parts: dict[str, Int64] = {"history": users.items[starts[row] + position], "targets": targets}
+        row, position = ragged_arange(clicks)
+        items = users.items[starts[row] + position]
+        is_history, is_target = position < lengths[row], position >= first_slot[row]
+        owner, prefix = row[is_target], position[is_target]
+
+        parts: dict[str, Int64] = {"clicks": items}
         log_q = None
         if self.loss.kind == "softmax":
-            who = np.flatnonzero(targets_each)
-            first_target = starts[who] + first_slot[who]
-            picks = self._picks(epoch, index[who], targets_each[who])
-            in_batch = users.items[(first_target[:, None] + picks).ravel()]
+            who = np.flatnonzero(clicks)
+            picks = self._picks(epoch, index[who], (clicks - first_slot)[who])
+            first_target = (np.cumsum(clicks) - clicks + first_slot)[who]
+            in_batch = items[(first_target[:, None] + picks).ravel()]
             parts["candidates"], log_q = self._candidates(in_batch, epoch, step, global_users)
         elif self.loss.kind == "full_softmax":
             parts["candidates"] = self._own_items()
         else:
             draw = np.arange(self.loss.uniform_negatives)
-            who, where = index[owner][:, None], prefix[:, None]
-            parts["negatives"] = integers(self.items, self.seed, _NEGATIVE, epoch, who, where, draw).ravel()
+            user, where = index[owner][:, None], prefix[:, None]
+            parts["negatives"] = integers(self.items, self.seed, _NEGATIVE, epoch, user, where, draw).ravel()
 
         item_ids, rows = _deduplicate(parts)
         batch = Batch(
             users=torch.from_numpy(index),
             item_ids=torch.from_numpy(item_ids),
-            history=torch.from_numpy(rows["history"]),
+            history=torch.from_numpy(rows["clicks"][is_history]),
             lengths=torch.from_numpy(lengths),
             groups=group_by_length(lengths, self.group_tokens),
             prefix=torch.from_numpy(prefix),
             owner=torch.from_numpy(owner),
-            targets=torch.from_numpy(rows["targets"]),
+            targets=torch.from_numpy(rows["clicks"][is_target]),
             profile=torch.from_numpy(users.attributes[:, by_length]),
-            total_targets=float(len(targets)),
+            total_targets=float(len(owner)),
             candidates=torch.from_numpy(rows["candidates"]) if "candidates" in rows else None,
             candidate_log_q=torch.from_numpy(log_q) if log_q is not None else None,
             negatives=torch.from_numpy(rows["negatives"].reshape(-1, self.loss.uniform_negatives))

@@ -25,18 +25,19 @@ def ragged_arange(counts: Int64) -> tuple[Int64, Int64]:
 
 def group_by_length(lengths: Int64, group_tokens: int | None = None) -> tuple[Group, ...]:
     """Cut users in order of falling length, int64 [B], into groups: at least one, of a width of at least 1."""
+    if not len(lengths):
+        return (Group(users=0, tokens=0, width=1),)
     wanted, first = group_tokens or GROUP_TOKENS, 0
     groups: list[Group] = []
-
-    def users_above(length: float) -> int:
-        return int(np.searchsorted(-lengths, -length))
-
-    while first < len(lengths) or not groups:
-        width = max(1, int(lengths[first])) if len(lengths) else 1
-        last = users_above(width - 1)
+    # Python's own numbers: numpy's calls would make up a tenth of the work on a batch.
+    longer = (len(lengths) - np.cumsum(np.bincount(lengths))).tolist()  # longer[l]: users with more than l items
+    tokens = [0, *np.cumsum(lengths).tolist()]
+    while first < len(lengths):
+        width = max(1, tokens[first + 1] - tokens[first])
+        last = longer[width - 1]
         if (last - first) * width < wanted:
-            last = min(len(lengths), max(users_above(FULL * width), first + -(-wanted // width)))
-        groups.append(Group(users=last - first, tokens=int(lengths[first:last].sum()), width=width))
+            last = min(len(lengths), max(longer[int(FULL * width)], first + -(-wanted // width)))
+        groups.append(Group(users=last - first, tokens=tokens[last] - tokens[first], width=width))
         first = last
     return tuple(groups)
 
