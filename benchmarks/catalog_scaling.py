@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.batches import random_batch
-from benchmarks.hardware import hardware, peak_rss, resident
+from benchmarks.hardware import hardware, heading, peak_rss, resident
 from benchmarks.table_memory import held_bytes, planned_bytes
 
 USERS, LENGTH, DIM = 128, 50, 64
@@ -173,11 +173,7 @@ def _planned(row: dict[str, Any]) -> str:
 
 def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
     lines = [
-        "# Step time and memory by size of the catalogue",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
-        f"{result['date']}, commit {result['commit']}.",
-        "",
+        *heading("Step time and memory by size of the catalogue", result),
         f"    python -m benchmarks.catalog_scaling --steps {options.steps} --most-dense {options.most_dense}",
         "",
         "| items | kind | step, ms | start-up, M items/s | table + state, GB | peak RSS, GB | planned, GB | held, GB | "

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fractal_statistics import compare
-from benchmarks.hardware import hardware, peak_rss
+from benchmarks.hardware import hardware, heading, peak_rss
 
 USERS, LENGTH, DIM = 128, 50, 64
 ROUNDS, STEPS, WARM_UP = 5, 10, 3  # steps of one kind in a row, the first of them uncounted
@@ -192,11 +192,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
     factors = f"--factor-users {options.factor_users} --factor-items {options.factor_items}"
     gigabytes = {stage: result[stage]["peak_rss_bytes"] / 1e9 for stage in STAGES}
     lines = [
-        "# A fractal expansion: cost, what it keeps, and a step over it",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
-        f"{result['date']}, commit {result['commit']}.",
-        "",
+        *heading("A fractal expansion: cost, what it keeps, and a step over it", result),
         f"    python -m benchmarks.fractal {'--log FOLDER ' if options.log else ''}{factors} --work FOLDER",
         "",
         "| stage | seconds | peak RSS, GB | |",

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,13 @@ def hardware() -> dict[str, str | int | float]:
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip(),
     }
+
+
+def heading(title: str, result: dict[str, Any], note: str = "") -> list[str]:
+    """How a result file begins: title, machine and date of :func:`hardware`, and what else was set."""
+    gpu = f"{result['gpu']}, " if result["gpu"] != "none" else ""
+    machine = f"{gpu}{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}"
+    return [f"# {title}", "", f"{machine}, {result['date']}, commit {result['commit']}. {note}".rstrip(), ""]
 
 
 def peak_rss() -> int:

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.hardware import hardware
+from benchmarks.hardware import hardware, heading
 from ppr_dist import runs
 from ppr_dist.batch import Batch
 from ppr_dist.config import Loss
@@ -110,11 +110,7 @@ def _with_repeats(batch: Batch) -> np.ndarray:
 
 def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
     lines = [
-        "# Hot items and the ranks that hold them",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
-        f"{result['date']}, commit {result['commit']}. Counts, not times: any machine gives the same.",
-        "",
+        *heading("Hot items and the ranks that hold them", result, "Counts, not times: any machine gives the same."),
         f"    python -m benchmarks.hot_ids --items {options.items} --ranks {' '.join(map(str, options.ranks))}",
         "",
         "Rows asked of the busiest rank over the mean of all ranks:",

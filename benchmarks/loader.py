@@ -27,7 +27,7 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks.hardware import hardware
+from benchmarks.hardware import hardware, heading
 from ppr_dist.config import Loss
 from ppr_dist.data.collate import Collator
 from ppr_dist.data.manifest import Manifest, load_manifest
@@ -172,11 +172,7 @@ def _parquet_batches(path: Path) -> Iterator[torch.Tensor]:
 
 def _markdown(result: dict[str, Any], users: int) -> str:
     lines = [
-        "# Reading users",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
-        f"{result['date']}, commit {result['commit']}. One process, one thread.",
-        "",
+        *heading("Reading users", result, "One process, one thread."),
         f"    python -m benchmarks.loader --users {users}",
         "",
         "| way | users/s | clicks/s |",

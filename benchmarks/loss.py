@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.hardware import hardware, peak_rss, reset_peak_rss
+from benchmarks.hardware import hardware, heading, peak_rss, reset_peak_rss
 from ppr_dist.loss.softmax import sampled_softmax
 
 DIM, ITEMS = 64, 1_000_000
@@ -121,11 +121,7 @@ def _peak_in_a_process(name: str, options: argparse.Namespace) -> int:
 
 def _markdown(result: dict[str, Any]) -> str:
     lines = [
-        "# The candidate loss",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
-        f"{result['date']}, commit {result['commit']}; {torch.get_num_threads()} threads.",
-        "",
+        *heading("The candidate loss", result, f"{torch.get_num_threads()} threads."),
         f"    python -m benchmarks.loss --predictions {result['predictions']} --candidates {result['candidates']}",
         "",
         f"Forward and backward, d {DIM}; the logits as a whole are {result['logits_bytes'] / 1e6:.0f} MB. Extra memory "

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hardware import hardware
+from benchmarks.hardware import hardware, heading
 
 ROOT = Path(__file__).parents[1]
 TASKS = "[few-shot,zero-shot,joint]"
@@ -106,11 +106,7 @@ def _records(run: Path) -> list[dict[str, Any]]:
 def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
     next_item = result["next_item"]
     lines = [
-        "# MovieLens-1M: next item and cold start",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, GPU {result['gpu']}, torch "
-        f"{result['torch']}, {result['date']}, commit {result['commit']}.",
-        "",
+        *heading("MovieLens-1M: next item and cold start", result),
         f"    python -m benchmarks.ml_1m --log FOLDER --work FOLDER --minutes {options.minutes:g} "
         f"--cold-minutes {options.cold_minutes:g}",
         "",

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environments import environment
-from benchmarks.hardware import hardware
+from benchmarks.hardware import hardware, heading
 
 ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).with_suffix("")
@@ -220,11 +220,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
     given = [f"--losses {' '.join(options.losses)}", f"--rounds {options.rounds}", f"--span {options.span:g}"]
     given += [f"--names {' '.join(options.names)}", f"--threads {options.threads}", f"--negatives {options.negatives}"]
     lines = [
-        "# SASRec beside RecTools and RecBole",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
-        f"{result['threads']} threads, {result['log']}, {result['date']}, commit {result['commit']}.",
-        "",
+        *heading("SASRec beside RecTools and RecBole", result, f"{result['threads']} threads, {result['log']}."),
         f"    python -m benchmarks.peers --work FOLDER {'--log FOLDER ' if options.log else ''}{' '.join(given)}",
         "",
         f"Medians over {result['rounds']} spans of {options.span:g} s each, in turn; what is the same and what is not "

@@ -166,13 +166,11 @@ def _run(*argv: str) -> str:
 
 
 def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
+    from benchmarks.hardware import heading
+
     sizes = " ".join(str(size) for size in options.sizes)
     lines = [
-        "# Preparing a log: speed and memory by rows",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, {result['date']}, "
-        f"commit {result['commit']}.",
-        "",
+        *heading("Preparing a log: speed and memory by rows", result),
         f"    python -m benchmarks.prepare --sizes {sizes}",
         "",
         "| rows | kind | seconds (imports) | CPU s | load before | k rows/s | log in memory, GB | limit, GB | "

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.environments import environment
-from benchmarks.hardware import hardware, peak_rss, reset_peak_rss, resident
+from benchmarks.hardware import hardware, heading, peak_rss, reset_peak_rss, resident
 
 DIM = 64
 PEERS = Path(__file__).parent / "peers"
@@ -191,11 +191,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
     sizes, users = (" ".join(map(str, given)) for given in (options.sizes, options.users))
     work = "--work FOLDER " if options.work else ""
     lines = [
-        "# Top k of a whole catalogue",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
-        f"{result['threads']} threads, {result['date']}, commit {result['commit']}.",
-        "",
+        *heading("Top k of a whole catalogue", result, f"{result['threads']} threads."),
         f"    python -m benchmarks.retrieval {work}--sizes {sizes} --users {users} --rounds {options.rounds}",
         "",
         "| items | users | k | ppr_dist, users/s | other | its users/s | ppr_dist ÷ other | memory beside table, MB | "

@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from benchmarks.batches import random_batch
-from benchmarks.hardware import hardware
+from benchmarks.hardware import hardware, heading
 from ppr_dist.batch import Batch
 from ppr_dist.config import Config, Loss, Model, Train
 from ppr_dist.model.tower import DenseTower
@@ -225,10 +225,7 @@ def copy_rate(device: torch.device) -> float:
 
 def _markdown(result: dict[str, Any]) -> str:
     lines = [
-        "# A training step on a GPU\n",
-        f"{result['gpu']}; {result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch "
-        f"{result['torch']}, {result['date']}, commit {result['commit']}.",
-        "",
+        *heading("A training step on a GPU", result),
         "    python -m benchmarks.step_time",
         "",
         f"A device-to-device copy moves {result['copy_bytes_per_s'] / 1e9:.0f} GB/s, read and written. What the "

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hardware import hardware
+from benchmarks.hardware import hardware, heading
 
 CANDIDATES = 512
 """Uniform ones of a step; two more for each user of a rank come from the batch."""
@@ -246,11 +246,7 @@ def _run_rank(given: dict[str, Any]) -> None:
 
 def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
     lines = [
-        "# Weak scaling from one core to two, and the parts of a step",
-        "",
-        f"{result['cpu']}, {result['cores']} cores, {result['memory_gib']} GiB, torch {result['torch']}, "
-        f"{result['date']}, commit {result['commit']}.",
-        "",
+        *heading("Weak scaling from one core to two, and the parts of a step", result),
         f"    python -m benchmarks.weak_scaling --users {' '.join(map(str, options.users))} "
         f"--rounds {options.rounds} --seconds {options.seconds:g}",
         "",
