@@ -40,17 +40,23 @@ def heading(title: str, result: dict[str, Any], note: str = "") -> list[str]:
 
 def peak_rss() -> int:
     """Most resident bytes of this process so far. Not getrusage: there a child starts with its parent's figure."""
-    return _status_bytes("VmHWM")
+    return _memory("/proc/self/status", "VmHWM")
 
 
 def resident() -> int:
     """Bytes of this process in memory now."""
-    return _status_bytes("VmRSS")
+    return _memory("/proc/self/status", "VmRSS")
 
 
-def _status_bytes(field: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(field)))
+def available_memory() -> int:
+    """Bytes that processes can still take without swapping."""
+    return _memory("/proc/meminfo", "MemAvailable")
+
+
+def _memory(file: str, field: str) -> int:
+    """Bytes of a line like ``VmRSS:  1024 kB``."""
+    lines = Path(file).read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
 
 
 def reset_peak_rss() -> None:
