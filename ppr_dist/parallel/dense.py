@@ -51,6 +51,8 @@ def make_engine(tower: nn.Module, train: Train, world_size: int) -> Any:
             "steps_per_print": 10**9,
         },
     )
+    if world_size == 1 and train.zero_stage == 0:
+        engine.enable_backward_allreduce = False  # nobody to average with, yet it would copy every gradient twice
     engine.clip_fp32_gradients = lambda: _clip(trainable, train.clip)  # what it calls at ZeRO 0
     return engine
 
