@@ -22,7 +22,7 @@ from ppr_dist.parallel.sparse import Tables
 from ppr_dist.topk import BLOCK, RunningTopK
 
 ITEM_CHUNK = {"cpu": 16_384, "cuda": 262_144}
-"""Most items of each rank scored at once."""
+"""Items of each rank fetched at once."""
 SCORE_CHUNK = {"cpu": 1_048_576, "cuda": 67_108_864}
 """Most scores held at once (4 bytes each): what stays in a CPU's cache; on a GPU, enough to hide the host's part."""
 
@@ -39,16 +39,16 @@ class Scorer(Protocol):
     def item_vectors(self, ids: Tensor) -> Tensor:
         """Vectors of item indices int64 [n] → [n, D]."""
 
-    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield (first item, vectors [n ≤ at_once, D]) over this rank's part of a catalogue of ``items``.
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first item, vectors [n ≤ ITEM_CHUNK, D]) over this rank's part of a catalogue of ``items``.
 
         The parts of all ranks cover it once. Every rank must exhaust its own.
         """
 
 
-def looked_up_in_turn(scorer: Scorer, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
+def looked_up_in_turn(scorer: Scorer, items: int) -> Iterator[tuple[int, Tensor]]:
     """``own_items`` for vectors that may lie anywhere: chunks are dealt to ranks in turn and looked up like any ids."""
-    world, rank = dist.get_world_size(), dist.get_rank()
+    world, rank, at_once = dist.get_world_size(), dist.get_rank(), ITEM_CHUNK[scorer.device.type]
     for turn in range(-(-items // (world * at_once))):
         first = min((turn * world + rank) * at_once, items)
         ids = torch.arange(first, min(first + at_once, items), device=scorer.device)
@@ -72,11 +72,12 @@ class ModelScorer:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self.tables.look_up_items(ids)
 
-    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
         rows = self.tables.own_rows()
         if rows is None:
-            yield from looked_up_in_turn(self, items, at_once)
+            yield from looked_up_in_turn(self, items)
             return
+        at_once = ITEM_CHUNK[self.device.type]
         for first, weights in rows:
             for start in range(0, len(weights), at_once):
                 yield first + start, weights[start : start + at_once].float()
@@ -96,8 +97,8 @@ class PopularityScorer:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self.counts[ids][:, None]
 
-    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
-        return looked_up_in_turn(self, items, at_once)
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        return looked_up_in_turn(self, items)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,18 +134,16 @@ def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tu
     BLAS and the search for the best are fastest. A collective: every rank must exhaust it.
     """
     users, device = queries.users, scorer.device
-    fitting = SCORE_CHUNK[device.type] // max(1, len(users)) // BLOCK * BLOCK
-    at_once = max(BLOCK, min(ITEM_CHUNK[device.type], fitting))
-    buffer = users.new_empty(at_once, len(users))
-    for first, vectors in scorer.own_items(items, at_once):
-        if not len(vectors):
-            continue
-        scores = torch.mm(vectors, users.T, out=buffer[: len(vectors)]).T
-        low, high = np.searchsorted(queries.items, [first, first + len(vectors)])
-        if low < high:
-            drop = torch.from_numpy(np.stack([queries.rows[low:high], queries.items[low:high] - first])).to(device)
-            scores[drop[0], drop[1]] = -torch.inf
-        yield first, scores
+    at_once = max(BLOCK, SCORE_CHUNK[device.type] // max(1, len(users)) // BLOCK * BLOCK)
+    buffer = users.new_empty(min(at_once, ITEM_CHUNK[device.type]), len(users))
+    for start, vectors in scorer.own_items(items):
+        for first, tile in zip(range(start, start + len(vectors), at_once), vectors.split(at_once), strict=False):
+            scores = torch.mm(tile, users.T, out=buffer[: len(tile)]).T
+            low, high = np.searchsorted(queries.items, [first, first + len(tile)])
+            if low < high:
+                drop = torch.from_numpy(np.stack([queries.rows[low:high], queries.items[low:high] - first])).to(device)
+                scores[drop[0], drop[1]] = -torch.inf
+            yield first, scores
 
 
 def rank_in_catalogue(scorer: Scorer, queries: Queries, targets: Tensor, items: int) -> Tensor:

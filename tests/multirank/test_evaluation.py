@@ -68,8 +68,8 @@ class IntegerScorer:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return torch.from_numpy(ITEM).float()[ids]
 
-    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
-        return scoring.looked_up_in_turn(self, items, at_once)
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        return scoring.looked_up_in_turn(self, items)
 
 
 @pytest.fixture(scope="module")
@@ -229,8 +229,8 @@ class _Vectors:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return torch.from_numpy(WEIGHT).float()[ids]
 
-    def own_items(self, items: int, at_once: int) -> Iterator[tuple[int, Tensor]]:
-        return scoring.looked_up_in_turn(self, items, at_once)
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        return scoring.looked_up_in_turn(self, items)
 
 
 def best(mesh: Mesh, k: int, catalogue: int) -> tuple[np.ndarray, np.ndarray, slice]:
