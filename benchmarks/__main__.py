@@ -7,7 +7,7 @@ import sys
 
 SHORT = [
     ["benchmarks.fractal"],
-    ["benchmarks.catalog_scaling", "--sizes", "100000", "1000000", "--steps", "5"],
+    ["benchmarks.catalog_scaling", "--sizes", "100000", "1000000", "--rounds", "3"],
     ["benchmarks.loader", "--users", "50000"],
     ["benchmarks.loss", "--rounds", "3"],
     ["benchmarks.prepare", "--sizes", "1000000"],

@@ -1,14 +1,15 @@
 """Does the cost of a step follow the batch and not the catalogue?
 
-    python -m benchmarks.catalog_scaling [--sizes 100000 1000000 10000000 100000000] [--steps 10] [--out results.md]
+    python -m benchmarks.catalog_scaling [--sizes 100000 1000000 10000000 100000000] [--rounds 6] [--out results.md]
 
 Each size trains the same batch (128 users × 50 positions, d 64, 2 blocks, sampled softmax, 512 + 256 candidates, ids
 drawn over the whole catalogue) on one process: ours (FBGEMM row-wise Adagrad; with float32 and with float16 tables),
 nn.Embedding with Adam over the whole table, and nn.Embedding(sparse=True) with SparseAdam, each in a process of its
-own, with the same tower and loss, where this machine's memory holds it.
-Reports the median step after warm-up, start-up, and peak resident memory beside the bytes of table and state. For ours
-also what ``ppr_dist.plan`` predicts, over the bytes of the tensors that FBGEMM then holds, and how much resident memory
-grew from before the tables until their first values (and the tower's engine) were there.
+own, with the same tower and loss, where this machine's memory holds it. The sizes of one kind train in turn.
+Reports the median step, the median over rounds of its ratio to the smallest size's, start-up, and peak resident memory
+beside the bytes of table and state. For ours also what ``ppr_dist.plan`` predicts, over the bytes of the tensors that
+FBGEMM then holds, and how much resident memory grew from before the tables until their first values (and the tower's
+engine) were there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +27,7 @@ import torch
 from benchmarks.batches import random_batch
 from benchmarks.hardware import available_memory, hardware, heading, peak_rss, resident
 from benchmarks.table_memory import held_bytes, planned_bytes
+from benchmarks.worker import Answers, Worker
 
 USERS, LENGTH, DIM = 128, 50, 64
 ROW_BYTES = {
@@ -36,34 +37,52 @@ ROW_BYTES = {
     "sparse_adam": 3 * 4 * DIM,
 }
 """Weights and optimizer state of one item."""
-WARM_UP = 3
+STEPS = 5
+"""Of one round."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**5, 10**6, 10**7, 10**8])
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=6, help="the first warms up")
     parser.add_argument("--kinds", nargs="+", choices=ROW_BYTES, default=list(ROW_BYTES))
     parser.add_argument("--most-dense", type=int, default=1_000_000, help="largest catalogue for dense_adam")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("KIND", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one[0], int(options.one[1]), options.steps)))
+        measure(options.one[0], int(options.one[1]))
         return
-    rows = [
-        _in_a_process(kind, size, options.steps)
-        for size in options.sizes
-        for kind in options.kinds
-        if _fits(kind, size) and (kind != "dense_adam" or size <= options.most_dense)
-    ]
+    rows = [row for kind in options.kinds for row in _take_turns(kind, options)]
     result: dict[str, Any] = {"benchmark": "catalog_scaling", **hardware(), "rows": rows}
-    result["step_time_largest_over_smallest"] = {
-        kind: _largest_over_smallest([row for row in rows if row["kind"] == kind]) for kind in options.kinds
-    }
+    result["step_time_over_smallest"] = {f"{r['kind']} {r['items']:.0e}": r["over_smallest"] for r in rows}
     if options.out:
         options.out.write_text(_markdown(result, options))
     print(json.dumps(result))
+
+
+def _take_turns(kind: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    workers: dict[int, Worker] = {}
+    rows: dict[int, dict[str, Any]] = {}
+    rounds: list[dict[int, float]] = []
+    try:
+        for size in options.sizes:
+            if _fits(kind, size) and (kind != "dense_adam" or size <= options.most_dense):
+                argv = [sys.executable, "-m", "benchmarks.catalog_scaling", "--one", kind, str(size)]
+                workers[size] = Worker(argv)
+                rows[size] = workers[size].reply()
+        for number in range(options.rounds):
+            order = list(workers) if number % 2 else list(workers)[::-1]
+            rounds.append({size: statistics.median(workers[size].ask(STEPS)["seconds"]) for size in order})
+            print(kind, {f"{n:.0e}": f"{1e3 * s:.0f} ms" for n, s in rounds[-1].items()}, file=sys.stderr, flush=True)
+        for size, row in rows.items():
+            row["peak_rss_bytes"] = workers[size].ask(0)["peak_rss_bytes"]
+            row["step_ms"] = 1e3 * statistics.median(r[size] for r in rounds[1:])
+            row["over_smallest"] = statistics.median(r[size] / r[min(r)] for r in rounds[1:])
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    return list(rows.values())
 
 
 def _fits(kind: str, size: int) -> bool:
@@ -75,20 +94,9 @@ def _fits(kind: str, size: int) -> bool:
     return fits
 
 
-def _largest_over_smallest(rows: list[dict[str, Any]]) -> float | None:
-    return rows[-1]["step_ms"] / rows[0]["step_ms"] if rows else None
-
-
-def _in_a_process(kind: str, size: int, steps: int) -> dict[str, Any]:
-    argv = [sys.executable, "-m", "benchmarks.catalog_scaling", "--one", kind, str(size), "--steps", str(steps)]
-    out = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
-    row: dict[str, Any] = json.loads(out.splitlines()[-1])
-    print(row, file=sys.stderr, flush=True)
-    return row
-
-
-def measure(kind: str, items: int, steps: int) -> dict[str, Any]:
-    """Build, train ``steps`` steps, and report medians and memory of this process."""
+def measure(kind: str, items: int) -> None:
+    """Build, say what that took, then train as many steps as asked and say how long each took."""
+    answers = Answers()
     from ppr_dist import trainer  # noqa: F401  (imports are not start-up of a table)
     from ppr_dist.parallel.mesh import mesh
 
@@ -98,24 +106,30 @@ def measure(kind: str, items: int, steps: int) -> dict[str, Any]:
         half, ours = kind == "ppr_dist_float16", kind.startswith("ppr_dist")
         step, tables = _ours(items, ranks, half) if ours else (_plain(items, sparse=kind == "sparse_adam"), None)
         start_up = time.perf_counter() - start
-        grown = resident() - resident_before
-        seconds = []
-        for number in range(WARM_UP + steps):
-            batch = _batch(items, number)
-            start = time.perf_counter()
-            step(batch)
-            seconds.append(time.perf_counter() - start)
         row = {
             "kind": kind,
             "items": items,
-            "step_ms": 1e3 * statistics.median(seconds[WARM_UP:]),
             "start_up_s": start_up,
             "start_up_items_per_s": items / start_up,
             "table_and_state_bytes": items * ROW_BYTES[kind],
             "rss_before_bytes": before,
-            "peak_rss_bytes": peak_rss(),
+            "resident_growth_bytes": resident() - resident_before,
         }
-        return row | _plan(items, tables, half) | {"resident_growth_bytes": grown} if tables else row
+        number = 0
+
+        def train(steps: int) -> dict[str, Any]:
+            nonlocal number
+            seconds = []
+            for _ in range(steps):
+                number += 1
+                batch = _batch(items, number)
+                start = time.perf_counter()
+                step(batch)
+                seconds.append(time.perf_counter() - start)
+            return {"seconds": seconds, "peak_rss_bytes": peak_rss()}
+
+        train(1)  # FBGEMM allocates some of its bookkeeping then
+        answers.serve(train, ready=row | (_plan(items, tables, half) if tables else {}))
 
 
 def _plan(items: int, tables: Any, half: bool) -> dict[str, Any]:
@@ -191,23 +205,23 @@ def _planned(row: dict[str, Any]) -> str:
 
 
 def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
+    sizes = " ".join(map(str, options.sizes))
+    columns = ("kind", "items", "step, ms", "÷ smallest", "start-up, M items/s", "table + state, GB", "peak RSS, GB")
+    columns += ("planned, GB", "held, GB", "planned / held", "resident growth, GB")
     lines = [
         *heading("Step time and memory by size of the catalogue", result),
-        f"    python -m benchmarks.catalog_scaling --sizes {' '.join(map(str, options.sizes))} --steps {options.steps} "
+        f"    python -m benchmarks.catalog_scaling --sizes {sizes} --rounds {options.rounds} "
         f"--most-dense {options.most_dense}",
         "",
-        "| items | kind | step, ms | start-up, M items/s | table + state, GB | peak RSS, GB | planned, GB | held, GB | "
-        "planned / held | resident growth, GB |",
-        "|---" * 10 + "|",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
     ]
     lines += [
-        f"| {r['items']:.0e} | {r['kind']} | {r['step_ms']:.0f} | {r['start_up_items_per_s'] / 1e6:.2f} | "
-        f"{r['table_and_state_bytes'] / 1e9:.2f} | {r['peak_rss_bytes'] / 1e9:.2f} | {_planned(r)} |"
+        f"| {r['kind']} | {r['items']:.0e} | {r['step_ms']:.0f} | {r['over_smallest']:.2f} | "
+        f"{r['start_up_items_per_s'] / 1e6:.2f} | {r['table_and_state_bytes'] / 1e9:.2f} | "
+        f"{r['peak_rss_bytes'] / 1e9:.2f} | {_planned(r)} |"
         for r in result["rows"]
     ]
-    ratios = result["step_time_largest_over_smallest"].items()
-    said = "; ".join(f"{kind} {ratio:.2f}" for kind, ratio in ratios if ratio)
-    lines += ["", f"Step time, largest over smallest catalogue: {said}."]
     return "\n".join(lines) + "\n"
 
 

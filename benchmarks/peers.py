@@ -32,6 +32,7 @@ import numpy as np
 
 from benchmarks.environments import environment
 from benchmarks.hardware import hardware, heading
+from benchmarks.worker import Worker
 
 ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).with_suffix("")
@@ -114,20 +115,17 @@ class _Runner:
         self.name, self.spans, self.curve, self.trained, self.positions = name, [], [], 0.0, 0
         self.steps, self.parts, self.seconds = [], [], []
         started = time.perf_counter()
-        self.process = subprocess.Popen(
+        self.worker = Worker(
             [str(python or sys.executable), str(script), json.dumps(given | {"loss": loss, "bare": name == "bare"})],
             cwd=folder,
             env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             stderr=(folder / "stderr.txt").open("w"),
-            text=True,
         )
-        self._reply()
+        self.worker.reply()
         self.start_up = time.perf_counter() - started
 
     def train(self, seconds: float) -> None:
-        span = self._ask(train=seconds)
+        span = self.worker.ask({"train": seconds})
         self.spans.append(span["positions"] / span["seconds"])
         self.trained += span["seconds"]
         self.positions += span["positions"]
@@ -136,7 +134,7 @@ class _Runner:
         self.seconds.append(span["seconds"])
 
     def rank(self) -> None:
-        self.curve.append((self.trained, self._ask(evaluate=True)["ndcg"]))
+        self.curve.append((self.trained, self.worker.ask({"evaluate": True})["ndcg"]))
 
     def seconds_to(self, ndcg: float) -> float | None:
         return next((seconds for seconds, value in self.curve if value >= ndcg), None)
@@ -148,21 +146,7 @@ class _Runner:
         return {n: statistics.median(1e3 * parts.get(n, 0.0) / steps for parts, steps in spans) for n in names}
 
     def stop(self) -> None:
-        self.process.communicate(timeout=60)
-
-    def _ask(self, **command: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        return self._reply()
-
-    def _reply(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} stopped; what it said is in stderr.txt of its folder in --work")
-        reply: dict[str, Any] = json.loads(line)
-        return reply
+        self.worker.stop()
 
 
 def _compare(

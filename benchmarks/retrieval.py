@@ -29,6 +29,7 @@ import torch
 
 from benchmarks.environments import environment
 from benchmarks.hardware import hardware, heading, peak_rss, reset_peak_rss, resident
+from benchmarks.worker import Worker
 
 DIM = 64
 PEERS = Path(__file__).parent / "peers"
@@ -118,26 +119,15 @@ class _Faiss:
         np.save(folder / "items.npy", weights.numpy())
         python = environment(PEERS / "faiss.txt", options.work.resolve())
         given = json.dumps({"items": str(folder / "items.npy"), "threads": options.threads})
-        argv, pipe = [str(python), str(PEERS / "run_faiss.py"), given], subprocess.PIPE
-        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True)
-        self._reply()
+        self.worker = Worker([str(python), str(PEERS / "run_faiss.py"), given])
+        self.worker.reply()
 
     def __call__(self, users: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray, float]:
-        assert self.process.stdin is not None
         np.save(self.folder / "users.npy", users.numpy())
         asked = {"users": str(self.folder / "users.npy"), "k": k, "out": str(self.folder / "found.npz")}
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        seconds = self._reply()["seconds"]
+        seconds = self.worker.ask(asked)["seconds"]
         found = np.load(self.folder / "found.npz")
         return found["ids"], found["scores"], seconds
-
-    def _reply(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("faiss stopped; what it said stands above")
-        return json.loads(line)
 
 
 def _case(ours: Any, other: Any, weights: torch.Tensor, count: int, k: int, rounds: int, before: int) -> dict[str, Any]:

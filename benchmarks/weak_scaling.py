@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hardware import hardware, heading
+from benchmarks.worker import Answers, Worker
 
 CANDIDATES = 512
 """Uniform ones of a step; two more for each user of a rank come from the batch."""
@@ -98,7 +99,7 @@ class _Ranks:
     """The processes of one arrangement, asleep until told to train; ``worlds`` of so many ranks each."""
 
     def __init__(self, data: Path, users: int, worlds: list[int], cores: list[int]) -> None:
-        self.processes, free = [], iter(cores)
+        self.workers, free = [], iter(cores)
         for seed, world in enumerate(worlds):
             port = _free_port()
             for rank in range(world):
@@ -113,17 +114,14 @@ class _Ranks:
                 }
                 argv = [sys.executable, "-m", "benchmarks.weak_scaling", "--rank", json.dumps(given)]
                 environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-                pipe = subprocess.PIPE
-                self.processes.append(subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=environment, text=True))
-        for process in self.processes:
-            self._reply(process)
+                self.workers.append(Worker(argv, env=environment))
+        for worker in self.workers:
+            worker.reply()
 
     def train(self, steps: int) -> dict[str, Any]:
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write(f"{steps}\n")
-            process.stdin.flush()
-        replies = [self._reply(process) for process in self.processes]
+        for worker in self.workers:
+            worker.send(steps)
+        replies = [worker.reply() for worker in self.workers]
         return {
             "rate": sum(reply["positions"] / sum(reply["steps"]) for reply in replies),
             "steps": [reply["steps"] for reply in replies],
@@ -131,17 +129,8 @@ class _Ranks:
         }
 
     def stop(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-
-    @staticmethod
-    def _reply(process: subprocess.Popen[str]) -> Any:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit("a rank stopped; what it said stands above")
-        return json.loads(line)
+        for worker in self.workers:
+            worker.stop()
 
 
 def _take_turns(data: Path, users: int, options: argparse.Namespace, cores: list[int]) -> list[dict[str, Any]]:
@@ -179,15 +168,14 @@ def _free_port() -> int:
 
 
 def _run_rank(given: dict[str, Any]) -> None:
-    """Train as many steps as each line of standard input says and reply with seconds of each, positions and phases."""
+    """Train as many steps as asked, each time, and reply with seconds of each, positions and phases."""
     os.sched_setaffinity(0, {given["core"]})
     names = {"RANK": "rank", "WORLD_SIZE": "world", "MASTER_PORT": "port"}
     os.environ |= {name: str(given[key]) for name, key in names.items()} | {
         "MASTER_ADDR": "127.0.0.1",
         "LOCAL_RANK": str(given["rank"]),
     }
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print
+    answers = Answers()
     import torch
 
     from benchmarks.phases import watch_training
@@ -235,13 +223,7 @@ def _run_rank(given: dict[str, Any]) -> None:
                 seconds.append(time.perf_counter() - start)
             return {"steps": seconds, "positions": positions, "phases": phases.seconds}
 
-        reply: dict[str, Any] = {"ready": True}
-        while True:
-            print(json.dumps(reply), file=replies, flush=True)
-            line = sys.stdin.readline()
-            if not line:
-                return
-            reply = train(int(line))
+        answers.serve(train)
 
 
 def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
