@@ -78,12 +78,13 @@ def watch_training(parallel: Parallel) -> Phases:
     """Wrap everything that a training step calls; to be done once in a process."""
     phases = Phases()
     phases.watch(Tables, "send_ids", IDS)
-    phases.watch(trainer, "share", IDS)
+    phases.watch(trainer, "send", IDS)
     phases.watch(Request, "receive", IDS)
     phases.watch(Tables, "look_up", LOOK_UP)
     phases.watch(parallel.engine, "forward", FORWARD)
     phases.watch(trainer, "gather_candidates", GATHER)
-    phases.watch(collectives, "reduce_scatter", GATHER)  # the gather's backward
+    phases.watch(collectives, "start_reduce_scatter", GATHER)  # the gather's backward
+    phases.watch(collectives._Trip, "arrive", GATHER)
     phases.watch(trainer, "step_loss", LOSS)
     phases.watch(parallel.engine, "allreduce_gradients", ALL_REDUCE)
     phases.watch(parallel.engine, "backward", BACKWARD)

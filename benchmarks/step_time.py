@@ -164,7 +164,7 @@ def _plain(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], N
             user, views = compiled(vectors, batch, None, None)
         candidates = gather_candidates(config.loss, batch, vectors)
         step_loss(
-            config.loss, batch, share(batch), vectors, candidates, user, views, config.train.batch
+            config.loss, batch, share(batch)(), vectors, candidates, user, views, config.train.batch
         ).backward.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), config.train.clip)
         for optimizer in (tower_adam, table_adam):

@@ -179,7 +179,7 @@ def _run_rank(given: dict[str, Any]) -> None:
     import torch
 
     from benchmarks.phases import watch_training
-    from ppr_dist import runs
+    from ppr_dist import runs, trainer
     from ppr_dist.batch import Batch
     from ppr_dist.config import Config, Loss, Model, Train
     from ppr_dist.data.manifest import load_manifest
@@ -187,7 +187,6 @@ def _run_rank(given: dict[str, Any]) -> None:
     from ppr_dist.parallel.ahead import one_ahead
     from ppr_dist.parallel.apply import parallelize
     from ppr_dist.parallel.mesh import mesh
-    from ppr_dist.trainer import send, train_step
 
     torch.set_num_threads(1)
     world, users, data = given["world"], given["users"], Path(given["data"])
@@ -209,7 +208,7 @@ def _run_rank(given: dict[str, Any]) -> None:
             for epoch in range(10**6):
                 yield from loader.epoch(epoch)
 
-        batches = one_ahead(phases.data(endless()), lambda batch: send(parallel, batch), ranks.device)
+        batches = one_ahead(phases.data(endless()), lambda batch: trainer.send(parallel, batch), ranks.device)
 
         def train(steps: int) -> dict[str, Any]:
             torch.distributed.barrier()
@@ -218,7 +217,7 @@ def _run_rank(given: dict[str, Any]) -> None:
             for _ in range(steps):
                 start = time.perf_counter()
                 batch, sent = next(batches)
-                train_step(parallel, batch, sent, config, loader.stream.capacity)
+                trainer.train_step(parallel, batch, sent, config, loader.stream.capacity)
                 positions += batch.total_targets
                 seconds.append(time.perf_counter() - start)
             return {"steps": seconds, "positions": positions, "phases": phases.seconds}

@@ -7,6 +7,7 @@ the whole batch. Shapes as in :mod:`ppr_dist.batch`; D width, W ranks.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from ppr_dist.loss.bpr import bpr
 from ppr_dist.loss.contrastive import info_nce
 from ppr_dist.loss.softmax import sampled_softmax
 from ppr_dist.model.tower import Views
-from ppr_dist.parallel.collectives import all_gather, all_gather_with_gradient, pad_rows
+from ppr_dist.parallel.collectives import Gathering, pad_rows, start_all_gather
 from ppr_dist.parallel.sharded_softmax import sharded_softmax
 
 
@@ -37,8 +38,8 @@ class Shared:
     """softmax: float32 [W·C]."""
 
 
-def share(batch: Batch) -> Shared:
-    """Communicate: one message of each rank to all, integers throughout."""
+def share(batch: Batch) -> Callable[[], Shared]:
+    """Start to communicate: one message of each rank to all, integers throughout. Call what is returned to wait."""
     counts = torch.empty(2, dtype=torch.int64, device=batch.lengths.device)
     # fill_ on the device: the numbers never visit the host again.
     counts[0].fill_(batch.total_targets)
@@ -47,25 +48,29 @@ def share(batch: Batch) -> Shared:
     if batch.candidates is not None and batch.candidate_log_q is not None:
         ids = batch.item_ids.index_select(0, batch.candidates)
         bits = batch.candidate_log_q.view(torch.int32).long()
-    every = all_gather(torch.cat([counts, ids, bits])[None])
-    ids, bits = every[:, 2 : 2 + len(ids)].reshape(-1), every[:, 2 + len(ids) :].reshape(-1)
-    return Shared(every[:, 0], every[:, 1], ids, bits.to(torch.int32).view(torch.float32))
+    pending = start_all_gather(torch.cat([counts, ids, bits])[None])
+
+    def shared() -> Shared:
+        every = pending.result()
+        all_ids, all_bits = every[:, 2 : 2 + len(ids)].reshape(-1), every[:, 2 + len(ids) :].reshape(-1)
+        return Shared(every[:, 0], every[:, 1], all_ids, all_bits.to(torch.int32).view(torch.float32))
+
+    return shared
 
 
-def gather_candidates(loss: Loss, batch: Batch, items: Tensor) -> Tensor | None:
-    """Communicate: vectors of the candidates of all ranks [W·C, D], where the loss has such.
+def gather_candidates(loss: Loss, batch: Batch, items: Tensor) -> Gathering | None:
+    """Start to communicate: vectors of the candidates of all ranks [W·C, D], where the loss has such.
 
-    Gradients flow back to the rank that holds each. Right after the look-up ranks stand together anyway; a rank that
-    asked for candidates only when it needs them would wait there for the others once more, and in backward again.
+    They travel while the tower computes, and their gradients go to the ranks that hold them while it computes backward.
     """
     if loss.kind != "softmax":
         return None
     assert batch.candidates is not None
-    return all_gather_with_gradient(items.index_select(0, batch.candidates))
+    return Gathering(items.index_select(0, batch.candidates))
 
 
 def prediction_loss(
-    loss: Loss, batch: Batch, shared: Shared, items: Tensor, candidates: Tensor | None, user: Tensor
+    loss: Loss, batch: Batch, shared: Shared, items: Tensor, candidates: Gathering | None, user: Tensor
 ) -> Tensor:
     """Compute L_p summed over this rank's targets.
 
@@ -78,7 +83,7 @@ def prediction_loss(
         return sampled_softmax(
             user,
             positive,
-            candidates,
+            candidates.result(),
             positive_ids=positive_ids,
             candidate_ids=shared.candidate_ids,
             log_q=shared.candidate_log_q,
@@ -110,8 +115,9 @@ def contrastive_loss(loss: Loss, shared: Shared, views: Views, capacity: int) ->
     real = (torch.arange(capacity, device=device) < shared.users[:, None]).flatten()
     own = torch.arange(users, device=device) + dist.get_rank() * capacity
     total = views.state.new_zeros(())
-    for view in (views.attribute_masked, views.behaviour_masked):
-        keys = all_gather_with_gradient(pad_rows(view, capacity))
+    gatherings = [Gathering(pad_rows(view, capacity)) for view in (views.attribute_masked, views.behaviour_masked)]
+    for gathering in gatherings:
+        keys = gathering.result()
         total = total + info_nce(views.state, keys, own=own, real=real, temperature=loss.contrastive_temperature)
     return total
 
@@ -132,7 +138,7 @@ def step_loss(
     batch: Batch,
     shared: Shared,
     items: Tensor,
-    candidates: Tensor | None,
+    candidates: Gathering | None,
     user: Tensor,
     views: Views | None,
     capacity: int,

@@ -34,7 +34,8 @@ class Sent:
 
 def send(parallel: Parallel, batch: Batch) -> Sent:
     """Communicate all of a batch that needs no vectors. A collective."""
-    return Sent(parallel.tables.send_ids(batch), share(batch))
+    shared = share(batch)
+    return Sent(parallel.tables.send_ids(batch), shared())
 
 
 def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config, capacity: int) -> StepLoss:

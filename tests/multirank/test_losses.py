@@ -14,7 +14,7 @@ from ppr_dist import objective
 from ppr_dist.config import Loss
 from ppr_dist.data.collate import Collator
 from ppr_dist.model.tower import Views
-from ppr_dist.parallel.collectives import all_gather
+from ppr_dist.parallel.collectives import Gathering, Pending, all_gather
 from ppr_dist.parallel.mesh import Mesh
 from tests.ranks import run_ranks
 from tests.shards import random_users, rank_part
@@ -35,7 +35,7 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
     are those of the whole batch. ``gather`` stands in for the gathering of the package.
     """
     if gather:
-        objective.all_gather_with_gradient = gather  # type: ignore[assignment]
+        objective.Gathering = lambda x: Pending(None, lambda: gather(x))  # type: ignore[assignment, misc]
     capacity = -(-COUNT // mesh.world_size)
     collator = Collator(
         loss=config,
@@ -63,7 +63,7 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
     loss = objective.step_loss(
         config,
         batch,
-        objective.share(batch),
+        objective.share(batch)(),
         items,
         objective.gather_candidates(config, batch, items),
         leaves["users"][batch.users[batch.owner], batch.prefix],
@@ -131,9 +131,7 @@ def without_reduction(x: torch.Tensor) -> torch.Tensor:
 
 def with_a_mean(x: torch.Tensor) -> torch.Tensor:
     # x + stop(…): the value of the right gathering, 1/W of its gradient.
-    from ppr_dist.parallel.collectives import all_gather_with_gradient
-
-    right = all_gather_with_gradient(x)
+    right = Gathering(x).result()
     share = right / torch.distributed.get_world_size()
     return share + (right - share).detach()
 
