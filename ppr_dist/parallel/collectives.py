@@ -89,11 +89,12 @@ class _Trip:
     """What is under way between the two halves, either way."""
 
     def __init__(self) -> None:
-        self.rows, self.pending = 0, Pending(None, lambda: torch.empty(0))
+        self.rows = 0
+        self.pending: Pending | None = None
 
     def arrive(self) -> Tensor:
-        # Forgotten here: held on to, a result would hold its graph, and the graph this.
-        pending, self.pending = self.pending, Pending(None, lambda: torch.empty(0))
+        pending, self.pending = self.pending, None  # held on to, a result would hold its graph, and the graph this
+        assert pending is not None, "a gathering's result is taken once"
         return pending.result()
 
 
