@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,3 +80,14 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         return self._map("pin_memory")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From a loader's process a batch travels by value. Torch would open a file for each tensor and a connection to
+        # fetch it: training then waited three times as long (measured, 128 users).
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _from_arrays, ({n: v.numpy() if isinstance(v, Tensor) else v for n, v in fields.items()},)
+
+
+def _from_arrays(fields: dict[str, Any]) -> Batch:
+    arrays: dict[str, Any] = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in fields.items()}
+    return Batch(**arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,8 @@ def test_a_shard_that_vanishes_is_one_error_with_its_rank(tmp_path: Path, worker
     with pytest.raises(UserError, match=r"00001\.tar") as error:
         list(source.epoch(0))
     assert error.value.rank == 1  # type: ignore[attr-defined]
+
+
+def test_a_batch_travels_by_value(data: tuple[Path, Manifest]) -> None:
+    step, batch = next(loader(data, 0, 1, 0).epoch(0))
+    assert_same_batches([(step, pickle.loads(pickle.dumps(batch)))], [(step, batch)])
