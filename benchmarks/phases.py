@@ -77,7 +77,6 @@ class Phases:
 def watch_training(parallel: Parallel) -> Phases:
     """Wrap everything that a training step calls; to be done once in a process."""
     phases = Phases()
-    phases.watch(Tables, "send_ids", IDS)
     phases.watch(trainer, "send", IDS)
     phases.watch(Request, "receive", IDS)
     phases.watch(Tables, "look_up", LOOK_UP)

@@ -68,8 +68,9 @@ def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
         capacity=stream.capacity,
         group_tokens=config.stream.group_tokens or (65_536 if mesh.device.type == "cuda" else None),
     )
-    # Workers are forked each epoch from a server that has imported this once; otherwise each takes 3 s to import it.
-    multiprocessing.set_forkserver_preload([__name__])
+    if config.stream.workers:
+        # They are forked each epoch from a server that has imported this once; otherwise each takes 3 s to import it.
+        multiprocessing.set_forkserver_preload([__name__])
     return Loader(stream, collator, config.stream.workers, pin=mesh.device.type == "cuda")
 
 

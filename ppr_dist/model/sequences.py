@@ -80,8 +80,12 @@ def _attend(laid_out: tuple[Tensor, ...], rows: Tensor | None) -> Tensor:
     query, key, value = laid_out
     # No dropout on attention weights: it would rule the fused kernels out on CPU.
     mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    mixed = mixed.transpose(1, 2).flatten(2).flatten(0, 1)
-    return mixed if rows is None else take(mixed, rows)
+    return _by_token(mixed) if rows is None else take(_by_token(mixed), rows)
+
+
+def _by_token(x: Tensor) -> Tensor:
+    """[S, H, L, D / H] → [S·L, D]."""
+    return x.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 class _LayOut(torch.autograd.Function):
@@ -108,6 +112,6 @@ class _LayOut(torch.autograd.Function):
         parts = grad.split([rectangle.tokens for rectangle in ctx.rectangles])
         for i, (part, rectangle) in enumerate(zip(parts, ctx.rectangles, strict=True)):
             for into, of_one in zip(part.chunk(3, dim=1), grads[3 * i : 3 * i + 3], strict=True):
-                by_token = of_one.transpose(1, 2).flatten(2).flatten(0, 1)
+                by_token = _by_token(of_one)
                 into.copy_(by_token if rectangle.rows is None else by_token.index_select(0, rectangle.rows))
         return grad, None, None
