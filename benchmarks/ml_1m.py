@@ -70,7 +70,7 @@ def _cold_start(log: Path, work: Path, minutes: float) -> list[dict[str, Any]]:
         tuned = work / f"cold-{method}"
         if not (tuned / "checkpoints").is_dir():
             config_path = ROOT / "configs" / "ml-1m" / config
-            _run("tune", "--config", config_path, "--data", data, "--init", run, "--method", method, "--run", tuned)
+            _run("tune", "--config", config_path, "--data", data, "--init", run, "--method", method, "--run-dir", tuned)
         for protocol in ("sampled-99", "full"):
             rows += _evaluate(tuned, TASKS, protocol)
     return rows
@@ -85,11 +85,11 @@ def _prepare(log: Path, data: Path, *more: str) -> None:
 def _pretrain(data: Path, run: Path, minutes: float) -> None:
     if not (run / "checkpoints").is_dir():
         config = ROOT / "configs" / "ml-1m" / "pretrain.yaml"
-        _run("pretrain", "--config", config, "--data", data, "--run", run, "--train.max_minutes", minutes)
+        _run("pretrain", "--config", config, "--data", data, "--run-dir", run, "--train.max_minutes", minutes)
 
 
 def _evaluate(run: Path, task: str, protocol: str, *more: str) -> list[dict[str, Any]]:
-    out = _run("evaluate", "--run", run, "--task", task, "--protocol", protocol, "--progress", "false", *more)
+    out = _run("evaluate", "--run-dir", run, "--task", task, "--protocol", protocol, "--progress", "false", *more)
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 

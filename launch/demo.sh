@@ -18,16 +18,16 @@ touch "$demo/.demo"
 step $python -m ppr_dist.data.synthetic --out "$demo/log" --users 12000 --items 5000 --follow 0.25 --stay 0.1
 step $python -m ppr_dist.prepare --interactions "$demo/log/interactions.parquet" --users "$demo/log/users.parquet" \
     --out "$demo/data" --buckets.age 6 --users-per-member 256 --members-per-shard 4
-ranks ppr_dist.pretrain --config configs/demo/pretrain.yaml --data "$demo/data" --run "$demo/pre-train"
+ranks ppr_dist.pretrain --config configs/demo/pretrain.yaml --data "$demo/data" --run-dir "$demo/pre-train"
 for method in fine-tune ppr-light ppr-full; do
     config=configs/demo/tune-full.yaml
     [ $method = ppr-light ] && config=configs/demo/tune.yaml
-    ranks ppr_dist.tune --config $config --data "$demo/data" --init "$demo/pre-train" --method $method --run "$demo/$method"
+    ranks ppr_dist.tune --config $config --data "$demo/data" --init "$demo/pre-train" --method $method --run-dir "$demo/$method"
 done
-step $python -m ppr_dist.evaluate --run "$demo/pre-train" --task '[few-shot,zero-shot,joint]' --baseline popularity
+step $python -m ppr_dist.evaluate --run-dir "$demo/pre-train" --task few-shot zero-shot joint --baseline popularity
 for run in pre-train fine-tune ppr-light ppr-full; do
-    step $python -m ppr_dist.evaluate --run "$demo/$run" --task '[few-shot,zero-shot,joint]'
+    step $python -m ppr_dist.evaluate --run-dir "$demo/$run" --task few-shot zero-shot joint
 done
-step $python -m ppr_dist.recommend --run "$demo/ppr-light" --users "$demo/log/users.parquet" \
+step $python -m ppr_dist.recommend --run-dir "$demo/ppr-light" --users "$demo/log/users.parquet" \
     --interactions "$demo/log/interactions.parquet" --k 10 --out "$demo/recommendations.parquet"
-step $python -m ppr_dist.report --runs "[$demo/pre-train,$demo/fine-tune,$demo/ppr-light,$demo/ppr-full]" --out "$demo"
+step $python -m ppr_dist.report --runs "$demo"/{pre-train,fine-tune,ppr-light,ppr-full} --out "$demo"

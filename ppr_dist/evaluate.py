@@ -25,10 +25,10 @@ from ppr_dist.trained import Trained, load_trained
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    run: Path
+    run_dir: Path
     """A pre-trained or tuned run."""
-    task: Task | list[Task]
-    """few-shot, zero-shot, joint (cold test users), next-item, validation (warm users); several: '[few-shot,joint]'."""
+    task: list[Task]
+    """few-shot, zero-shot, joint (cold test users), next-item, validation (warm users); one or several."""
     data: Path | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     protocol: Literal["sampled-99", "full"] = "sampled-99"
@@ -47,16 +47,15 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments, _ = parse("ppr_dist.evaluate", argv, Arguments, with_config=False)
-    tasks = [arguments.task] if isinstance(arguments.task, str) else arguments.task
-    if arguments.predictions and len(tasks) > 1:
+    if arguments.predictions and len(arguments.task) > 1:
         raise UserError("--predictions holds one task; evaluate the others in commands of their own")
     with mesh() as ranks:
-        trained = load_trained(arguments.run, arguments.data, ranks)
+        trained = load_trained(arguments.run_dir, arguments.data, ranks)
         scorer: Scorer = trained.scorer
         if arguments.baseline == "popularity":
             counts = torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
             scorer = PopularityScorer(counts.to(ranks.device), ranks.device)
-        for task in tasks:
+        for task in arguments.task:
             metrics, mine = evaluate(
                 scorer,
                 trained.data,
@@ -74,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
             if ranks.main:
                 method = arguments.baseline or trained.info.method or "pre-train"
                 line = json.dumps({**metrics, "method": method, "seed": arguments.seed})
-                with (arguments.run / "evaluations.jsonl").open("a") as file:
+                with (arguments.run_dir / "evaluations.jsonl").open("a") as file:
                     file.write(line + "\n")
                 print(line, flush=True)
 

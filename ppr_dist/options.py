@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -14,8 +15,9 @@ from ppr_dist.errors import UserError
 
 
 class StrictParser(ArgumentParser):
-    """A parser whose errors are :class:`UserError`; ``--my-option`` may be written for ``--my_option``.
+    """A parser whose errors are :class:`UserError`, and whose options are written as everywhere else.
 
+    ``--my-option`` for ``--my_option``, a bool as a flag (``--resume``), a list as words (``--task few-shot joint``).
     The docstring under a field is the help of its option.
     """
 
@@ -33,7 +35,25 @@ class StrictParser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         args = sys.argv[1:] if args is None else args
-        return super().parse_args([self._underscored(arg) for arg in args], **kwargs)
+        return super().parse_args(self._with_values([self._underscored(arg) for arg in args]), **kwargs)
+
+    def _with_values(self, words: list[str]) -> list[str]:
+        """Write a flag as ``--flag true`` and the words of a list as one JSON list, as jsonargparse reads them."""
+        written: list[str] = []
+        while words:
+            option, *rest = words
+            values: list[str] = []
+            while rest and not rest[0].startswith("--"):
+                values.append(rest.pop(0))
+            kind = getattr(self._option_string_actions.get(option), "_typehint", None)
+            if kind is bool and not values:
+                values = ["true"]
+            always = get_origin(kind) is list
+            if (always and values and not values[0].startswith("[")) or (len(values) > 1 and _may_be_list(kind)):
+                values = [json.dumps(values)]
+            written += [option, *values]
+            words = rest
+        return written
 
     def _underscored(self, argument: str) -> str:
         if not argument.startswith("--"):
@@ -91,6 +111,10 @@ def read_file(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return {name: built[name] for name in sections}
+
+
+def _may_be_list(kind: Any) -> bool:
+    return any(get_origin(each) is list for each in (kind, *get_args(kind)))
 
 
 def _add(parser: StrictParser, sections: Mapping[str, type]) -> None:

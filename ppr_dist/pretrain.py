@@ -21,7 +21,7 @@ from ppr_dist.trainer import Validate
 class Arguments:
     data: Path
     """Folder that prepare wrote."""
-    run: Path
+    run_dir: Path
     """Folder for configuration, metrics and checkpoints."""
     resume: bool = False
     """Go on from the run's latest checkpoint, if it has one."""
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         info = runs.describe("pretrain", None, arguments.data, manifest)
         job = Job(
             data=arguments.data,
-            run=arguments.run,
+            run=arguments.run_dir,
             resume=arguments.resume,
             manifest=manifest,
             info=info,

@@ -25,7 +25,7 @@ from ppr_dist.trained import load_trained
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    run: Path
+    run_dir: Path
     """A pre-trained or tuned run."""
     users: Path
     """Parquet or CSV: user_id and profile columns. Each row gets recommendations; the user may be new."""
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.k < 1 or arguments.batch < 1:
         raise UserError("--k and --batch must be at least 1")
     with mesh() as ranks, torch.no_grad():
-        trained = load_trained(arguments.run, arguments.data, ranks)
+        trained = load_trained(arguments.run_dir, arguments.data, ranks)
         raw = on_main(lambda: read_raw_users(arguments.users, arguments.interactions, trained.data, trained.manifest))
         if ranks.main and raw.unknown_clicks:
             print(
@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None) -> None:
         clickless = int((raw.users.lengths == 0).sum())
         if ranks.main and clickless and not trained.info.with_tower:
             print(
-                f"ppr_dist: warning: {clickless} users have no clicks and {arguments.run} knows no profiles: to it all "
-                "items are alike for them; use a tuned run",
+                f"ppr_dist: warning: {clickless} users have no clicks and {arguments.run_dir} knows no profiles: to it "
+                "all items are alike for them; use a tuned run",
                 file=sys.stderr,
             )
         k = min(arguments.k, trained.manifest.items)

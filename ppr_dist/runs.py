@@ -89,9 +89,9 @@ def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, re
     """Write the run's description; raise :class:`UserError` where the folder holds a run and ``resume`` is off."""
     if not resume:
         if checkpoints(run):
-            raise UserError(f"{run} already holds a run; pass --resume true to go on with it, or choose another folder")
+            raise UserError(f"{run} already holds a run; pass --resume to go on with it, or choose another folder")
         if run.is_file():
-            raise UserError(f"{run} is a file; --run takes a folder")
+            raise UserError(f"{run} is a file; --run-dir takes a folder")
         (run / "metrics.jsonl").unlink(missing_ok=True)
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     body = dataclasses.asdict(config)

@@ -27,7 +27,7 @@ class Arguments:
     method: Method
     """ppr-light: only prompt generator, profile tables and profile tower learn; ppr-full: everything learns;
     fine-tune: everything learns, without prompt."""
-    run: Path
+    run_dir: Path
     """Folder for configuration, metrics and checkpoints."""
     resume: bool = False
     """Go on from the run's latest checkpoint, if it has one."""
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         check_tunable(info)
         job = Job(
             data=arguments.data,
-            run=arguments.run,
+            run=arguments.run_dir,
             resume=arguments.resume,
             manifest=manifest,
             info=info,

@@ -22,8 +22,8 @@ die() { echo "setup: error: $*" >&2; exit 1; }
 quietly() { "$@" >>"$log" 2>&1 </dev/null || { grep -v '^WARNING' "$log" | tail -n 15 >&2; die "failed (all of it in $log): $*"; }; }
 pip() { quietly "$venv/bin/python" -m pip --disable-pip-version-check --no-input install -q --no-compile "$@"; }
 minor() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null; }
-# The lock, and the place: a .venv copied elsewhere still points to where it was made.
-stamp() { echo "$venv/.stamp-$1-$( { cat "$here/common.txt" "$here/$1.txt"; echo "$root"; } | cksum | cut -d' ' -f1)"; }
+# The lock, this script, and the place: a .venv copied elsewhere still points to where it was made.
+stamp() { echo "$venv/.stamp-$1-$( { cat "$here/common.txt" "$here/$1.txt" "$here/setup.sh"; echo "$root"; } | cksum | cut -d' ' -f1)"; }
 current() {
     [ -e "$(stamp "$1")" ] && version=$(minor "$venv/bin/python") &&
         { [ -z "${PYTHON:-}" ] || [ "$(minor "$PYTHON")" = "$version" ]; }
@@ -95,8 +95,6 @@ if [ "$device" = cpu ]; then
 fi
 pip --no-deps --no-build-isolation -r "$here/$device.txt"
 pip --no-deps --no-build-isolation -e "$root"
-# On this Python torchrun may take our --run for an option of its own; see ppr_dist/torchrun.py.
-printf '#!/bin/sh\nexec "%s" -m ppr_dist.torchrun "$@"\n' "$venv/bin/python" >"$venv/bin/torchrun"
 
 if [ "$device" = cuda ] && ! nvidia-smi -L >/dev/null 2>&1; then
     say "note: no GPU here, so the environment is made but not tried: CUDA FBGEMM loads NVIDIA's driver"

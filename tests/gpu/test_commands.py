@@ -40,24 +40,24 @@ def test_prepare_pretrain_tune_evaluate_recommend(tmp_path: Path) -> None:
     data = ("--data", "data")
     often = ("--train.log_every", 1, "--observe.progress", "false")
     precise = ("--train.precision", "bfloat16", "--tables.optimizer", "adam", "--tables.lr", 1e-2)
-    _run("pretrain", *data, "--run", "base", *TINY, *often, *precise, "--stream.workers", 1, cwd=tmp_path)
+    _run("pretrain", *data, "--run-dir", "base", *TINY, *often, *precise, "--stream.workers", 1, cwd=tmp_path)
     _run(
-        *("tune", *data, "--init", "base", "--method", "ppr-full", "--run", "tuned"),
+        *("tune", *data, "--init", "base", "--method", "ppr-full", "--run-dir", "tuned"),
         *(*TINY, *often, *precise[2:]),
         cwd=tmp_path,
     )
     # One more epoch, from the checkpoint.
     more = tuple(2 if before == "--train.epochs" else value for before, value in zip(("", *TINY), TINY, strict=False))
     before = len(_metrics(tmp_path / "base"))
-    _run("pretrain", *data, "--run", "base", "--resume", "true", *more, *often, *precise, cwd=tmp_path)
+    _run("pretrain", *data, "--run-dir", "base", "--resume", *more, *often, *precise, cwd=tmp_path)
     steps = _metrics(tmp_path / "base")
     assert len(steps) == 2 * before
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert all(line["peak_gpu_gb"] > 0 for line in steps)
 
-    out = _run("evaluate", "--run", "tuned", *data, "--task", "joint", "--protocol", "full", cwd=tmp_path)
+    out = _run("evaluate", "--run-dir", "tuned", *data, "--task", "joint", "--protocol", "full", cwd=tmp_path)
     found = json.loads(out.splitlines()[-1])
     assert found["instances"] > 100
     assert 0.5 < found["auc"] <= 1
-    _run("recommend", "--run", "tuned", *raw, "--k", 5, "--out", "best.parquet", cwd=tmp_path)
+    _run("recommend", "--run-dir", "tuned", *raw, "--k", 5, "--out", "best.parquet", cwd=tmp_path)
     assert (tmp_path / "best.parquet").is_file()

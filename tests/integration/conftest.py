@@ -39,7 +39,7 @@ def catalogue(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrained(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pre-trained run."""
     run = tmp_path_factory.mktemp("pretrained") / "run"
-    succeed("pretrain", "--data", catalogue, "--run", run, *TINY)
+    succeed("pretrain", "--data", catalogue, "--run-dir", run, *TINY)
     return run
 
 
@@ -47,7 +47,7 @@ def pretrained(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def tuned(catalogue: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run tuned from ``pretrained`` by ppr-light."""
     run = tmp_path_factory.mktemp("tuned") / "run"
-    succeed("tune", "--data", catalogue, "--init", pretrained, "--method", "ppr-light", "--run", run, *TINY)
+    succeed("tune", "--data", catalogue, "--init", pretrained, "--method", "ppr-light", "--run-dir", run, *TINY)
     return run
 
 

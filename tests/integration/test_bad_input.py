@@ -55,15 +55,15 @@ class Place:
         return self.tmp / name
 
     def train(self, *argv: Any) -> tuple[Any, ...]:
-        return ("pretrain", "--data", self.data, "--run", self.out, *TINY, *argv)
+        return ("pretrain", "--data", self.data, "--run-dir", self.out, *TINY, *argv)
 
     def tune(self, *argv: Any) -> tuple[Any, ...]:
-        given = {"--data": self.data, "--init": self.pretrained, "--method": "ppr-light", "--run": self.out}
+        given = {"--data": self.data, "--init": self.pretrained, "--method": "ppr-light", "--run-dir": self.out}
         given |= dict(zip(argv[::2], argv[1::2], strict=True))
         return ("tune", *(word for pair in given.items() for word in pair), *TINY)
 
     def recommend(self, *argv: Any) -> tuple[Any, ...]:
-        given = {"--run": self.tuned, "--users": self.raw / "users.parquet", "--out": self.out / "r.parquet"}
+        given = {"--run-dir": self.tuned, "--users": self.raw / "users.parquet", "--out": self.out / "r.parquet"}
         given |= dict(zip(argv[::2], argv[1::2], strict=True))
         return ("recommend", *(word for pair in given.items() for word in pair), "--progress", "false")
 
@@ -143,8 +143,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "adam tables": (lambda p: p.train("--tables.optimizer", "adam"), "tables.optimizer adam needs a GPU"),
     "bfloat16": (lambda p: p.train("--train.precision", "bfloat16"), "train.precision bfloat16 needs a GPU"),
     # Folders that are not what they should be.
-    "evaluate no run": (lambda p: ("evaluate", "--run", p.data, *EVALUATE), "data: not a run"),
-    "recommend no run": (lambda p: p.recommend("--run", p.tmp), "not a run"),
+    "evaluate no run": (lambda p: ("evaluate", "--run-dir", p.data, *EVALUATE), "data: not a run"),
+    "recommend no run": (lambda p: p.recommend("--run-dir", p.tmp), "not a run"),
     "tune from no run": (lambda p: p.tune("--init", p.tmp / "absent"), "absent: not a run"),
 }
 
@@ -167,8 +167,7 @@ def test_a_batch_smaller_than_the_world_ends_all_ranks_together(place: Place) ->
 def under_torchrun(tmp: Path, *argv: Any, ranks: int = 2, timeout: float = 120) -> tuple[int, str]:
     """Exit status and stderr; every process of the group is gone at the end, whatever happened."""
     words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-    # The bare "--": without it torchrun takes --run for an abbreviation of its own --run-path.
-    words += [f"--master-port={free_port()}", "-m", "--", f"ppr_dist.{argv[0]}", *map(str, argv[1:])]
+    words += [f"--master-port={free_port()}", "-m", f"ppr_dist.{argv[0]}", *map(str, argv[1:])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     with (tmp / "stderr").open("w+") as err:
         process = subprocess.Popen(words, stdout=err, stderr=err, env=environment, start_new_session=True)
@@ -253,7 +252,7 @@ def test_a_corrupt_member_ends_training_and_leaves_the_last_good_checkpoint(
     kept = checkpoints(place.out)
     assert [p.name for p in kept] == [f"step-{step:08d}" for step in steps[-2:]]
     assert sorted((place.out / "checkpoints").iterdir()) == kept
-    succeed("evaluate", "--run", place.out, *EVALUATE)  # tune-test's shards are whole
+    succeed("evaluate", "--run-dir", place.out, *EVALUATE)  # tune-test's shards are whole
 
 
 def test_a_rank_that_meets_a_corrupt_member_says_so_and_ends(place: Place) -> None:
@@ -277,7 +276,7 @@ def test_a_rank_that_meets_a_corrupt_member_says_so_and_ends(place: Place) -> No
 
 def test_data_of_another_catalogue_is_refused(place: Place, other: Path) -> None:
     wrong = "run was trained on another catalogue"
-    refused(run_command("evaluate", "--run", place.tuned, "--data", other, *EVALUATE), wrong)
+    refused(run_command("evaluate", "--run-dir", place.tuned, "--data", other, *EVALUATE), wrong)
     refused(run_command(*place.tune("--data", other)), wrong)
     refused(run_command(*place.recommend("--data", other)), wrong)
     assert not place.out.exists()
@@ -289,9 +288,9 @@ def test_a_run_does_not_resume_on_changed_data_nor_begin_anew(place: Place, raw:
     command = place.train("--data", data, "--train.max_steps", 2)
     succeed(*command)
     before = content(place.out)
-    refused(run_command(*command), "out already holds a run; pass --resume true")
+    refused(run_command(*command), "out already holds a run; pass --resume")
     assert content(place.out) == before
-    again = (*place.train("--data", data, "--train.max_steps", 3), "--resume", "true")
+    again = (*place.train("--data", data, "--train.max_steps", 3), "--resume")
     refused(run_command(*again, "--train.batch", 16), "checkpoint was written with batch 32, now 16")
     refused(run_command(*again, "--model.blocks", 2), "does not fit this model")
     assert content(place.out) == before
@@ -374,7 +373,7 @@ def test_a_damaged_run_is_refused(place: Place, name: str) -> None:
     shutil.copytree(place.tuned, run)
     damage(checkpoints(run)[-1])
     before = content(run)
-    refused(run_command(*place.recommend("--run", run)), pattern)
+    refused(run_command(*place.recommend("--run-dir", run)), pattern)
     assert content(run) == before
     assert not place.out.exists()
 
@@ -383,7 +382,7 @@ def test_a_damaged_position_is_refused_on_resume(place: Place) -> None:
     shutil.copytree(place.pretrained, place.out)
     _shorten(checkpoints(place.out)[-1] / "position.json")
     before = content(place.out)
-    refused(run_command(*place.train("--resume", "true")), "position.json: cannot be read")
+    refused(run_command(*place.train("--resume")), "position.json: cannot be read")
     assert content(place.out) == before
 
 
@@ -392,7 +391,7 @@ def test_a_checkpoint_cannot_run_code(place: Place) -> None:
     shutil.copytree(place.tuned, run)
     for name, payload in payloads(trap).items():
         (checkpoints(run)[-1] / ".metadata").write_bytes(payload)
-        done = run_command("evaluate", "--run", run, *EVALUATE)
+        done = run_command("evaluate", "--run-dir", run, *EVALUATE)
         assert not trap.exists(), name
         refused(done, r"\.metadata.*not checkpoint data")
 
@@ -422,9 +421,11 @@ def test_an_attribute_that_is_null_for_everyone_is_said_and_unknown(place: Place
     assert {a.name: a.cardinality for a in load_manifest(data).attributes} == {"age": 6, "gender": 3, "city": 1}
     succeed(*place.train("--data", data, "--train.max_steps", 1))
     run = place.tmp / "run"
-    succeed(*place.tune("--data", data, "--init", place.out, "--run", run), "--train.max_steps", 1)
+    succeed(*place.tune("--data", data, "--init", place.out, "--run-dir", run), "--train.max_steps", 1)
     users.assign(city="Oslo").to_parquet(place.tmp / "users.parquet")
-    succeed(*place.recommend("--run", run, "--users", place.tmp / "users.parquet", "--out", place.tmp / "r.parquet"))
+    succeed(
+        *place.recommend("--run-dir", run, "--users", place.tmp / "users.parquet", "--out", place.tmp / "r.parquet")
+    )
 
 
 def test_a_rank_without_users_in_a_step_takes_part(place: Place) -> None:

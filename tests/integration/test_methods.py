@@ -38,8 +38,8 @@ def test_what_learns(method: str, catalogue: Path, pretrained: Path, tmp_path: P
     flags = ("--data", catalogue, "--init", pretrained, "--method", method, *TINY)
     # The start: a first step of (almost) no length. lr must be above 0.
     still = ("--train.max_steps", 1, "--train.lr", 1e-30, "--tables.lr", 0.0)
-    succeed("tune", *flags, "--run", tmp_path / "start", *still, world_size=2)
-    succeed("tune", *flags, "--run", tmp_path / "run", "--train.max_steps", 4, world_size=2)
+    succeed("tune", *flags, "--run-dir", tmp_path / "start", *still, world_size=2)
+    succeed("tune", *flags, "--run-dir", tmp_path / "run", "--train.max_steps", 4, world_size=2)
     before, start, after = (tensors(run) for run in (pretrained, tmp_path / "start", tmp_path / "run"))
 
     backbone = ("dense.parameter.backbone", "dense.parameter.position")

@@ -60,7 +60,7 @@ def test_output_equals_brute_force(
     world_size: int,
 ) -> None:
     run, k, out = request.getfixturevalue(which), 7, tmp_path / "new" / "r.parquet"
-    words = ("--run", run, "--users", files[0], "--interactions", files[1], "--out", out, "--k", k)
+    words = ("--run-dir", run, "--users", files[0], "--interactions", files[1], "--out", out, "--k", k)
     # A batch that does not divide the users: the last pass is a small one, and in it a rank may have nobody.
     done = succeed("recommend", *words, "--batch", 41, "--progress", "false", world_size=world_size)
     assert f"{USERS} of " in done.lines[0]  # the clicks on an unknown item
@@ -90,7 +90,7 @@ def test_more_items_wanted_than_are_left(
     tmp_path: Path, catalogue: Path, tuned: Path, files: tuple[Path, Path]
 ) -> None:
     items, out = load_manifest(catalogue).items, tmp_path / "r.parquet"
-    words = ("--run", tuned, "--users", files[0], "--interactions", files[1], "--out", out, "--k", 10 * items)
+    words = ("--run-dir", tuned, "--users", files[0], "--interactions", files[1], "--out", out, "--k", 10 * items)
     succeed("recommend", *words, "--progress", "false", world_size=2)
     truth = run_ranks(all_scores, 1, tuned, catalogue, *files)[0]
     sizes = pd.read_parquet(out).groupby("user_id").size().to_dict()
@@ -108,7 +108,7 @@ def test_an_attribute_steers_the_ranking_of_a_tuned_run_alone(
         for run in (pretrained, tuned):
             out = tmp_path / f"{city}-{run.parent.name}.parquet"
             words = ("--users", tmp_path / f"{city}.parquet", "--interactions", raw / "interactions.parquet")
-            succeed("recommend", "--run", run, *words, "--out", out, "--k", 50, "--progress", "false")
+            succeed("recommend", "--run-dir", run, *words, "--out", out, "--k", 50, "--progress", "false")
             found[city, "tuned" if run == tuned else "pretrained"] = pd.read_parquet(out)
     pd.testing.assert_frame_equal(found["city-01", "pretrained"], found["city-02", "pretrained"])
     one, two = found["city-01", "tuned"], found["city-02", "tuned"]
@@ -125,7 +125,7 @@ def test_a_new_user_is_served_from_the_profile_alone(
     users = pd.DataFrame({"user_id": [-1, -2, -3], "city": ["city-01", "city-02", "city-01"], "age": 25})
     users.assign(gender=["male", "male", "female"]).to_csv(tmp_path / "users.csv", index=False)
     out = tmp_path / "r.parquet"
-    words = ("--run", tuned, "--users", tmp_path / "users.csv", "--out", out, "--k", 30, "--progress", "false")
+    words = ("--run-dir", tuned, "--users", tmp_path / "users.csv", "--out", out, "--k", 30, "--progress", "false")
     succeed("recommend", *words)
     truth = run_ranks(all_scores, 1, tuned, catalogue, tmp_path / "users.csv", None)[0]
     found = pd.read_parquet(out)

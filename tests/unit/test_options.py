@@ -18,6 +18,12 @@ class Arguments:
     """Where the apples go."""
     by_name: dict[str, int] = dataclasses.field(default_factory=dict)
     """How many of each."""
+    resume: bool = False
+    """Go on."""
+    places: list[Path] = dataclasses.field(default_factory=list)
+    """Some places."""
+    names: list[str] | str | None = None
+    """Some names."""
 
 
 def parse(*argv: str) -> tuple[Arguments, dict[str, Any]]:
@@ -29,6 +35,18 @@ def test_hyphens_stand_for_underscores_in_names_but_not_in_keys_of_the_users_own
     arguments, sections = parse("--out-dir", "a-b", "--train.zero-stage=1", "--by-name.my-key", "3")
     assert arguments == Arguments(out_dir="a-b", by_name={"my-key": 3})
     assert sections["train"] == config.Train(zero_stage=1)
+
+
+def test_a_bool_is_a_flag_and_a_list_is_words() -> None:
+    flags = ("--out-dir", "a", "--resume", "--places", "b", "7", "--names", "c", "d", "--train.batch", "3")
+    arguments, sections = parse(*flags)
+    places = [Path("b"), Path("7")]
+    assert arguments == Arguments(out_dir="a", resume=True, places=places, names=["c", "d"])
+    assert sections["train"].batch == 3
+    assert not parse("--out-dir", "a", "--resume", "false")[0].resume
+    assert parse("--out-dir", "a", "--places", "b")[0].places == [Path("b")]
+    assert parse("--out-dir", "a", "--places", '["b", "c"]')[0].places == [Path("b"), Path("c")]
+    assert parse("--out-dir", "a", "--names", "c,d")[0].names == "c,d"
 
 
 def test_help_shows_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +80,7 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
         (("--out-dir", "a", "--train.epochs", "1.5"), "train.epochs"),
         (("--out-dir", "a", "--train.epochs", "0"), "train.epochs must be above 0"),
         (("--out-dir", "a", "stray"), "stray"),
+        (("--out-dir", "a", "--resume", "perhaps"), "resume"),
     ],
 )
 def test_errors_name_the_key_in_one_line(argv: tuple[str, ...], pattern: str) -> None:
