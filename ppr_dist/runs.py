@@ -86,13 +86,18 @@ def check_catalogue(info: RunInfo, run: Path, manifest: Manifest, data: Path) ->
 
 
 def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, resume: bool) -> None:
-    """Write the run's description; raise :class:`UserError` where the folder holds a run and ``resume`` is off."""
+    """Write the run's description; raise :class:`UserError` where the folder holds a run and ``resume`` is off.
+
+    Resumed with positions counted otherwise, a model would fit and be wrong: that is refused too.
+    """
     if not resume:
         if checkpoints(run):
             raise UserError(f"{run} already holds a run; pass --resume to go on with it, or choose another folder")
         if run.is_file():
             raise UserError(f"{run} is a file; --run-dir takes a folder")
         (run / "metrics.jsonl").unlink(missing_ok=True)
+    elif checkpoints(run) and (positions := _config(run).model.positions) != config.model.positions:
+        raise UserError(f"{run} counts positions from the {positions}; resume it with --model.positions {positions}")
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     body = dataclasses.asdict(config)
     body["tables"]["sharding"] = str(config.tables.sharding) if config.tables.sharding else None
@@ -109,7 +114,15 @@ def read(run: Path) -> tuple[Config, RunInfo]:
         raise UserError(f"{run}: not a run (no run.json)") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{run / 'run.json'}: cannot be read ({error})") from error
-    return configuration.read(run / "config.yaml"), info
+    return _config(run), info
+
+
+def _config(run: Path) -> Config:
+    config = configuration.read(run / "config.yaml")
+    if "positions" in yaml.safe_load((run / "config.yaml").read_text())["model"]:
+        return config
+    # Written before there was a choice, when positions were counted back from the last interaction.
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, positions="last"))
 
 
 def item_counts(data: Path, column: Literal["train_count", "tune_count"]) -> Any:

@@ -105,9 +105,9 @@ class DenseTower(nn.Module):
     def _tokens(self, items: Tensor, view: _View) -> Tensor:
         """What enters the backbone, [R, D]."""
         owner, nth = view.owner, view.nth
-        # Positions count back from the most recent item, as with SASRec's left padding; the prompt has none.
-        age = view.lengths[owner] - 1 - nth
-        tokens = F.embedding(view.history, items) * math.sqrt(self.model.dim) + F.embedding(age, self.position)
+        # The prompt has no position.
+        position = nth if self.model.positions == "first" else view.lengths[owner] - 1 - nth
+        tokens = F.embedding(view.history, items) * math.sqrt(self.model.dim) + F.embedding(position, self.position)
         tokens = self.dropout(tokens)
         if self.prompt is None or view.x_u is None:
             return tokens

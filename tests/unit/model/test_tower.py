@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,9 @@ X = torch.randn(len(HISTORIES), FEATURES, generator=torch.Generator().manual_see
 Y = torch.randn(len(HISTORIES), FEATURES, generator=torch.Generator().manual_seed(2))
 
 
-def tower(*, with_prompt: bool = True, with_tower: bool = True, tokens: int = 2, dropout: float = 0.0) -> DenseTower:
+def tower(*, with_prompt: bool = True, with_tower: bool = True, tokens: int = 2, **model_fields: Any) -> DenseTower:
     torch.manual_seed(3)
-    model = Model(dim=DIM, blocks=2, heads=2, max_length=8, dropout=dropout)
+    model = Model(dim=DIM, blocks=2, heads=2, max_length=8, **{"dropout": 0.0, "positions": "first", **model_fields})
     prompt = Prompt(tokens=tokens, hidden=7, attribute_dim=3)
     made = DenseTower(model, prompt, attributes=2, with_prompt=with_prompt, with_tower=with_tower)
     with torch.no_grad():
@@ -114,7 +115,28 @@ def test_order_matters(made: DenseTower) -> None:
     assert (slots(made, swapped)[0][-1] - slots(made, HISTORIES)[0][-1]).abs().max() > 1e-3
 
 
-def test_positions_count_back_from_the_most_recent_item(made: DenseTower) -> None:
+def test_training_on_a_history_asks_what_evaluation_asks_at_each_prefix(made: DenseTower) -> None:
+    """Evaluation sees a history cut at the prefix: its vector is the one that training learned there."""
+    for i, history in enumerate(HISTORIES):
+        together = slots(made, [history], X[i : i + 1], Y[i : i + 1])[0]
+        for prefix in range(len(history) + 1):
+            cut = slots(made, [history[:prefix]], X[i : i + 1], Y[i : i + 1])[0][-1]
+            torch.testing.assert_close(together[prefix], cut, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_count_from_the_first_item_kept(made: DenseTower) -> None:
+    with torch.no_grad():
+        before = slots(made, HISTORIES)
+        made.position[3] += 1.0 + torch.arange(DIM)  # not a shift that a norm takes out
+        after = slots(made, HISTORIES)
+    for i, history in enumerate(HISTORIES):
+        moved = (after[i] - before[i]).abs().amax(1) > 1e-4
+        assert moved.tolist() == [prefix > 3 for prefix in range(len(history) + 1)]
+
+
+@pytest.mark.parametrize("parts", [(True, True), (False, True), (False, False)])
+def test_or_back_from_the_most_recent_item(parts: tuple[bool, bool]) -> None:
+    made = tower(with_prompt=parts[0], with_tower=parts[1], positions="last")
     with torch.no_grad():
         before = slots(made, HISTORIES)
         made.position[0] += 1.0 + torch.arange(DIM)  # not a shift that a norm takes out
