@@ -127,4 +127,5 @@ def _config(run: Path) -> Config:
 
 def item_counts(data: Path, column: Literal["train_count", "tune_count"]) -> Any:
     """Training clicks of each item in pre-training or tuning, int64 [N]."""
-    return pq.read_table(data / "items.parquet", columns=[column]).column(column).to_numpy()
+    # Absolute: for pyarrow a relative "shop:v2" is a URL.
+    return pq.read_table((data / "items.parquet").absolute(), columns=[column]).column(column).to_numpy()

@@ -34,7 +34,7 @@ def load_trained(run: Path, data: Path | None, ranks: Mesh) -> Trained:
     Raises :class:`UserError` where the run, its checkpoint or its data are missing or do not belong together.
     """
     config, info = on_main(lambda: runs.read(run))
-    folder = data or Path(info.data)
+    folder = (data or Path(info.data)).absolute()  # for pyarrow a relative "shop:v2" is a URL
     manifest = on_main(lambda: load_manifest(folder))
     runs.check_catalogue(info, run, manifest, folder)
     checkpoint = on_main(lambda: latest(run))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ MANIFEST = "manifest.json"
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shard:
     path: str
-    """Path relative to the data folder."""
+    """Path relative to the data folder: SPLIT/NNNNN.tar and nothing else."""
     users: int
     events: int
     bytes: int
@@ -106,6 +107,10 @@ def load_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**body)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a manifest of ppr_dist ({error})") from error
+    for name, split in manifest.splits.items():
+        for shard in split.shards:
+            if not re.fullmatch(r"([a-z-]+)/[0-9]{5,}\.tar", str(shard.path)) or shard.path.split("/")[0] != name:
+                raise UserError(f"{path}: split {name!r}: shard path {shard.path!r} is not {name}/NNNNN.tar")
     if manifest.sealed().fingerprint != manifest.fingerprint:
         raise UserError(f"{path}: fingerprint does not match its content; run prepare again")
     return manifest

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import webdataset as wds
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ppr_dist.data.manifest import Manifest, Shard
 from ppr_dist.errors import UserError
@@ -96,20 +96,20 @@ def _check_content(path: Path, sha256: str) -> None:
 
 
 def _members(path: Path, expected_users: int) -> Iterator[pa.RecordBatch]:
-    # A plain pipeline: which rank and worker reads which shard is decided in stream.py, not by webdataset.
-    pipeline = wds.DataPipeline(wds.SimpleShardList([str(path)]), wds.tarfile_to_samples())
     users = 0
     try:
-        for sample in pipeline:
-            member = f"{path}: member {sample['__key__']}.arrow"
-            try:
-                with pa.ipc.open_stream(sample["arrow"]) as reader:
-                    for batch in reader:
-                        batch.validate(full=True)
-                        users += batch.num_rows
-                        yield batch
-            except (pa.ArrowException, KeyError, OSError) as error:
-                raise UserError(f"{member}: not a valid Arrow record batch ({_first_line(error)})") from error
+        # Opened here, and not by webdataset: for its opener a path is a URL, and one of "pipe:…" a command to run.
+        with path.open("rb") as file:
+            for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": file}])):
+                member = f"{path}: member {sample['__key__']}.arrow"
+                try:
+                    with pa.ipc.open_stream(sample["arrow"]) as reader:
+                        for batch in reader:
+                            batch.validate(full=True)
+                            users += batch.num_rows
+                            yield batch
+                except (pa.ArrowException, KeyError, OSError) as error:
+                    raise UserError(f"{member}: not a valid Arrow record batch ({_first_line(error)})") from error
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as a tar shard ({_first_line(error)})") from error
     if users != expected_users:
