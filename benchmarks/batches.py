@@ -28,7 +28,6 @@ def random_batch(config: Config, items: int, step: int, *, shortest: int, group_
         seed=0,
         rank=0,
         world_size=1,
-        capacity=users,
         group_tokens=group_tokens,
     )
     drawn = Users(

@@ -159,7 +159,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
                         users = dataclasses.replace(users, items=rng.integers(0, manifest.items, len(users.items)))
                     batch = collator(users, epoch=0, step=step, global_users=total)
                     start = time.perf_counter()
-                    train_step(parallel, batch, send(parallel, batch), config, loader.stream.capacity)
+                    train_step(parallel, batch, send(parallel, batch), config)
                     seconds = time.perf_counter() - start
                     if number >= WARM_UP:
                         real, slots = int(batch.lengths.sum()), sum(group.users * group.width for group in batch.groups)

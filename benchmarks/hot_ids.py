@@ -95,7 +95,6 @@ def _batches(data: Path, manifest: Any, counts: np.ndarray, rank: int, world: in
         seed=0,
         rank=rank,
         world_size=world,
-        capacity=stream.capacity,
     )
     steps = range(min(STEPS, stream.steps))
     return [collator(users, epoch=0, step=k, global_users=total) for k, total, users in stream.batches(0, steps)]

@@ -115,7 +115,6 @@ def _batches(data: Path, manifest: Manifest) -> Iterator[Any]:
         seed=0,
         rank=0,
         world_size=1,
-        capacity=stream.capacity,
     )
     for step, total, users in stream.batches(0, range(stream.steps)):
         yield collator(users, epoch=0, step=step, global_users=total)

@@ -217,7 +217,7 @@ def _run_rank(given: dict[str, Any]) -> None:
             for _ in range(steps):
                 start = time.perf_counter()
                 batch, sent = next(batches)
-                trainer.train_step(parallel, batch, sent, config, loader.stream.capacity)
+                trainer.train_step(parallel, batch, sent, config)
                 positions += batch.total_targets
                 seconds.append(time.perf_counter() - start)
             return {"steps": seconds, "positions": positions, "phases": phases.seconds}

@@ -64,6 +64,8 @@ class Batch:
     """Contrastive view: histories with interactions dropped, rows of item_ids, int64 [T']; None = no views."""
     masked_lengths: Tensor | None = None
     """Length of each masked history, int64 [B]."""
+    most_users: int = 0
+    """Training: users of the rank that has most in this step; what is gathered by user is padded to as many rows."""
     masked_groups: tuple[Group, ...] = ()
     """The same users' groups in the masked view."""
 

@@ -90,6 +90,9 @@ class Loss:
     """softmax: uniform negatives shared by the whole batch, summed over ranks. bpr and bce: negatives per target."""
     in_batch_per_user: int = 4
     """softmax: targets of each user that serve as candidates for every user of every rank; 0 = none."""
+    in_batch_users: int = 4_096
+    """softmax: most users of a step whose targets serve; of a larger batch as many are drawn, so that the candidates of
+    a step do not grow with the number of ranks."""
     temperature: float = 1.0
     """Logits are divided by this."""
     logit_chunk: int = 1_048_576
@@ -104,7 +107,7 @@ class Loss:
     """γ2: share of interactions dropped in the second view (never the last)."""
 
     def __post_init__(self) -> None:
-        _positive(self, "loss", "temperature", "contrastive_temperature", "logit_chunk")
+        _positive(self, "loss", "temperature", "contrastive_temperature", "logit_chunk", "in_batch_users")
         _probability(self, "loss", "attribute_mask", "behaviour_mask")
         if self.uniform_negatives < 0 or self.in_batch_per_user < 0:
             raise UserError("loss.uniform_negatives and loss.in_batch_per_user must not be negative")

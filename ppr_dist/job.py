@@ -65,7 +65,6 @@ def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
         seed=config.train.seed,
         rank=mesh.rank,
         world_size=mesh.world_size,
-        capacity=stream.capacity,
         group_tokens=config.stream.group_tokens or (65_536 if mesh.device.type == "cuda" else None),
     )
     if config.stream.workers:

@@ -106,19 +106,22 @@ def prediction_loss(
     )
 
 
-def contrastive_loss(loss: Loss, shared: Shared, views: Views, capacity: int) -> Tensor:
-    """Gather both views of all ranks and compute L_CL summed over this rank's users.
-
-    ``capacity``: most users a rank can hold; views are padded to it so that every rank sends the same size.
-    """
-    users, device = len(views.state), views.state.device
-    real = (torch.arange(capacity, device=device) < shared.users[:, None]).flatten()
-    own = torch.arange(users, device=device) + dist.get_rank() * capacity
+def contrastive_loss(loss: Loss, batch: Batch, shared: Shared, views: Views) -> Tensor:
+    """Gather both views of all ranks, padded to ``batch.most_users``; compute L_CL summed over this rank's users."""
+    users, most, device = len(views.state), batch.most_users, views.state.device
+    real = (torch.arange(most, device=device) < shared.users[:, None]).flatten()
+    own = torch.arange(users, device=device) + dist.get_rank() * most
     total = views.state.new_zeros(())
-    gatherings = [Gathering(pad_rows(view, capacity)) for view in (views.attribute_masked, views.behaviour_masked)]
+    gatherings = [Gathering(pad_rows(view, most)) for view in (views.attribute_masked, views.behaviour_masked)]
     for gathering in gatherings:
-        keys = gathering.result()
-        total = total + info_nce(views.state, keys, own=own, real=real, temperature=loss.contrastive_temperature)
+        total = total + info_nce(
+            views.state,
+            gathering.result(),
+            own=own,
+            real=real,
+            temperature=loss.contrastive_temperature,
+            logit_chunk=loss.logit_chunk,
+        )
     return total
 
 
@@ -141,7 +144,6 @@ def step_loss(
     candidates: Gathering | None,
     user: Tensor,
     views: Views | None,
-    capacity: int,
 ) -> StepLoss:
     """L_p + λ·L_CL (PPR eq. 12), each the mean over all ranks' targets or users.
 
@@ -152,7 +154,7 @@ def step_loss(
     prediction = prediction_loss(loss, batch, shared, items, candidates, user) / targets
     contrastive = prediction.new_zeros(())
     if views is not None:
-        contrastive = contrastive_loss(loss, shared, views, capacity) / users
+        contrastive = contrastive_loss(loss, batch, shared, views) / users
     return StepLoss(
         backward=world * (prediction + loss.contrastive_weight * contrastive),
         prediction=prediction.detach(),

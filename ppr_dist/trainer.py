@@ -38,12 +38,12 @@ def send(parallel: Parallel, batch: Batch) -> Sent:
     return Sent(parallel.tables.send_ids(batch), shared())
 
 
-def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config, capacity: int) -> StepLoss:
+def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config) -> StepLoss:
     """One step: look up, gather, forward, loss, backward (tables move here), dense update."""
     items, prompt_profile, tower_profile = parallel.tables.look_up(sent.ids)
     candidates = gather_candidates(config.loss, batch, items)
     user, views = parallel.engine(items, batch, prompt_profile, tower_profile, config.loss.attribute_mask)
-    loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views, capacity)
+    loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views)
     parallel.engine.backward(loss.backward)
     parallel.engine.step()
     return loss
@@ -70,7 +70,7 @@ def train(
             if step >= total:
                 break
             lr = _warm_up(parallel, config, step)
-            loss = train_step(parallel, batch, sent, config, loader.stream.capacity)
+            loss = train_step(parallel, batch, sent, config)
             step += 1
             observer.step(
                 step,

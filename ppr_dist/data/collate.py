@@ -19,7 +19,7 @@ from ppr_dist.data.counter_random import integers, uniform
 from ppr_dist.data.padding import group_by_length, ragged_arange, regroup
 from ppr_dist.data.users import Int64, Users
 
-_NEGATIVE, _PICK, _DROP = 11, 12, 13  # what a draw is for, as a word of its key
+_NEGATIVE, _PICK, _DROP, _LEND = 11, 12, 13, 14  # what a draw is for, as a word of its key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class Collator:
     items: int
     """Size of the catalogue."""
     probability: npt.NDArray[np.float32]
-    """Share of each item among the split's training targets, [items]; the in-batch proposal of logQ."""
+    """Share of each item among the split's training clicks, [items]; the in-batch proposal of logQ. Of whole histories,
+    where targets are the last ``max_length`` of each: an item clicked early in long ones counts for a little more."""
     max_length: int
     hold_out: int
     """Last interactions of each user kept out of training (2 in pre-training: validation and test target)."""
@@ -41,8 +42,6 @@ class Collator:
     seed: int
     rank: int
     world_size: int
-    capacity: int
-    """Most users of one rank in a step: fixes C."""
     group_tokens: int | None = None
     """Tokens an attention group holds before a shorter history opens the next; None: what suits a CPU."""
 
@@ -66,7 +65,8 @@ class Collator:
         parts: dict[str, Int64] = {"clicks": items}
         log_q = None
         if self.loss.kind == "softmax":
-            who = np.flatnonzero(clicks)
+            lends = self._lenders(epoch, step, global_users, len(index))[by_length]
+            who = np.flatnonzero(lends & (clicks > 0))
             picks = self._picks(epoch, index[who], (clicks - first_slot)[who])
             first_target = (np.cumsum(clicks) - clicks + first_slot)[who]
             in_batch = items[(first_target[:, None] + picks).ravel()]
@@ -90,6 +90,7 @@ class Collator:
             targets=torch.from_numpy(rows["clicks"][is_target]),
             profile=torch.from_numpy(users.attributes[:, by_length]),
             total_targets=float(len(owner)),
+            most_users=-(-global_users // self.world_size),
             candidates=torch.from_numpy(rows["candidates"]) if "candidates" in rows else None,
             candidate_log_q=torch.from_numpy(log_q) if log_q is not None else None,
             negatives=torch.from_numpy(rows["negatives"].reshape(-1, self.loss.uniform_negatives))
@@ -97,6 +98,21 @@ class Collator:
             else None,
         )
         return self._with_view(batch, epoch) if self.views else batch
+
+    def _lenders(self, epoch: int, step: int, global_users: int, users: int) -> npt.NDArray[np.bool_]:
+        """Which of this rank's users lend targets as candidates, [users] in the order of the global batch.
+
+        Where the batch has more than ``in_batch_users``, one at random of each of as many equal parts of it.
+        """
+        most = self.loss.in_batch_users
+        if global_users <= most:
+            return np.ones(users, np.bool_)
+        edges = np.arange(most + 1) * global_users // most
+        draw = integers(2**62, self.seed, _LEND, epoch, step, np.arange(most))
+        chosen = edges[:-1] + draw % np.diff(edges) - self.rank * global_users // self.world_size
+        lends = np.zeros(users, np.bool_)
+        lends[chosen[(chosen >= 0) & (chosen < users)]] = True
+        return lends
 
     def _picks(self, epoch: int, index: Int64, targets_each: Int64) -> Int64:
         """Which of its targets each user lends as in-batch candidates, [users, k]."""
@@ -115,17 +131,21 @@ class Collator:
         """This rank's share of the candidates and log E[count] of each under both proposals together.
 
         In-batch and uniform candidates are one mixture (Yang et al., "Mixed Negative Sampling for Learning
-        Two-tower Neural Networks in Recommendations", WWW 2020, §3.2): E[count of j] = K/items + k·users·p_j. With p_j
-        the item's share of the split's clicks this is close, not exact: each user lends k of its own targets, so the
-        clicks of users with few count for more.
+        Two-tower Neural Networks in Recommendations", WWW 2020, §3.2): E[count of j] = K/items + k·lenders·p_j. With
+        p_j the item's share of the split's clicks this is close, not exact: each lender gives k of its own targets, so
+        the clicks of users with few count for more.
         """
         per_user, uniforms = self.loss.in_batch_per_user, self.loss.uniform_negatives
         first, last = self.rank * uniforms // self.world_size, (self.rank + 1) * uniforms // self.world_size
         uniform_ids = integers(self.items, self.seed, _NEGATIVE, epoch, step, np.arange(first, last))
 
         ids = np.concatenate([in_batch, uniform_ids])
-        expected = uniforms / self.items + per_user * global_users * self.probability[ids]
-        size = self.capacity * per_user + -(-uniforms // self.world_size)
+        lenders = min(global_users, self.loss.in_batch_users)
+        expected = uniforms / self.items + per_user * lenders * self.probability[ids]
+        # The same on every rank: n neighbours of the batch lie in at most n·lenders/users + 2 of its parts.
+        most_users = -(-global_users // self.world_size)
+        most_lenders = min(most_users, most_users * lenders // max(1, global_users) + 2)
+        size = most_lenders * per_user + -(-uniforms // self.world_size)
         padding = size - len(ids)
         # Padding repeats an id of the batch, so that it adds nothing to the look-up.
         filler = ids[:1] if len(ids) else np.zeros(1, np.int64)

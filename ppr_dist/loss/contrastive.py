@@ -1,4 +1,4 @@
-"""Prompt-oriented contrastive loss (PPR §4.4, eq. 11): a user's state against the views of all users.
+"""Prompt-oriented contrastive loss (PPR §3.5): a user's state against the views of all users.
 
 Shapes: B users, N keys, D width.
 """
@@ -9,14 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppr_dist.loss.softmax import sampled_softmax
 
-def info_nce(anchor: Tensor, keys: Tensor, *, own: Tensor, real: Tensor, temperature: float) -> Tensor:
+
+def info_nce(
+    anchor: Tensor, keys: Tensor, *, own: Tensor, real: Tensor, temperature: float, logit_chunk: int
+) -> Tensor:
     """Return the sum over B of −log softmax of cos(anchor, own key) / τ over all real keys; a scalar.
+
+    A softmax whose candidates are the keys, so it too holds at most ``logit_chunk`` logits at once.
 
     Args:
         anchor: [B, D]; keys: views of all users of all ranks [N, D]; own: int64 [B], each anchor's key;
         real: bool [N], false for padding.
     """
-    logits = F.normalize(anchor, dim=-1) @ F.normalize(keys, dim=-1).T / temperature
-    logits = logits.masked_fill(~real, -torch.inf)
-    return F.cross_entropy(logits, own, reduction="sum") if len(anchor) else logits.sum() * 0.0
+    keys = F.normalize(keys, dim=-1)
+    return sampled_softmax(
+        F.normalize(anchor, dim=-1),
+        keys.index_select(0, own),
+        keys,
+        positive_ids=own,
+        candidate_ids=torch.arange(len(keys), device=keys.device),
+        log_q=torch.zeros_like(keys[:, 0]).masked_fill(~real, torch.inf),
+        temperature=temperature,
+        logit_chunk=logit_chunk,
+    )

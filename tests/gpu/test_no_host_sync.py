@@ -84,7 +84,7 @@ def test_a_step_never_waits(kind: str, precision: str, optimizer: str, tuning: b
         set_lr(parallel.engine, 1e-3 / (number + 1))
         parallel.tables.set_lr(0.1 / (number + 1))
         batch = batches[number].to(gpu.device)
-        loss = train_step(parallel, batch, send(parallel, batch), config, collator.capacity)
+        loss = train_step(parallel, batch, send(parallel, batch), config)
         observer.step(
             number + 1,
             0,

@@ -35,7 +35,7 @@ def _train(parallel: Parallel, config: Config, collator: object, gpu: Mesh, numb
     losses = []
     for number in numbers:
         batch = collator(users(), epoch=0, step=number, global_users=USERS).to(gpu.device)  # type: ignore[operator]
-        loss = train_step(parallel, batch, send(parallel, batch), config, collator.capacity)  # type: ignore[attr-defined]
+        loss = train_step(parallel, batch, send(parallel, batch), config)  # type: ignore[attr-defined]
         losses.append(float(loss.prediction))
     return losses
 

@@ -80,7 +80,6 @@ def build(mesh: Mesh, config: Config, *, tuning: bool, train_items: bool = True)
         seed=5,
         rank=mesh.rank,
         world_size=mesh.world_size,
-        capacity=-(-USERS // mesh.world_size),
     )
     return parallel, collator
 
@@ -135,7 +134,7 @@ def steps(
         items, *profiles = parallel.tables.look_up(sent.ids)
         candidates = gather_candidates(config.loss, batch, items)
         user, views = parallel.engine(items, batch, *profiles, 0.0)
-        loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views, collator.capacity)
+        loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views)
         parallel.engine.backward(loss.backward)
         if config.train.zero_stage == 0 and step == 0:
             named = parallel.engine.module.named_parameters()

@@ -72,7 +72,7 @@ def trained(mesh: Mesh, way: Any, loss: str) -> dict[str, np.ndarray]:
     batches = ((step, collator(mine, epoch=0, step=step, global_users=USERS)) for step in range(STEPS))
     count = 0
     for batch, sent in way(batches, parallel, mesh):
-        train_step(parallel, batch, sent, config, collator.capacity)
+        train_step(parallel, batch, sent, config)
         count += 1
     assert count == STEPS
     return whole_tables(parallel) | {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}

@@ -43,7 +43,7 @@ def _train(
         assert position.step == start
     for step in range(start, stop):
         batch = collator(part(users(), mesh), epoch=0, step=step, global_users=USERS)
-        train_step(parallel, batch, send(parallel, batch), config, collator.capacity)
+        train_step(parallel, batch, send(parallel, batch), config)
     if not start:
         checkpointer.save(parallel, Position(step=stop, stream=stream, world_size=mesh.world_size))
     dense = {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}

@@ -36,7 +36,6 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
     """
     if gather:
         objective.Gathering = lambda x: Pending(None, lambda: gather(x))  # type: ignore[assignment, misc]
-    capacity = -(-COUNT // mesh.world_size)
     collator = Collator(
         loss=config,
         items=ITEMS,
@@ -48,7 +47,6 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
         seed=1,
         rank=mesh.rank,
         world_size=mesh.world_size,
-        capacity=capacity,
     )
     batch = collator(rank_part(USERS, mesh.rank, mesh.world_size), epoch=0, step=0, global_users=COUNT)
     leaves = {
@@ -68,7 +66,6 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
         objective.gather_candidates(config, batch, items),
         leaves["users"][batch.users[batch.owner], batch.prefix],
         views,
-        capacity,
     )
     loss.backward.backward()
     return {
@@ -90,6 +87,7 @@ def together(config: Loss, world_size: int, gather: Callable[..., Any] | None = 
 
 CONFIGS = {
     "softmax": Loss(kind="softmax", uniform_negatives=13, in_batch_per_user=2, temperature=0.7, logit_chunk=300),
+    "softmax, 5 users lend": Loss(kind="softmax", uniform_negatives=13, in_batch_users=5, logit_chunk=30),
     "bpr": Loss(kind="bpr", uniform_negatives=3, temperature=0.7),
 }
 

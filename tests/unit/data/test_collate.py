@@ -42,7 +42,6 @@ def collate(
         "first_slot": 1,
         "views": False,
         "seed": 5,
-        "capacity": -(-COUNT // world_size),
     }
     collator = Collator(**given | settings, rank=rank, world_size=world_size)
     return collator(rank_part(users, rank, world_size), epoch=epoch, step=step, global_users=len(users))
@@ -113,6 +112,31 @@ def test_ranks_together_draw_the_candidates_of_one_rank(loss: tuple[int, int], w
     assert len({len(batch.candidates) for batch in many}) == 1  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("most", [1, 3, 7, 39])
+@pytest.mark.parametrize("world_size", [2, 3, 7, 40])
+def test_a_cap_on_lending_users_draws_the_same_candidates_on_any_number_of_ranks(most: int, world_size: int) -> None:
+    settings = {"loss": Loss(uniform_negatives=5, in_batch_per_user=2, in_batch_users=most)}
+    one, many = collate(**settings), over_ranks(world_size, **settings)
+    assert 5 < len(pairs(one)) <= 5 + 2 * most  # some who are chosen have no target to lend
+    assert sorted(pair for batch in many for pair in pairs(batch)) == sorted(pairs(one))
+    sizes = {len(batch.candidates) for batch in many}  # type: ignore[arg-type]
+    assert len(sizes) == 1
+    assert sizes.pop() <= 2 * (most * -(-COUNT // world_size) // COUNT + 2) + -(-5 // world_size)
+
+
+def test_every_user_lends_as_often_under_a_cap() -> None:
+    most, steps = 10, 2_000
+    # Each user clicks on one item alone, so that a candidate names its lender.
+    users = dataclasses.replace(
+        USERS, items=np.repeat(np.arange(COUNT), 3), offsets=3 * np.arange(COUNT + 1), attributes=USERS.attributes
+    )
+    loss = Loss(uniform_negatives=0, in_batch_per_user=1, in_batch_users=most)
+    drawn = [item for step in range(steps) for item, _ in pairs(collate(users, step=step, loss=loss))]
+    share = np.bincount(drawn, minlength=COUNT) / steps
+    expected = most / COUNT  # what log q says, p_j being 1 / users here
+    assert np.abs(share - expected).max() < 4 * np.sqrt(expected * (1 - expected) / steps)
+
+
 def test_candidates_are_uniform_draws_and_targets_of_each_user() -> None:
     batch = collate(hold_out=2, first_slot=1)
     drawn = pairs(batch)
@@ -179,7 +203,7 @@ def test_views_drop_a_share_but_never_the_last_click() -> None:
     dropped = total = 0
     views = []
     for epoch in (0, 1):
-        batch = collate(users, epoch=epoch, views=True, loss=loss, capacity=400)
+        batch = collate(users, epoch=epoch, views=True, loss=loss)
         assert batch.masked_history is not None
         assert batch.masked_lengths is not None
         assert [g.users for g in batch.masked_groups] == [g.users for g in batch.groups]
@@ -243,7 +267,6 @@ def test_ids_beyond_32_bits_survive_from_file_to_batch(tmp_path: Path) -> None:
             seed=0,
             rank=0,
             world_size=1,
-            capacity=COUNT,
         )
         batch = collator(part, epoch=0, step=step, global_users=total)
         kept |= histories(batch, batch.history, batch.lengths)

@@ -43,7 +43,6 @@ def loader(data: tuple[Path, Manifest], rank: int, world_size: int, workers: int
         seed=1,
         rank=rank,
         world_size=world_size,
-        capacity=stream.capacity,
     )
     return Loader(stream, collator, workers)
 

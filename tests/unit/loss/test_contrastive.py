@@ -9,7 +9,7 @@ import torch
 from ppr_dist.loss.contrastive import info_nce
 from ppr_dist.parallel.collectives import pad_rows
 
-B, WIDTH, TAU = 4, 5, 0.2
+B, WIDTH, TAU, CHUNK = 4, 5, 0.2, 20  # chunks of two or three anchors
 
 
 def vectors(rows: int, seed: int) -> torch.Tensor:
@@ -30,10 +30,10 @@ def by_hand(anchor: torch.Tensor, keys: torch.Tensor, own: torch.Tensor, real: t
 def test_is_the_formula_and_sees_only_real_keys() -> None:
     anchor, keys = vectors(B, 0), vectors(9, 1)
     own, real = torch.tensor([5, 6, 7, 0]), torch.ones(9, dtype=torch.bool)
-    found = float(info_nce(anchor, keys, own=own, real=real, temperature=TAU))
+    found = float(info_nce(anchor, keys, own=own, real=real, temperature=TAU, logit_chunk=CHUNK))
     assert abs(found - by_hand(anchor, keys, own, real)) < 1e-10
     real[[3, 8]] = False
-    masked = float(info_nce(anchor, keys, own=own, real=real, temperature=TAU))
+    masked = float(info_nce(anchor, keys, own=own, real=real, temperature=TAU, logit_chunk=CHUNK))
     assert abs(masked - by_hand(anchor, keys, own, real)) < 1e-10
     assert masked < found
 
@@ -44,7 +44,9 @@ def test_padding_rows_change_neither_value_nor_gradient() -> None:
         anchor, view = vectors(B, 0).requires_grad_(), vectors(B, 1).requires_grad_()
         keys = pad_rows(view, size)
         assert keys.shape == (size, WIDTH)
-        loss = info_nce(anchor, keys, own=torch.arange(B), real=torch.arange(size) < B, temperature=TAU)
+        loss = info_nce(
+            anchor, keys, own=torch.arange(B), real=torch.arange(size) < B, temperature=TAU, logit_chunk=CHUNK
+        )
         results.append([loss.detach(), *torch.autograd.grad(loss, [anchor, view])])
     for short, padded in zip(*results, strict=True):
         assert torch.isfinite(padded).all()
@@ -55,13 +57,15 @@ def test_gradcheck() -> None:
     real = torch.tensor([True, True, False, True, True, True])
     tensors = [vectors(B, 0).requires_grad_(), vectors(6, 1).requires_grad_()]
     own = torch.tensor([0, 1, 3, 5])
-    assert torch.autograd.gradcheck(lambda a, k: info_nce(a, k, own=own, real=real, temperature=TAU), tensors)
+    assert torch.autograd.gradcheck(
+        lambda a, k: info_nce(a, k, own=own, real=real, temperature=TAU, logit_chunk=CHUNK), tensors
+    )
 
 
 def test_a_rank_without_users_stays_in_the_graph() -> None:
     keys = vectors(3, 1).requires_grad_()
     real, own = torch.tensor([True, True, False]), torch.zeros(0, dtype=torch.int64)
-    loss = info_nce(vectors(0, 0), keys, own=own, real=real, temperature=TAU)
+    loss = info_nce(vectors(0, 0), keys, own=own, real=real, temperature=TAU, logit_chunk=CHUNK)
     loss.backward()
     assert loss == 0
     assert keys.grad is not None
