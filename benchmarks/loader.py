@@ -131,7 +131,7 @@ def _tokens(data: Path, manifest: Manifest) -> tuple[int, int]:
 def _all_users(data: Path, manifest: Manifest, most: int) -> pa.Table:
     from ppr_dist.data.users import read_shards
 
-    return read_shards(data, manifest.split("pretrain").shards).slice(0, most)
+    return read_shards(data, manifest.split("pretrain").shards, manifest).slice(0, most)
 
 
 def _write_members(table: pa.Table, path: Path) -> None:

@@ -128,7 +128,7 @@ class UserStream:
     def batches(self, epoch: int, steps: range) -> Iterator[tuple[int, int, Users]]:
         """Yield (step, users in the global batch, this rank's users) for the given steps of an epoch."""
         lanes = self._deal(epoch)
-        readers = [_LaneReader(self.folder, lane, self.seed, self.shuffle) for lane in lanes]
+        readers = [_LaneReader(self.folder, self.manifest, lane, self.seed, self.shuffle) for lane in lanes]
         for step in steps:
             spans = [(step * n // self.steps, (step + 1) * n // self.steps) for n in (lane.users for lane in lanes)]
             total = sum(stop - start for start, stop in spans)
@@ -160,8 +160,8 @@ class UserStream:
 class _LaneReader:
     """Reads a lane front to back, one window in memory; can start anywhere at the cost of one window."""
 
-    def __init__(self, folder: Path, lane: _Lane, seed: int, shuffle: bool) -> None:
-        self.folder, self.lane, self.seed, self.shuffle = folder, lane, seed, shuffle
+    def __init__(self, folder: Path, manifest: Manifest, lane: _Lane, seed: int, shuffle: bool) -> None:
+        self.folder, self.manifest, self.lane, self.seed, self.shuffle = folder, manifest, lane, seed, shuffle
         self.window, self.table, self.begin = -1, None, 0
 
     def take(self, start: int, stop: int) -> Iterator[pa.Table]:
@@ -180,7 +180,7 @@ class _LaneReader:
 
     def _load(self, number: int) -> pa.Table:
         if self.window != number or self.table is None:
-            table = read_shards(self.folder, self.lane.windows[number])
+            table = read_shards(self.folder, self.lane.windows[number], self.manifest)
             if self.shuffle:
                 lengths = pc.list_value_length(table.column("items")).to_numpy()
                 table = table.take(pa.array(stratified_permutation(lengths, self.seed, *self.lane.key, number)))

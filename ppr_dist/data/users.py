@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ppr_dist.data.manifest import Manifest, Shard
@@ -72,16 +73,17 @@ def check_shards(folder: Path, shards: Sequence[Shard]) -> None:
             )
 
 
-def read_shards(folder: Path, shards: Sequence[Shard]) -> pa.Table:
+def read_shards(folder: Path, shards: Sequence[Shard], manifest: Manifest) -> pa.Table:
     """Read whole shards into one table, in the order given.
 
-    Raises :class:`UserError` naming the shard (and member) that is truncated, corrupt or incomplete.
+    Raises :class:`UserError` naming the shard (and member) that is truncated, corrupt or incomplete, or that holds an
+    item or attribute value outside its table.
     """
-    return pa.concat_tables([_read_shard(folder / shard.path, shard) for shard in shards])
+    return pa.concat_tables([_read_shard(folder / shard.path, shard, manifest) for shard in shards])
 
 
-def _read_shard(path: Path, shard: Shard) -> pa.Table:
-    table = pa.Table.from_batches(list(_members(path, shard.users)))
+def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> pa.Table:
+    table = pa.Table.from_batches(list(_members(path, shard.users, manifest)))
     # After the members, whose complaints say more; a wrong number inside one shows only here.
     _check_content(path, shard.sha256)
     return table
@@ -95,7 +97,7 @@ def _check_content(path: Path, sha256: str) -> None:
             raise UserError(f"{path}: its checksum is not the manifest's: corrupt or changed")
 
 
-def _members(path: Path, expected_users: int) -> Iterator[pa.RecordBatch]:
+def _members(path: Path, expected_users: int, manifest: Manifest) -> Iterator[pa.RecordBatch]:
     users = 0
     try:
         # Opened here, and not by webdataset: for its opener a path is a URL, and one of "pipe:…" a command to run.
@@ -106,14 +108,31 @@ def _members(path: Path, expected_users: int) -> Iterator[pa.RecordBatch]:
                     with pa.ipc.open_stream(sample["arrow"]) as reader:
                         for batch in reader:
                             batch.validate(full=True)
+                            _check_columns(batch, manifest, member)
                             users += batch.num_rows
                             yield batch
                 except (pa.ArrowException, KeyError, OSError) as error:
                     raise UserError(f"{member}: not a valid Arrow record batch ({_first_line(error)})") from error
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as a tar shard ({_first_line(error)})") from error
     if users != expected_users:
         raise UserError(f"{path}: holds {users} users, the manifest states {expected_users}: truncated or changed")
+
+
+def _check_columns(batch: pa.RecordBatch, manifest: Manifest, member: str) -> None:
+    """Raise :class:`UserError` unless all columns are there, int64, and index rows that their tables have."""
+    tables = {"items": manifest.items} | {a.name: a.cardinality for a in manifest.attributes}
+    for name in ("user", *tables):
+        values = batch.column(name) if name in batch.schema.names else pa.nulls(0)
+        if name == "items" and pa.types.is_list(values.type) and not values.null_count:
+            values = values.flatten()
+        if values.type != pa.int64() or values.null_count:
+            raise UserError(f"{member}: column {name!r} is not what prepare writes (int64, nothing null)")
+        if name in tables and len(values):
+            low, high = pc.min_max(values).values()
+            wrong = low.as_py() if low.as_py() < 0 else high.as_py()
+            if not 0 <= wrong < tables[name]:
+                raise UserError(f"{member}: column {name!r} holds {wrong}; the manifest has 0 to {tables[name] - 1}")
 
 
 def _first_line(error: BaseException) -> str:

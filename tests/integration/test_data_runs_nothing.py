@@ -67,18 +67,18 @@ def test_a_split_has_a_plain_name(catalogue: Path, tmp_path: Path) -> None:
 
 
 def named_by_flag(data: Path, run: Path) -> list[object]:
-    return ["evaluate", "--run", run, "--data", data, "--task", "few-shot", "--progress", "false"]
+    return ["evaluate", "--run-dir", run, "--data", data, "--task", "few-shot", "--progress", "false"]
 
 
 def named_by_run_json(data: Path, run: Path) -> list[object]:
     body = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**body, "data": str(data)}))
-    return ["evaluate", "--run", run, "--task", "few-shot", "--progress", "false"]
+    return ["evaluate", "--run-dir", run, "--task", "few-shot", "--progress", "false"]
 
 
 def named_by_config(data: Path, run: Path) -> list[object]:
     Path("c.yaml").write_text(yaml.safe_dump({"data": str(data)}))
-    return ["pretrain", "--config", "c.yaml", "--run", "out", *TINY, "--train.max_steps", 1]
+    return ["pretrain", "--config", "c.yaml", "--run-dir", "out", *TINY, "--train.max_steps", 1]
 
 
 @pytest.mark.parametrize("command", [named_by_flag, named_by_run_json, named_by_config])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ppr_dist.data.counter_random import permutation
-from ppr_dist.data.manifest import Manifest, load_manifest
+from ppr_dist.data.manifest import Attribute, Manifest, load_manifest
 from ppr_dist.data.stream import UserStream, stratified_permutation
 from ppr_dist.data.users import Users
 from ppr_dist.errors import UserError
@@ -160,6 +161,37 @@ def test_a_changed_shard_is_noticed_when_read(tmp_path: Path) -> None:
     path.write_bytes(changed)
     with pytest.raises(UserError, match=r"00000\.tar"):
         read(stream((folder, load_manifest(folder)), batch=4))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda u: u.items.__setitem__(25, ITEMS), "column 'items' holds 90; the manifest has 0 to 89"),
+        (lambda u: u.items.__setitem__(25, -1), "column 'items' holds -1; the manifest has 0 to 89"),
+        (lambda u: u.attributes[1].__setitem__(5, 11), "column 'city' holds 11; the manifest has 0 to 10"),
+        (
+            lambda u: u.attributes[0].__setitem__(5, -(2**40)),
+            "column 'age' holds -1099511627776; the manifest has 0 to 4",
+        ),
+    ],
+)
+def test_an_index_outside_its_table_is_refused_as_it_is_read(
+    tmp_path: Path, change: Callable[[Users], None], said: str
+) -> None:
+    # Written so: size and checksum are right, and click 25 and user 5 are of the second member (users 4 to 7).
+    users = random_users(8, ITEMS, shortest=6, longest=6)
+    change(users)
+    folder = tmp_path / "d"
+    manifest = write_data(folder, {"pretrain": users}, items=ITEMS, per_shard=8)
+    with pytest.raises(UserError, match=rf"pretrain/00000\.tar: member 00000001\.arrow: {said}"):
+        read(stream((folder, manifest), batch=4))
+
+
+def test_columns_of_another_kind_are_refused(data: tuple[Path, Manifest]) -> None:
+    folder, manifest = data
+    more = dataclasses.replace(manifest, attributes=(*manifest.attributes, Attribute(name="job", cardinality=3)))
+    with pytest.raises(UserError, match="column 'job' is not what prepare writes"):
+        read(stream((folder, more)))
 
 
 @pytest.mark.parametrize(
