@@ -44,7 +44,15 @@ def summary(manifest: Manifest, out: str, seconds: float) -> str:
         lines.append(f"  {name:<10} {split.users:,} users, {split.events:,} events, {len(split.shards)} shards")
     sizes = ", ".join(f"{a.name} ({a.cardinality})" for a in manifest.attributes)
     lines.append(f"  attributes {sizes or 'none'}")
+    lines.append(
+        f"  log        {manifest.clicks['read']:,} clicks; {share(manifest, 'tied')} share their time or position"
+    )
     return "\n".join(lines)
+
+
+def share(manifest: Manifest, kind: str) -> str:
+    """Return which part of the log's clicks are of one ``kind``, in per cent."""
+    return f"{manifest.clicks[kind] / manifest.clicks['read']:.2%}"
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def write_data(folder: Path, splits: dict[str, Users], *, items: int, per_shard:
         splits=written,
         tables={},
         settings={},
+        clicks={},
     ).sealed()
     manifest.save(folder)
     return manifest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import duckdb
 
+from ppr_dist.data.clicks import ClickCounts, order_clicks
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.sources import Source, first_row, identifier, named_errors, scalars
 from ppr_dist.errors import UserError
@@ -83,8 +84,8 @@ def column_type(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> 
 
 def load_interactions(
     con: duckdb.DuckDBPyConnection, source: Source, config: PrepareConfig, user_type: str, item_type: str
-) -> str:
-    """Fill table ``log(user_id, item_id, place)``; return the name of the order column."""
+) -> tuple[str, ClickCounts]:
+    """Fill table ``log(user_id, item_id, nth)``, its rows in order; return the order column and what was seen."""
     order = config.order_column
     if order is None:
         order = next((name for name in ("position", "timestamp") if name in source.columns), None)
@@ -98,9 +99,10 @@ def load_interactions(
     place = f"CAST({identifier(order)} AS {place_type})" if source.kind == "csv" else identifier(order)
     with named_errors(source.path):
         con.execute(
-            f"CREATE TABLE log AS SELECT {user} AS user_id, {item} AS item_id, {place} AS place FROM {source.table}"
+            f"CREATE TABLE raw_log AS SELECT {user} AS user_id, {item} AS item_id, {place} AS place"
+            f" FROM {source.table} ORDER BY user_id, place, item_id"
         )
-    sizes = scalars(con, "SELECT count(*), count(user_id), count(item_id), count(place) FROM log")
+    sizes = scalars(con, "SELECT count(*), count(user_id), count(item_id), count(place) FROM raw_log")
     if sizes[0] == 0:
         raise UserError(f"{source.path}: no interactions in it")
     names = (config.user_column, config.item_column, order)
@@ -109,7 +111,7 @@ def load_interactions(
             raise UserError(f"{source.path}: column {name!r} is null in {sizes[0] - known:,} of {sizes[0]:,} rows")
     if place_type == "VARCHAR":
         raise UserError(f"{source.path}: column {order!r} is text; interactions are ordered by a number or a time")
-    return order
+    return order, order_clicks(con, config.seed)
 
 
 def load_profiles(

@@ -22,7 +22,7 @@ from typing import Any
 
 from ppr_dist.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -69,6 +69,8 @@ class Manifest:
     """SHA-256 of items.parquet, users.parquet and attributes.parquet by file name."""
     settings: dict[str, Any]
     """The options ``prepare`` ran with (no paths)."""
+    clicks: dict[str, int]
+    """What the log held: :class:`ppr_dist.data.clicks.ClickCounts`."""
     fingerprint: str = ""
 
     def sealed(self) -> Manifest:

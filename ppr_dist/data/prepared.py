@@ -92,7 +92,7 @@ def _tables(
     user_type = user_types[0]
     if profiles is not None:
         user_type = logs.shared_id_type(log, user_types, profiles, logs.id_types(con, profiles, config.user_column))
-    order_column = logs.load_interactions(con, log, config, user_type, item_type)
+    order_column, counts = logs.load_interactions(con, log, config, user_type, item_type)
     stage("reading the profiles")
     types: dict[str, str] = {}
     if profiles is not None:
@@ -115,6 +115,7 @@ def _tables(
         splits={},
         tables={},
         settings=config.settings(order_column) | {"attributes": list(types)},
+        clicks=dataclasses.asdict(counts),
     )
 
 

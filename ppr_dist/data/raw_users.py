@@ -133,7 +133,7 @@ def _clicks(con: duckdb.DuckDBPyConnection, data: Path) -> tuple[Int64, Int64]:
             "CREATE TABLE clicks AS SELECT p.rowid AS owner, coalesce(i.item_index, -1) AS item_index"
             " FROM log JOIN raw_profile p ON log.user_id = p.user_id"
             f" LEFT JOIN read_parquet({literal(str(table))}) i ON log.item_id = i.item_id"
-            " ORDER BY p.rowid, log.place, log.item_id"  # ties as in prepare
+            " ORDER BY p.rowid, log.nth"
         )
     columns = (_column(con, f"SELECT {name} FROM clicks ORDER BY rowid") for name in ("owner", "item_index"))
     owner, item = (column.to_numpy().astype(np.int64) for column in columns)

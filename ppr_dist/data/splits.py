@@ -57,9 +57,9 @@ def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     if simulated:
         con.execute(
             "CREATE TABLE cut AS SELECT log.* FROM log ANTI JOIN simulated s ON log.user_id = s.user_id"
-            " UNION ALL SELECT user_id, item_id, place FROM (SELECT log.*, row_number() OVER"
-            " (PARTITION BY log.user_id ORDER BY place, item_id) AS nth"
-            f" FROM log SEMI JOIN simulated s ON log.user_id = s.user_id) WHERE nth <= {kept}"
+            " UNION ALL SELECT * EXCLUDE clicked_before FROM (SELECT log.*, row_number() OVER"
+            " (PARTITION BY log.user_id ORDER BY nth) - 1 AS clicked_before"
+            f" FROM log SEMI JOIN simulated s ON log.user_id = s.user_id) WHERE clicked_before < {kept}"
         )
         con.execute("DROP TABLE log; ALTER TABLE cut RENAME TO log")
     con.execute(
@@ -116,11 +116,11 @@ def index_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
 
 
 def order_events(con: duckdb.DuckDBPyConnection) -> None:
-    """Fill ``sequence(user_index, item_index)``: user after user, each oldest first, ties by raw item id."""
+    """Fill ``sequence(user_index, item_index)``: user after user, each in the order of ``log``."""
     con.execute(
         "CREATE TABLE sequence AS SELECT p.user_index, v.rowid AS item_index FROM log"
         " JOIN people p ON log.user_id = p.user_id JOIN vocabulary v ON log.item_id = v.item_id"
-        " ORDER BY p.user_index, log.place, log.item_id"
+        " ORDER BY p.user_index, log.nth"
     )
     con.execute("DROP TABLE log")
 

@@ -80,7 +80,8 @@ def brute_force(
 ) -> tuple[dict[str, dict[Any, list[Any]]], list[Any]]:
     """Return split -> {raw user: raw items} (users in shard order) and the vocabulary."""
     log = log[log.groupby("item_id").item_id.transform("size") >= config.min_item_count]
-    log = log.sort_values([order, "item_id"])
+    tie = [seeded("tie", f"{u}:{i}", config.seed) for u, i in zip(log.user_id, log.item_id, strict=True)]
+    log = log.assign(tie=tie).sort_values([order, "tie", "item_id"])
     sequences = {user: group.item_id.tolist() for user, group in log.groupby("user_id")}
     threshold = config.cold_threshold
 

@@ -14,7 +14,7 @@ import pytest
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.prepared import prepare
-from tests.unit.data.click_logs import check, make_log, read_split, save
+from tests.unit.data.click_logs import check, make_log, read_split, save, seeded
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_more_rows_than_memory_holds(tmp_path: Path) -> None:
         {
             "user_id": rng.integers(0, count, rows),
             "item_id": rng.integers(0, 200_000, rows) * 5,
-            "timestamp": rng.integers(0, 10**6, rows),
+            "timestamp": rng.integers(0, 10**5, rows),
         }
     )
     pq.write_table(log, tmp_path / "log.parquet")
@@ -184,9 +184,12 @@ def test_more_rows_than_memory_holds(tmp_path: Path) -> None:
     # All pretrain sequences at once: sort the log as stated, keep those users, compare the flat items.
     users_of = np.full(count, -1)
     users_of[users] = np.arange(count)
-    sorted_log = (
-        log.to_pandas().assign(user=users_of[log["user_id"].to_numpy()]).sort_values(["user", "timestamp", "item_id"])
-    )
+    frame_of_log = log.to_pandas()
+    frame_of_log["user"] = users_of[frame_of_log.user_id]
+    tied = frame_of_log[frame_of_log.duplicated(["user_id", "timestamp"], keep=False)]
+    hashes = [seeded("tie", f"{user}:{item}") / 2**128 for user, item in zip(tied.user_id, tied.item_id, strict=True)]
+    frame_of_log["tie"] = pd.Series(hashes, tied.index).reindex(frame_of_log.index, fill_value=0.0)
+    sorted_log = frame_of_log.sort_values(["user", "timestamp", "tie", "item_id"])
     expected = sorted_log[sorted_log.user < len(frame)]
     assert np.array_equal(items[np.concatenate(frame["items"].to_list())], expected.item_id)
     lengths = frame["items"].map(len)
