@@ -97,6 +97,9 @@ class Loss:
     """Logits are divided by this."""
     logit_chunk: int = 1_048_576
     """Most logits held at once (4 bytes each)."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """What enters the products of users and candidates; sums are float32. tf32 needs a GPU. Tensor cores do the others
+    many times as fast, and at many ranks these products are most of a step."""
     contrastive_weight: float = 0.1
     """λ of the prompt-oriented contrastive loss (tune with a prompt only)."""
     contrastive_temperature: float = 0.2

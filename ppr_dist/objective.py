@@ -89,11 +89,19 @@ def prediction_loss(
             log_q=shared.candidate_log_q,
             temperature=loss.temperature,
             logit_chunk=loss.logit_chunk,
+            precision=loss.precision,
         )
     if loss.kind == "full_softmax":
         assert batch.candidates is not None
         own_items = items.index_select(0, batch.candidates)
-        return sharded_softmax(user, positive, own_items, temperature=loss.temperature, logit_chunk=loss.logit_chunk)
+        return sharded_softmax(
+            user,
+            positive,
+            own_items,
+            temperature=loss.temperature,
+            logit_chunk=loss.logit_chunk,
+            precision=loss.precision,
+        )
     assert batch.negatives is not None
     with_own_negatives = bce if loss.kind == "bce" else bpr
     return with_own_negatives(
@@ -121,6 +129,7 @@ def contrastive_loss(loss: Loss, batch: Batch, shared: Shared, views: Views) -> 
             real=real,
             temperature=loss.contrastive_temperature,
             logit_chunk=loss.logit_chunk,
+            precision=loss.precision,
         )
     return total
 

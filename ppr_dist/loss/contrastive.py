@@ -9,11 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppr_dist.loss.products import Precision
 from ppr_dist.loss.softmax import sampled_softmax
 
 
 def info_nce(
-    anchor: Tensor, keys: Tensor, *, own: Tensor, real: Tensor, temperature: float, logit_chunk: int
+    anchor: Tensor,
+    keys: Tensor,
+    *,
+    own: Tensor,
+    real: Tensor,
+    temperature: float,
+    logit_chunk: int,
+    precision: Precision = "float32",
 ) -> Tensor:
     """Return the sum over B of −log softmax of cos(anchor, own key) / τ over all real keys; a scalar.
 
@@ -33,4 +41,5 @@ def info_nce(
         log_q=torch.zeros_like(keys[:, 0]).masked_fill(~real, torch.inf),
         temperature=temperature,
         logit_chunk=logit_chunk,
+        precision=precision,
     )

@@ -11,17 +11,28 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ppr_dist.loss.products import Precision, addmm_, mm
 
-def partial_log_z(users: Tensor, items: Tensor, *, temperature: float, logit_chunk: int) -> Tensor:
+
+def partial_log_z(
+    users: Tensor, items: Tensor, *, temperature: float, logit_chunk: int, precision: Precision = "float32"
+) -> Tensor:
     """Return log Σ exp(logit) over this rank's items for every user, [X]; −inf where it has none."""
     log_z = users.new_full((len(users),), -torch.inf)
     for part in _chunks(len(users), len(items), logit_chunk):
-        log_z[part] = torch.logsumexp(torch.mm(users[part], items.T).div_(temperature), dim=1)
+        log_z[part] = torch.logsumexp(mm(users[part], items.T, precision).div_(temperature), dim=1)
     return log_z
 
 
 def partial_gradients(
-    users: Tensor, items: Tensor, log_z: Tensor, weight: Tensor, *, temperature: float, logit_chunk: int
+    users: Tensor,
+    items: Tensor,
+    log_z: Tensor,
+    weight: Tensor,
+    *,
+    temperature: float,
+    logit_chunk: int,
+    precision: Precision = "float32",
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of Σ weight·log Z through this rank's items: for users [X, D] and for items [n, D].
 
@@ -30,10 +41,10 @@ def partial_gradients(
     """
     grad_users, grad_items = torch.zeros_like(users), torch.zeros_like(items)
     for part in _chunks(len(users), len(items), logit_chunk):
-        share = torch.mm(users[part], items.T).div_(temperature).sub_(log_z[part, None]).exp_()
+        share = mm(users[part], items.T, precision).div_(temperature).sub_(log_z[part, None]).exp_()
         share.mul_(weight[part, None] / temperature)
-        torch.mm(share, items, out=grad_users[part])
-        grad_items.addmm_(share.T, users[part])
+        grad_users[part] = mm(share, items, precision)
+        addmm_(grad_items, share.T, users[part], precision)
     return grad_users, grad_items
 
 

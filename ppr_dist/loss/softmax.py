@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppr_dist.loss.products import Precision, addmm, addmm_, mm
+
 
 def sampled_softmax(
     user: Tensor,
@@ -21,6 +23,7 @@ def sampled_softmax(
     log_q: Tensor,
     temperature: float,
     logit_chunk: int,
+    precision: Precision = "float32",
 ) -> Tensor:
     """Return the sum over P of −log softmax of the positive's logit; a scalar.
 
@@ -38,7 +41,7 @@ def sampled_softmax(
         positive_ids: int64 [P]; candidate_ids: int64 [N]; log_q: [N].
     """
     loss: Tensor = _SampledSoftmax.apply(
-        user, positive, candidates, positive_ids, candidate_ids, log_q, temperature, logit_chunk
+        user, positive, candidates, positive_ids, candidate_ids, log_q, temperature, logit_chunk, precision
     )
     return loss
 
@@ -55,6 +58,7 @@ class _SampledSoftmax(torch.autograd.Function):
         log_q: Tensor,
         temperature: float,
         logit_chunk: int,
+        precision: Precision,
     ) -> Tensor:
         scale = 1.0 / temperature
         positive_logit = (user * positive).sum(-1) * scale
@@ -64,7 +68,7 @@ class _SampledSoftmax(torch.autograd.Function):
         rows = max(1, logit_chunk // max(1, len(candidates)))
         for start in range(0, len(user), rows):
             part = slice(start, start + rows)
-            logits = torch.addmm(bias, user[part], candidates.T, alpha=scale)
+            logits = addmm(bias, user[part], candidates.T, precision, alpha=scale)
             logits.masked_fill_(positive_ids[part, None] == candidate_ids, -torch.inf)
             highest = (
                 torch.maximum(logits.amax(dim=1), positive_logit[part]) if len(candidates) else positive_logit[part]
@@ -73,8 +77,8 @@ class _SampledSoftmax(torch.autograd.Function):
             weight = logits.sub_(highest[:, None]).exp_()
             total = weight.sum(dim=1) + torch.exp(positive_logit[part] - highest)
             log_z[part] = highest + total.log()
-            grad_user[part] = (weight @ candidates) / total[:, None]
-            grad_candidates.addmm_(weight.T, user[part] / total[:, None])
+            grad_user[part] = mm(weight, candidates, precision) / total[:, None]
+            addmm_(grad_candidates, weight.T, user[part] / total[:, None], precision)
         miss = (torch.exp(positive_logit - log_z) - 1.0)[:, None]
         grad_user.addcmul_(miss, positive).mul_(scale)
         ctx.save_for_backward(grad_user, miss * user * scale, grad_candidates.mul_(scale))
@@ -83,4 +87,4 @@ class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         user, positive, candidates = ctx.saved_tensors
-        return grad * user, grad * positive, grad * candidates, None, None, None, None, None
+        return grad * user, grad * positive, grad * candidates, None, None, None, None, None, None

@@ -10,6 +10,7 @@ from torchrec.distributed.types import ShardedModule
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from ppr_dist.config import Config
+from ppr_dist.errors import UserError
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.cluster import default_cluster, load_cluster
 from ppr_dist.parallel.dense import make_engine
@@ -38,6 +39,8 @@ def parallelize(
 ) -> Parallel:
     """Plan → shard → wrap. Raises where a table would reach the engine."""
     refuse_tables(tower)
+    if config.loss.precision == "tf32" and mesh.device.type != "cuda":
+        raise UserError("loss.precision tf32 needs a GPU; use float32")
     tables = make_tables(sizes, config, mesh, train_items=train_items)
     engine = make_engine(tower.to(mesh.device), config.train, mesh.world_size)
     held = {id(p) for p in engine.module.parameters()}
