@@ -85,6 +85,7 @@ class Checkpointer:
             )
         state = _state(parallel)
         _load(state, found[-1])  # tables and their optimizer in place
+        parallel.tables.set_optimizer_steps(state["tables_steps"])
         dense.load_state_dict(parallel.engine, state["dense"])
         _set_rng(state["rng"])
         return position
@@ -94,6 +95,7 @@ def _state(parallel: Parallel) -> dict[str, Any]:
     return {
         "tables": parallel.tables.state_dict(),
         "tables_optimizer": parallel.tables.optimizer_state_dict(),
+        "tables_steps": parallel.tables.optimizer_steps(),
         "dense": dense.state_dict(parallel.engine),
         "rng": _rng(),
     }
@@ -136,7 +138,13 @@ def load_tables(tables: Tables, checkpoint: Path, *, with_optimizer: bool) -> No
             for table, moments in tables.optimizer_state_dict().items()
             if all(f"{table}.{name}" in prefixes for name in moments)
         }
+        # A collection has one count: new tables beside old ones begin at 0 with them.
+        new = {key.split(".")[0] for key in tables.state_dict() if f"tables.{key}" not in saved}
+        steps = {name: step for name, step in tables.optimizer_steps().items() if name not in new}
+        state["tables_steps"] = steps
     _load(state, checkpoint)
+    if with_optimizer:
+        tables.set_optimizer_steps(state["tables_steps"])
 
 
 def load_dense(module: torch.nn.Module, checkpoint: Path, *, strict: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen as _Kernel
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
@@ -138,6 +139,11 @@ class Tables:
             sharders=[sharder],
             init_data_parallel=False,
         )
+        self._kernels: dict[str, list[_Kernel]] = {
+            name: [kernel for part in collection._lookups for kernel in part.modules() if isinstance(kernel, _Kernel)]
+            for name, collection in self.model.module.named_children()
+        }
+        """FBGEMM's modules on this rank, by collection."""
         if dist.get_world_size() == 1:
             for collection in (self.model.module.items, self.model.module.profiles):
                 keep_ids_here(collection)
@@ -172,13 +178,13 @@ class Tables:
 
     def _item_vectors(self, sent: Request) -> Tensor:
         with torch.set_grad_enabled(self.train_items and torch.is_grad_enabled()):
-            out: Tensor = sent.look_up()["item"].values()
+            out: Tensor = self._rows_of("items", sent)["item"].values()
         return out
 
     def _profile_vectors(self, sent: Request | None) -> tuple[Tensor | None, Tensor | None]:
         if sent is None:
             return None, None
-        found = sent.look_up()
+        found = self._rows_of("profiles", sent)
 
         def x_u(use: str) -> Tensor | None:
             if use not in self.sizes.uses:
@@ -186,6 +192,14 @@ class Tables:
             return torch.cat([found[profile_table(use, name)].values() for name in self.sizes.attributes], dim=1)
 
         return x_u("prompt"), x_u("tower")
+
+    def _rows_of(self, name: str, sent: Request) -> Any:
+        found = sent.look_up()
+        if not torch.is_grad_enabled():  # FBGEMM counts it as a step of the optimizer all the same
+            for kernel in self._kernels[name]:
+                kernel.iter.sub_(1)
+                kernel.iter_cpu.sub_(1)
+        return found
 
     # State ----------------------------------------------------------------------------------------------------
 
@@ -199,6 +213,24 @@ class Tables:
         A rank without a shard of a table has no entry for it.
         """
         return dict(self.model.fused_optimizer.state_dict()["state"])
+
+    def optimizer_steps(self) -> dict[str, Tensor]:
+        """Steps that Adam's bias correction counts, int64 scalars by collection. A collective; waits for a GPU.
+
+        TorchRec leaves them out of the optimizer's state: without them a resumed Adam takes steps far too small.
+        """
+        steps = {}
+        for name, kernels in self._kernels.items():
+            steps[name] = torch.tensor(max((int(kernel.iter) for kernel in kernels), default=0))
+            dist.all_reduce(steps[name], dist.ReduceOp.MAX)  # a rank without a shard has none
+        return steps
+
+    def set_optimizer_steps(self, steps: dict[str, Tensor]) -> None:
+        """Put back what :meth:`optimizer_steps` returned, or some of it."""
+        for name, step in steps.items():
+            for kernel in self._kernels[name]:
+                kernel.set_optimizer_step(int(step))
+                kernel.iter_cpu.zero_()  # its copy on the host, taken anew from `iter` where it is 0
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the coming backward passes."""

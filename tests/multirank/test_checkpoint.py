@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 
-from ppr_dist.checkpoint import Checkpointer, Position, checkpoints
+from ppr_dist.checkpoint import Checkpointer, Position, checkpoints, latest, load_tables
 from ppr_dist.data.stream import StreamState
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.mesh import Mesh
@@ -62,6 +63,38 @@ def test_resume_equals_uninterrupted(tmp_path: Path, world_size: int, stage: int
     for rank in range(world_size):
         for name, value in whole[rank].items():
             np.testing.assert_array_equal(resumed[rank][name], value, err_msg=name)
+
+
+def _steps_counted(mesh: Mesh, run: Path, start: int, stop: int, tuning: bool, init: Path | None = None) -> list[Any]:
+    """What FBGEMM's modules count, and what it counts while it trains from ``start`` to ``stop``."""
+    parallel, collator = build(mesh, small_config(with_loss("softmax")), tuning=tuning)
+    tables, checkpointer = parallel.tables, Checkpointer(run, keep=1)
+    if init:
+        load_tables(tables, latest(init), with_optimizer=True)
+    if start:
+        assert checkpointer.resume(parallel, STREAM) is not None
+    counts = [{name: int(step) for name, step in tables.optimizer_steps().items()}]
+    for step in range(start, stop):
+        batch = collator(part(users(), mesh), epoch=0, step=step, global_users=USERS)
+        train_step(parallel, batch, send(parallel, batch), config=small_config(with_loss("softmax")), capacity=USERS)
+        with torch.no_grad():  # a validation
+            tables.look_up(tables.send_ids(batch))
+    checkpointer.save(parallel, Position(step=stop, stream=STREAM, world_size=mesh.world_size))
+    kernels = [k for ks in tables._kernels.values() for k in ks]
+    assert {int(k.iter) for k in kernels} == {int(k.iter_cpu) for k in kernels}
+    return [*counts, {name: int(step) for name, step in tables.optimizer_steps().items()}]
+
+
+def test_adam_goes_on_counting_its_steps(tmp_path: Path) -> None:
+    """FBGEMM's own count, which its bias correction reads (Adam itself needs a GPU: tests/gpu/test_training.py)."""
+    for rank in run_ranks(_steps_counted, 2, tmp_path / "tune", 0, 3, True):
+        assert rank == [{"items": 0, "profiles": 0}, {"items": 3, "profiles": 3}]
+    for rank in run_ranks(_steps_counted, 2, tmp_path / "tune", 3, 5, True):
+        assert rank == [{"items": 3, "profiles": 3}, {"items": 5, "profiles": 5}]
+    # Tuning takes the items' moments over, and their steps; profile tables are new.
+    run_ranks(_steps_counted, 2, tmp_path / "base", 0, 4, False)
+    for rank in run_ranks(_steps_counted, 1, tmp_path / "next", 0, 1, True, tmp_path / "base"):
+        assert rank == [{"items": 4, "profiles": 0}, {"items": 5, "profiles": 1}]
 
 
 def _resume_error(mesh: Mesh, run: Path, stream: StreamState) -> str:
