@@ -11,6 +11,13 @@ from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.prepared import prepare
 
+KINDS = {
+    "duplicate": "exact duplicates",
+    "tied": "tied in time or position",
+    "repeated": "on the item of the click before",
+}
+"""How the summary calls the clicks that the manifest counts."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -44,15 +51,14 @@ def summary(manifest: Manifest, out: str, seconds: float) -> str:
         lines.append(f"  {name:<10} {split.users:,} users, {split.events:,} events, {len(split.shards)} shards")
     sizes = ", ".join(f"{a.name} ({a.cardinality})" for a in manifest.attributes)
     lines.append(f"  attributes {sizes or 'none'}")
-    lines.append(
-        f"  log        {manifest.clicks['read']:,} clicks; {share(manifest, 'tied')} share their time or position"
-    )
+    read, dropped = manifest.clicks["read"], manifest.settings["deduplicate"]
+    left_out = {"duplicate": dropped is not None, "repeated": dropped == "consecutive"}
+    shares = [
+        f"{manifest.clicks[kind] / read:.2%} {text}{' (left out)' if left_out.get(kind) else ''}"
+        for kind, text in KINDS.items()
+    ]
+    lines.append(f"  log        {read:,} clicks; {', '.join(shares)}")
     return "\n".join(lines)
-
-
-def share(manifest: Manifest, kind: str) -> str:
-    """Return which part of the log's clicks are of one ``kind``, in per cent."""
-    return f"{manifest.clicks[kind] / manifest.clicks['read']:.2%}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import dataclasses
 
 import duckdb
 
+from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.sources import scalars
 
 
@@ -20,28 +21,45 @@ class ClickCounts:
 
     read: int
     """Rows of the log."""
+    duplicate: int
+    """Rows with the user, item and place (time or position) of an earlier row; left out by ``deduplicate``."""
     tied: int
-    """Clicks that share their place (time or position) with another click of the same user."""
+    """Clicks that share their place with another click of the same user; duplicates only where they were kept."""
+    repeated: int
+    """Clicks on the item of the user's click before, counted like ``tied``; left out by ``deduplicate consecutive``."""
 
 
-def order_clicks(con: duckdb.DuckDBPyConnection, seed: int) -> ClickCounts:
-    """Turn ``raw_log(user_id, item_id, place)``, sorted by its columns, into ``log(user_id, item_id, nth)``.
+def order_clicks(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> ClickCounts:
+    """Turn ``raw_log(user_id, item_id, place)``, sorted by user, place and item, into ``log(user_id, item_id, nth)``.
 
-    ``nth`` numbers the clicks of all users: user after user, oldest first. Ties in ``place`` are ordered by a seeded
-    hash of (user, item): an order by item id could be learned, and it decides the first click and the last.
+    ``nth`` grows with the clicks of all users: user after user, oldest first. Ties in ``place`` are ordered by a
+    seeded hash of (user, item): an order by item id could be learned, and it decides the first click and the last.
     """
-    same = "user_id = lag(user_id) OVER () AND place = lag(place) OVER ()"
+    together = "user_id = lag(user_id) OVER () AND place = lag(place) OVER ()"
+    duplicate = f"coalesce({together} AND item_id = lag(item_id) OVER (), false)"
+    con.execute(f"CREATE VIEW flagged AS SELECT *, {duplicate} AS duplicate FROM raw_log")
+    (read,) = scalars(con, "SELECT count(*) FROM raw_log")
+    (duplicates,) = scalars(con, "SELECT count(*) FROM flagged WHERE duplicate")
+    kept = "WHERE NOT duplicate" if config.deduplicate else ""
     con.execute(
         "CREATE VIEW compared AS SELECT *, coalesce(as_before, false) OR coalesce(lead(as_before) OVER (), false)"
-        f" AS tied FROM (SELECT *, {same} AS as_before FROM raw_log)"
+        f" AS tied FROM (SELECT *, {together} AS as_before FROM (SELECT * FROM flagged {kept}))"
     )
-    read, tied = scalars(con, "SELECT count(*), count(*) FILTER (tied) FROM compared")
+    (tied,) = scalars(con, "SELECT count(*) FROM compared WHERE tied")
     # MD5 costs more than the sort, and only ties need it.
-    tie = f"CASE WHEN tied THEN md5_number('{seed}:tie:' || user_id || ':' || item_id) END"
+    tie = f"CASE WHEN tied THEN md5_number('{config.seed}:tie:' || user_id || ':' || item_id) END"
     order = f"ORDER BY user_id, place, {tie}, item_id" if tied else ""
     con.execute(
         "CREATE TABLE log AS SELECT user_id, item_id, row_number() OVER () AS nth"
         f" FROM (SELECT * FROM compared {order})"
     )
-    con.execute("DROP VIEW compared; DROP TABLE raw_log")
-    return ClickCounts(read=read, tied=tied)
+    con.execute("DROP VIEW compared; DROP VIEW flagged; DROP TABLE raw_log")
+    again = "coalesce(user_id = lag(user_id) OVER () AND item_id = lag(item_id) OVER (), false)"
+    con.execute(f"CREATE VIEW followed AS SELECT *, {again} AS again FROM log")
+    (repeated,) = scalars(con, "SELECT count(*) FROM followed WHERE again")
+    if config.deduplicate == "consecutive" and repeated:
+        con.execute("CREATE TABLE changing AS SELECT * EXCLUDE again FROM followed WHERE NOT again")
+        con.execute("DROP VIEW followed; DROP TABLE log; ALTER TABLE changing RENAME TO log")
+    else:
+        con.execute("DROP VIEW followed")
+    return ClickCounts(read=read, duplicate=duplicates, tied=tied, repeated=repeated)

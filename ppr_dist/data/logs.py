@@ -111,7 +111,7 @@ def load_interactions(
             raise UserError(f"{source.path}: column {name!r} is null in {sizes[0] - known:,} of {sizes[0]:,} rows")
     if place_type == "VARCHAR":
         raise UserError(f"{source.path}: column {order!r} is text; interactions are ordered by a number or a time")
-    return order, order_clicks(con, config.seed)
+    return order, order_clicks(con, config)
 
 
 def load_profiles(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 from ppr_dist.errors import UserError
 
@@ -24,6 +24,10 @@ class PrepareConfig:
 
     min_item_count: int = 1
     """Interactions; items seen fewer times in the log are dropped, in one pass before users are split."""
+
+    deduplicate: Literal["exact", "consecutive"] | None = None
+    """Clicks to leave out: ``exact``, rows with the user, item and time or position of another (a log delivered twice);
+    ``consecutive``, also a click on the item of the click before; null = none."""
 
     tune_test_fraction: float = 0.2
     """Share of the cold users (0 to 1) that goes to tune-test; the others are tune-train."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from ppr_dist.errors import UserError
 
 ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}
 STAGES = 7
+MANY_DUPLICATES = 0.01
+"""Share of exact duplicates above which prepare warns: a double click is rare, a part delivered twice is not."""
 
 
 def prepare(
@@ -76,6 +79,11 @@ def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyCo
         shutil.rmtree(work, ignore_errors=True)
 
 
+def warn(text: str) -> None:
+    """Say one line on stderr, above the progress bar."""
+    tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
 def _tables(
     con: duckdb.DuckDBPyConnection,
     interactions: str,
@@ -93,6 +101,11 @@ def _tables(
     if profiles is not None:
         user_type = logs.shared_id_type(log, user_types, profiles, logs.id_types(con, profiles, config.user_column))
     order_column, counts = logs.load_interactions(con, log, config, user_type, item_type)
+    if counts.duplicate > MANY_DUPLICATES * counts.read and not config.deduplicate:
+        warn(
+            f"{interactions}: {counts.duplicate / counts.read:.1%} of the rows repeat another one exactly"
+            " (a log delivered twice?); --deduplicate exact leaves them out"
+        )
     stage("reading the profiles")
     types: dict[str, str] = {}
     if profiles is not None:
