@@ -3,7 +3,7 @@ PY := .venv/bin/python
 CODE := ppr_dist tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench clean
+.PHONY: help env demo test check gpu bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -21,6 +21,9 @@ check: env ## lint, format and types
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m ruff format --check $(CODE)
 	@$(PY) -m mypy
+
+gpu: ## the single-GPU test mode, at most 8 minutes; without a GPU it says so and ends with "Error 3"
+	@launch/gpu.sh
 
 bench: env ## the benchmarks
 	@$(PY) -m benchmarks
