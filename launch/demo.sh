@@ -38,5 +38,5 @@ for run in pre-train "${methods[@]}"; do
     step "$python" -m ppr_dist.evaluate --run-dir "$demo/$run" --task few-shot zero-shot joint
 done
 step "$python" -m ppr_dist.recommend --run-dir "$demo/ppr-light" --users "$demo/log/users.parquet" \
-    --interactions "$demo/log/interactions.parquet" --k 10 --out "$demo/recommendations.parquet"
+    --interactions "$demo/log/interactions.parquet" --k 10 --out "$demo/recommendations"
 step "$python" -m ppr_dist.report --runs "$demo/pre-train" "${methods[@]/#/$demo/}" --out "$demo"

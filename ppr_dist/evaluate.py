@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from ppr_dist import cli, runs
 from ppr_dist.config import parse
 from ppr_dist.data.instances import Task
+from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.raw_ids import UserIds, item_ids
 from ppr_dist.errors import UserError
 from ppr_dist.evaluation import Evaluated, evaluate
-from ppr_dist.parallel.collectives import all_gather_ragged
-from ppr_dist.parallel.mesh import Mesh, mesh, on_main
+from ppr_dist.parallel.mesh import mesh
+from ppr_dist.parts import ID_TYPES, PartWriter, data_set
 from ppr_dist.scoring import PopularityScorer, Scorer
-from ppr_dist.trained import Trained, load_trained
+from ppr_dist.trained import load_trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,11 +37,14 @@ class Arguments:
     protocol: Literal["sampled-99", "full"] = "sampled-99"
     """Rank among 99 uniform unclicked items, or among the whole catalogue but what the user had seen."""
     predictions: Path | None = None
-    """Parquet file to write: user_id, item_id, rank, candidates."""
+    """Parquet data set to write, a folder of part files: user_id, position (clicks before the target), item_id, rank
+    (1 = best), candidates; in the order of user index and position."""
     baseline: Literal["popularity"] | None = None
     """Score by this baseline in place of the model."""
+    leave_out_seen: bool = False
+    """Leave out instances whose target the user had clicked before; how many there are is said either way."""
     batch: int = 1024
-    """Users read at once, summed over ranks."""
+    """Users each rank reads at once."""
     seed: int = 0
     """Seed of the sampled negatives."""
     progress: bool = True
@@ -49,14 +55,19 @@ def main(argv: list[str] | None = None) -> None:
     arguments, _ = parse("ppr_dist.evaluate", argv, Arguments, with_config=False)
     if arguments.predictions and len(arguments.task) > 1:
         raise UserError("--predictions holds one task; evaluate the others in commands of their own")
-    with mesh() as ranks:
+    with mesh() as ranks, contextlib.ExitStack() as stack:
+        folder = stack.enter_context(data_set(arguments.predictions, ranks)) if arguments.predictions else None
         trained = load_trained(arguments.run_dir, arguments.data, ranks)
         scorer: Scorer = trained.scorer
         if arguments.baseline == "popularity":
             counts = torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
             scorer = PopularityScorer(counts.to(ranks.device), ranks.device)
+        keep: Callable[[Evaluated], None] = lambda ranked: None  # noqa: E731
+        if folder:
+            parts = stack.enter_context(PartWriter(folder, ranks, _schema(trained.manifest)))
+            keep = _Predictions(parts, trained.data).keep
         for task in arguments.task:
-            metrics, mine = evaluate(
+            metrics = evaluate(
                 scorer,
                 trained.data,
                 trained.manifest,
@@ -66,10 +77,10 @@ def main(argv: list[str] | None = None) -> None:
                 max_length=trained.config.model.max_length,
                 seed=arguments.seed,
                 batch=arguments.batch,
+                seen_targets=not arguments.leave_out_seen,
+                keep=keep,
                 progress=arguments.progress,
             )
-            if arguments.predictions:
-                _write_predictions(arguments.predictions, trained, mine, ranks)
             if ranks.main:
                 method = arguments.baseline or trained.info.method or "pre-train"
                 line = json.dumps({**metrics, "method": method, "seed": arguments.seed})
@@ -78,27 +89,35 @@ def main(argv: list[str] | None = None) -> None:
                 print(line, flush=True)
 
 
-def _write_predictions(path: Path, trained: Trained, mine: Evaluated, ranks: Mesh) -> None:
-    """Gather all ranks' instances and write them under their raw ids, sorted, atomically."""
-    columns = np.stack([mine.users, mine.items, mine.ranks, mine.candidates], axis=1)
-    gathered = all_gather_ragged(torch.from_numpy(columns).to(ranks.device)).cpu().numpy()
+class _Predictions:
+    """Writes ranked instances under their raw ids."""
 
-    def write() -> None:
-        rows = gathered[np.lexsort((gathered[:, 1], gathered[:, 0]))]
-        users = pq.read_table(trained.data / "users.parquet", columns=["user_id"]).column(0)
-        items = pq.read_table(trained.data / "items.parquet", columns=["item_id"]).column(0)
-        table = {
-            "user_id": users.take(pa.array(rows[:, 0])),
-            "item_id": items.take(pa.array(rows[:, 1])),
-            "rank": rows[:, 2],
-            "candidates": rows[:, 3],
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        pq.write_table(pa.table(table), partial)
-        partial.replace(path)
+    def __init__(self, parts: PartWriter, data: Path) -> None:
+        self.parts, self.users, self.items = parts, UserIds(data), item_ids(data)
 
-    on_main(write)
+    def keep(self, ranked: Evaluated) -> None:
+        self.parts.write(
+            {
+                "user_id": self.users.take(ranked.users),
+                "position": ranked.positions,
+                "item_id": self.items.take(pa.array(ranked.items)),
+                "rank": ranked.ranks,
+                "candidates": ranked.candidates,
+            }
+        )
+
+
+def _schema(manifest: Manifest) -> pa.Schema:
+    integer = pa.int64()
+    return pa.schema(
+        [
+            ("user_id", ID_TYPES[manifest.user_id_type]),
+            ("position", integer),
+            ("item_id", ID_TYPES[manifest.item_id_type]),
+            ("rank", integer),
+            ("candidates", integer),
+        ]
+    )
 
 
 if __name__ == "__main__":

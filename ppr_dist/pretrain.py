@@ -50,7 +50,7 @@ def _validation(parallel: Parallel, data: Path, manifest: Manifest, config: Conf
 
     def validate() -> dict[str, Any]:
         length = config.model.max_length
-        metrics, _ = evaluate(scorer, data, manifest, ranks, task="validation", protocol="full", max_length=length)
+        metrics = evaluate(scorer, data, manifest, ranks, task="validation", protocol="full", max_length=length)
         return {f"validation_{name}": value for name, value in metrics.items() if isinstance(value, float)}
 
     return validate

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
 from ppr_dist import cli
 from ppr_dist.config import parse
 from ppr_dist.data.instances import Instances, excluded, history_batch
-from ppr_dist.data.raw_users import RawUsers, read_raw_users
-from ppr_dist.data.users import Int64
+from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.raw_ids import item_ids
+from ppr_dist.data.raw_users import read_raw_users
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.mesh import mesh, on_main
-from ppr_dist.scoring import gather_queries, top_k
+from ppr_dist.parts import ID_TYPES, PartWriter, data_set
+from ppr_dist.scoring import gather_queries, passes, top_k
 from ppr_dist.trained import load_trained
 
 
@@ -30,15 +31,16 @@ class Arguments:
     users: Path
     """Parquet or CSV: user_id and profile columns. Each row gets recommendations; the user may be new."""
     out: Path
-    """Parquet file to write: user_id, item_id, rank, score."""
+    """Parquet data set to write, a folder of part files: user_id, item_id, rank (1 = best), score; in the order of
+    the users file."""
     interactions: Path | None = None
     """Parquet or CSV with the users' clicks; users without any are served from the profile alone."""
     data: Path | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     k: int = 10
     """Items per user."""
-    batch: int = 8192
-    """Users ranked in one pass over the catalogue, summed over ranks."""
+    batch: int = 4096
+    """Users each rank reads at once."""
     progress: bool = True
     """Show a progress bar on rank 0."""
 
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments, _ = parse("ppr_dist.recommend", argv, Arguments, with_config=False)
     if arguments.k < 1 or arguments.batch < 1:
         raise UserError("--k and --batch must be at least 1")
-    with mesh() as ranks, torch.no_grad():
+    with mesh() as ranks, torch.no_grad(), data_set(arguments.out, ranks) as folder:
         trained = load_trained(arguments.run_dir, arguments.data, ranks)
         raw = on_main(lambda: read_raw_users(arguments.users, arguments.interactions, trained.data, trained.manifest))
         if ranks.main and raw.unknown_clicks:
@@ -64,40 +66,36 @@ def main(argv: list[str] | None = None) -> None:
                 file=sys.stderr,
             )
         k = min(arguments.k, trained.manifest.items)
-        found: list[tuple[Int64, np.ndarray]] = []
-        starts = range(0, len(raw.users), arguments.batch)
-        for start in tqdm(starts, desc="recommend", disable=None if arguments.progress and ranks.main else True):
-            size = min(arguments.batch, len(raw.users) - start)
-            owner = start + np.arange(
-                ranks.rank * size // ranks.world_size, (ranks.rank + 1) * size // ranks.world_size
-            )
-            prefix = raw.users.lengths[owner]
-            instances = Instances(raw.users, owner, prefix)
-            vectors = trained.scorer.user_vectors(history_batch(instances, trained.config.model.max_length))
-            queries = gather_queries(vectors, *excluded(instances, with_target=False))
-            items, scores = top_k(trained.scorer, queries, trained.manifest.items, k)
-            found.append((items.cpu().numpy(), scores.cpu().numpy()))
-        on_main(lambda: _write(arguments.out, raw, found, trained.data))
+        low, high = (rank * len(raw.users) // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
+        steps = -(-len(raw.users) // ranks.world_size // arguments.batch) or 1
+        vocabulary = item_ids(trained.data)
+        with PartWriter(folder, ranks, _schema(trained.manifest)) as parts:
+            hidden = None if arguments.progress and ranks.main else True
+            for step in tqdm(range(steps), desc="recommend", disable=hidden):
+                start, stop = (low + (high - low) * n // steps for n in (step, step + 1))
+                owner = np.arange(start, stop)
+                instances = Instances(raw.users, owner, raw.users.lengths[owner])
+                vectors = trained.scorer.user_vectors(history_batch(instances, trained.config.model.max_length))
+                for rows in passes(len(vectors), ranks.device, gathered=True):
+                    seen = excluded(instances.select(rows), with_target=False)
+                    queries = gather_queries(vectors[rows], *seen)
+                    items, scores = (x.cpu().numpy() for x in top_k(trained.scorer, queries, trained.manifest.items, k))
+                    user, column = np.nonzero(items >= 0)
+                    parts.write(
+                        {
+                            "user_id": raw.ids.take(pa.array(owner[rows][user])),
+                            "item_id": vocabulary.take(pa.array(items[user, column])),
+                            "rank": column + 1,
+                            "score": scores[user, column],
+                        }
+                    )
         if ranks.main:
             print(f"{arguments.out}: {k} items for each of {len(raw.users)} users", flush=True)
 
 
-def _write(path: Path, raw: RawUsers, found: list[tuple[Int64, np.ndarray]], data: Path) -> None:
-    """Write one row per user and rank, best first, atomically."""
-    items = np.concatenate([item for item, _ in found])
-    scores = np.concatenate([score for _, score in found])
-    row, column = np.nonzero(items >= 0)
-    vocabulary = pq.read_table(data / "items.parquet", columns=["item_id"]).column(0)
-    table = {
-        "user_id": raw.ids.take(pa.array(row)),
-        "item_id": vocabulary.take(pa.array(items[row, column])),
-        "rank": pa.array(column + 1, pa.int64()),
-        "score": pa.array(scores[row, column], pa.float32()),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.table(table), partial)
-    partial.replace(path)
+def _schema(manifest: Manifest) -> pa.Schema:
+    user, item = ID_TYPES[manifest.user_id_type], ID_TYPES[manifest.item_id_type]
+    return pa.schema([("user_id", user), ("item_id", item), ("rank", pa.int64()), ("score", pa.float32())])
 
 
 if __name__ == "__main__":

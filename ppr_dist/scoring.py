@@ -1,6 +1,6 @@
 """Scoring users against items: a handful of candidates, or the whole sharded catalogue in chunks.
 
-Shapes: I instances of this rank, X of all ranks, N items, D width.
+Shapes: I queries of this rank, X of all ranks, N items, D width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from ppr_dist.batch import Batch
 from ppr_dist.data.users import Int64
 from ppr_dist.model.tower import DenseTower
-from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum
+from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum, exchange_rows
 from ppr_dist.parallel.sparse import Tables
 from ppr_dist.topk import BLOCK, RunningTopK
 
@@ -25,6 +25,9 @@ ITEM_CHUNK = {"cpu": 16_384, "cuda": 262_144}
 """Items of each rank fetched at once."""
 SCORE_CHUNK = {"cpu": 2_097_152, "cuda": 67_108_864}
 """Most scores held at once, 4 bytes each: what stays in a CPU's L3 cache (measured); on a GPU, to hide the host."""
+
+QUERY_BLOCK = 4_096
+"""Queries of all ranks together that one pass over the catalogue ranks; its memory does not grow with the ranks."""
 
 
 class Scorer(Protocol):
@@ -111,20 +114,34 @@ class Queries:
     """Row in ``users`` of each excluded pair."""
     items: Int64
     """Item of each excluded pair, ascending."""
-    mine: slice
-    """Rows of this rank."""
+    sizes: tuple[int, ...]
+    """Rows of each rank, rank after rank; their sum is X."""
+
+    @property
+    def mine(self) -> slice:
+        """Rows of this rank."""
+        first = sum(self.sizes[: dist.get_rank()])
+        return slice(first, first + self.sizes[dist.get_rank()])
 
 
 def gather_queries(users: Tensor, rows: Int64, items: Int64) -> Queries:
     """Bring the users and their excluded (row, item) pairs of all ranks together on every rank. A collective."""
-    sizes = all_gather(torch.tensor([len(users)], device=users.device)).tolist()
-    first = sum(sizes[: dist.get_rank()])
-    pairs = torch.from_numpy(np.stack([rows + first, items], axis=1)).to(users.device)
+    sizes = tuple(all_gather(torch.tensor([len(users)], device=users.device)).tolist())
+    pairs = torch.from_numpy(np.stack([rows + sum(sizes[: dist.get_rank()]), items], axis=1)).to(users.device)
     gathered = all_gather_ragged(pairs).cpu().numpy()
     gathered = gathered[np.argsort(gathered[:, 1], kind="stable")]
-    return Queries(
-        users=all_gather_ragged(users), rows=gathered[:, 0], items=gathered[:, 1], mine=slice(first, first + len(users))
-    )
+    return Queries(users=all_gather_ragged(users), rows=gathered[:, 0], items=gathered[:, 1], sizes=sizes)
+
+
+def passes(queries: int, device: torch.device, *, gathered: bool) -> Iterator[slice]:
+    """Cut this rank's ``queries`` into passes, as many on every rank: the last ones may be empty. A collective.
+
+    ``gathered``: all ranks' queries meet on each of them, so that the passes of all ranks together hold QUERY_BLOCK.
+    """
+    at_once = max(1, QUERY_BLOCK // dist.get_world_size()) if gathered else QUERY_BLOCK
+    most = int(all_gather(torch.tensor([queries], device=device)).max())
+    for start in range(0, most, at_once):
+        yield slice(min(start, queries), min(start + at_once, queries))
 
 
 def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tuple[int, Tensor]]:
@@ -147,24 +164,23 @@ def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tu
 
 
 def rank_in_catalogue(scorer: Scorer, queries: Queries, targets: Tensor, items: int) -> Tensor:
-    """Rank of each target among all items but the excluded ones, 1 = best, int64 [X]. A collective.
+    """Rank of each of this rank's targets among all items but the excluded ones, 1 = best, int64 [I]. A collective.
 
     Args:
-        targets: item index of every gathered row, int64 [X]; must be among the excluded pairs, so that it is not
-        counted against itself. Ties, up to float32 rounding, count against the model.
+        targets: item index of each of this rank's queries, int64 [I]; must be among the excluded pairs, so that it is
+        not counted against itself. Ties, up to float32 rounding, count against the model.
     """
-    mine = torch.arange(len(targets), device=scorer.device).tensor_split(dist.get_world_size())[dist.get_rank()]
-    unique, inverse = torch.unique(targets[mine], return_inverse=True)
+    unique, inverse = torch.unique(targets, return_inverse=True)
     vectors = scorer.item_vectors(unique)[inverse]
-    own = queries.users[mine]
+    own = queries.users[queries.mine]
     # The catalogue's scores come from another kernel: equal vectors may differ by rounding, and still tie.
     slack = 4 * torch.finfo(own.dtype).eps * (own * vectors).abs().sum(-1)
     threshold = all_gather_ragged((own * vectors).sum(-1) - slack)
-    better = torch.zeros(len(targets), dtype=torch.int64, device=scorer.device)
+    better = torch.zeros(len(queries.users), dtype=torch.int64, device=scorer.device)
     for _, scores in score_catalogue(scorer, queries, items):
         # Counted from below: against a score that is not a number everything counts.
         better += scores.shape[1] - (scores < threshold[:, None]).sum(1)
-    return all_sum(better) + 1
+    return all_sum(better)[queries.mine] + 1
 
 
 def rank_among(scorer: Scorer, users: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
@@ -186,14 +202,17 @@ def rank_among(scorer: Scorer, users: Tensor, targets: Tensor, negatives: Tensor
 
 
 def top_k(scorer: Scorer, queries: Queries, items: int, k: int) -> tuple[Tensor, Tensor]:
-    """The k best items of every gathered row: item indices int64 [X, k] and scores [X, k], best first. A collective.
+    """The k best items of this rank's queries: indices int64 [I, k] and scores [I, k], best first. A collective.
 
     Where fewer than k items remain, the rest is index −1 with score −inf.
     """
     running = RunningTopK(len(queries.users), k, scorer.device)
     for first, scores in score_catalogue(scorer, queries, items):
         running.add(first, scores)
-    of_ranks = (all_gather(mine).view(dist.get_world_size(), -1, k) for mine in running.best())
-    index, value = (each.transpose(0, 1).flatten(1) for each in of_ranks)
+    # Each rank gets what all found for its own queries; gathered everywhere, this would grow with the ranks.
+    shape = len(queries.sizes), queries.sizes[dist.get_rank()], k
+    index, value = (
+        exchange_rows(found, queries.sizes).view(shape).transpose(0, 1).flatten(1) for found in running.best()
+    )
     best, order = value.topk(k)
     return index.gather(1, order).masked_fill(best == -torch.inf, -1), best

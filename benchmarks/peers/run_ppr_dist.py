@@ -81,7 +81,7 @@ def _train(config: Config, data: Path, run: Path) -> None:
 
         def ndcg() -> float:
             parallel.engine.eval()
-            found, _ = evaluate(
+            found = evaluate(
                 scorer, data, manifest, ranks, task="validation", protocol="full", max_length=config.model.max_length
             )
             parallel.engine.train()

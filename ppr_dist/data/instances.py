@@ -9,13 +9,13 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ppr_dist.batch import Batch
-from ppr_dist.data.counter_random import integers
+from ppr_dist.data.counter_random import bits, integers
 from ppr_dist.data.padding import group_by_length, ragged_arange
 from ppr_dist.data.users import Int64, Users
-from ppr_dist.errors import UserError
 
 Task = Literal["few-shot", "zero-shot", "joint", "next-item", "validation"]
 _SAMPLED = 21  # what a draw is for, as a word of its key
@@ -35,6 +35,10 @@ class Instances:
     def targets(self) -> Int64:
         """Item index asked for, [I]."""
         return self.users.items[self.users.offsets[self.owner] + self.prefix]
+
+    def select(self, which: slice | npt.NDArray[np.bool_]) -> Instances:
+        """Some of the instances, in the same order."""
+        return Instances(self.users, self.owner[which], self.prefix[which])
 
 
 def instances_of(users: Users, task: Task) -> Instances:
@@ -92,18 +96,53 @@ def excluded(instances: Instances, *, with_target: bool = True) -> tuple[Int64, 
     return row[first], item[first]
 
 
+def clicked_before(instances: Instances) -> npt.NDArray[np.bool_]:
+    """Whether each instance's target is among the clicks before it, [I]."""
+    users = instances.users
+    user = np.repeat(np.arange(len(users)), users.lengths)
+    order = np.lexsort((users.items, user))  # stable: equal clicks stay oldest first
+    again = np.zeros(len(order), bool)
+    again[order[1:]] = (np.diff(user[order]) == 0) & (np.diff(users.items[order]) == 0)
+    found: npt.NDArray[np.bool_] = again[users.offsets[instances.owner] + instances.prefix]
+    return found
+
+
+def unclicked(instances: Instances, items: int) -> Int64:
+    """How many of the ``items`` each instance's user never clicked, [I]."""
+    users = instances.users
+    left: Int64 = items - np.bincount(_clicked(users, items) // items, minlength=len(users))[instances.owner]
+    return left
+
+
+def _clicked(users: Users, items: int) -> Int64:
+    """Distinct (user, item) pairs as user row · items + item, ascending."""
+    return np.unique(np.repeat(np.arange(len(users)), users.lengths) * items + users.items)
+
+
 def sampled_negatives(instances: Instances, items: int, count: int, seed: int) -> Int64:
     """``count`` distinct items per instance, uniform over those its user never clicked, int64 [I, count].
 
-    A function of (seed, user, prefix): the same on any number of ranks. Raises :class:`UserError` where the
-    catalogue is too small.
+    A function of (seed, user, prefix): the same on any number of ranks. Every user must leave ``count`` items
+    unclicked (:func:`unclicked`).
     """
     users, owner = instances.users, instances.owner
-    most = int(users.lengths.max(initial=0))
-    if items < 2 * count + most:
-        raise UserError(f"{count} sampled negatives need a catalogue of {2 * count + most} items; it has {items}")
-    clicked = np.repeat(np.arange(len(users)), users.lengths) * items + users.items
-    clicked = np.unique(clicked)
+    clicked, left = _clicked(users, items), unclicked(instances, items)
+    found = np.zeros((len(owner), count), np.int64)
+    # Drawing again until it fits ends soon where at least half of the items fit; else they are drawn from a list.
+    many = left >= max(2 * count, items / 2)
+    found[many] = _draw_again(instances.select(many), clicked, items, count, seed)
+    for row in np.flatnonzero(~many):
+        user = owner[row]
+        low, high = np.searchsorted(clicked, [user * items, (user + 1) * items])
+        free = np.setdiff1d(np.arange(items), clicked[low:high] - user * items, assume_unique=True)
+        key = bits(seed, _SAMPLED, users.index[user], instances.prefix[row], free)
+        found[row] = free[np.argsort(key, kind="stable")[:count]]
+    return found
+
+
+def _draw_again(instances: Instances, clicked: Int64, items: int, count: int, seed: int) -> Int64:
+    """:func:`sampled_negatives` by drawing from all items until none was clicked or drawn before."""
+    users, owner = instances.users, instances.owner
     who, when, column = users.index[owner][:, None], instances.prefix[:, None], np.arange(count)
     drawn = integers(items, seed, _SAMPLED, who, when, column, 0)
     attempt = 0

@@ -157,6 +157,34 @@ class UserStream:
         return lanes
 
 
+def users_in_order(
+    folder: Path, manifest: Manifest, split: str, *, rank: int, world_size: int, at_once: int
+) -> tuple[int, Iterator[Users]]:
+    """This rank's part of a split in the order of the user index, at most ``at_once`` users a step.
+
+    The parts of all ranks follow one another; one shard is in memory. Returns the number of steps, the same on every
+    rank (in some a rank may have nobody), and the users of each. Raises :class:`UserError` on an empty split and on
+    shards that are missing or changed.
+    """
+    shards = tuple(s for s in manifest.split(split).shards if s.users)
+    if not shards:
+        raise UserError(f"{folder}: split {split!r} has no users")
+    check_shards(folder, shards)
+    total = sum(shard.users for shard in shards)
+    low, high = rank * total // world_size, (rank + 1) * total // world_size
+    steps = -(-total // world_size // at_once) or 1
+
+    def read() -> Iterator[Users]:
+        lane = _Lane(windows=tuple((shard,) for shard in shards), key=())
+        reader = _LaneReader(folder, manifest, lane, seed=0, shuffle=False)
+        for step in range(steps):
+            start, stop = (low + (high - low) * n // steps for n in (step, step + 1))
+            pieces = list(reader.take(start, stop)) or [reader.empty()]
+            yield to_users(pa.concat_tables(pieces), attribute_names(manifest))
+
+    return steps, read()
+
+
 class _LaneReader:
     """Reads a lane front to back, one window in memory; can start anywhere at the cost of one window."""
 

@@ -7,7 +7,7 @@ what every rank's loss says about it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -124,6 +124,16 @@ class _Receive(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         ctx.trip.pending = start_reduce_scatter(grad, ctx.trip.rows)
         return grad.new_zeros(()), None
+
+
+def exchange_rows(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Send each rank its rows of ``x`` [Σ sizes, …]; return what all sent here, [W·sizes[rank], …]; no gradient."""
+    if len(sizes) == 1:
+        return x.detach()
+    mine = sizes[dist.get_rank()]
+    out = x.new_empty(len(sizes) * mine, *x.shape[1:])
+    _all_to_all(out, x.detach().contiguous(), [mine] * len(sizes), list(sizes))
+    return out
 
 
 def all_sum(x: Tensor) -> Tensor:

@@ -139,6 +139,15 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "no such method": (lambda p: p.tune("--method", "lora"), "method.*lora"),
     "another model": (lambda p: (*p.tune(), "--model.dim", 32), "model.dim is 32, but the pre-trained run has 16"),
     "k of 0": (lambda p: p.recommend("--k", 0), "--k"),
+    # Places that cannot be written.
+    "out in a file": (
+        lambda p: p.recommend("--out", p.file("file", "") / "r", "--run-dir", p.tmp),
+        "file/r: cannot be written",
+    ),
+    "predictions are a file": (
+        lambda p: ("evaluate", "--run-dir", p.tmp, *EVALUATE, "--predictions", p.file("p.parquet", "")),
+        "p.parquet: is a file; a data set is written as a folder of part files",
+    ),
     # What needs a GPU.
     "adam tables": (lambda p: p.train("--tables.optimizer", "adam"), "tables.optimizer adam needs a GPU"),
     "bfloat16": (lambda p: p.train("--train.precision", "bfloat16"), "train.precision bfloat16 needs a GPU"),

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppr_dist import evaluation, scoring
+from ppr_dist import scoring
 from ppr_dist.batch import Batch
 from ppr_dist.config import Config, Model, Prompt, Tables
 from ppr_dist.data.instances import Instances, history_batch, sampled_negatives
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.users import Users
 from ppr_dist.errors import UserError
-from ppr_dist.evaluation import evaluate
+from ppr_dist.evaluation import Evaluated, evaluate
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.apply import make_tables
 from ppr_dist.parallel.mesh import Mesh
@@ -81,28 +81,36 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small_chunks() -> None:
     """Several chunks of items, of users and of steps, as a large catalogue has."""
-    scoring.ITEM_CHUNK["cpu"], scoring.SCORE_CHUNK["cpu"], evaluation.QUERY_BLOCK = 37, 400, 100
+    scoring.ITEM_CHUNK["cpu"], scoring.SCORE_CHUNK["cpu"], scoring.QUERY_BLOCK = 37, 400, 20
 
 
-def evaluate_all(mesh: Mesh, data: Path) -> dict[tuple[str, str], tuple[dict[str, Any], list[tuple[int, ...]]]]:
+def evaluate_all(mesh: Mesh, data: Path) -> dict[tuple[str, str, bool], tuple[dict[str, Any], list[tuple[int, ...]]]]:
     small_chunks()
     found = {}
     for task in TASKS:
         for protocol in ("full", "sampled-99"):
-            metrics, mine = evaluate(
-                IntegerScorer(),
-                data,
-                load_manifest(data),
-                mesh,
-                task=task,  # type: ignore[arg-type]
-                protocol=protocol,  # type: ignore[arg-type]
-                max_length=MAX_LENGTH,
-                seed=SEED,
-                batch=8,
-            )
-            columns = (mine.users, mine.items, mine.ranks, mine.candidates)
-            found[task, protocol] = (metrics, list(zip(*(c.tolist() for c in columns), strict=True)))
+            for seen_targets in (True, False):
+                rows: list[tuple[int, ...]] = []
+                metrics = evaluate(
+                    IntegerScorer(),
+                    data,
+                    load_manifest(data),
+                    mesh,
+                    task=task,  # type: ignore[arg-type]
+                    protocol=protocol,  # type: ignore[arg-type]
+                    max_length=MAX_LENGTH,
+                    seed=SEED,
+                    batch=8,
+                    seen_targets=seen_targets,
+                    keep=lambda ranked, rows=rows: rows.extend(listed(ranked)),  # type: ignore[misc]
+                )
+                found[task, protocol, seen_targets] = (metrics, rows)
     return found
+
+
+def listed(ranked: Evaluated) -> list[tuple[int, ...]]:
+    """(user, position, item, rank, candidates) of each."""
+    return list(zip(*(getattr(ranked, f.name).tolist() for f in dataclasses.fields(ranked)), strict=True))
 
 
 def instances_by_hand(task: str) -> list[tuple[Users, int, int]]:
@@ -123,8 +131,9 @@ def instances_by_hand(task: str) -> list[tuple[Users, int, int]]:
 
 
 @functools.cache
-def by_hand(task: str, protocol: str) -> tuple[dict[str, float], list[tuple[int, ...]]]:
-    """Metrics and (user, item, rank, candidates), one instance at a time."""
+def by_hand(task: str, protocol: str, seen_targets: bool) -> tuple[dict[str, float], list[tuple[int, ...]]]:
+    """Metrics and (user, position, item, rank, candidates), one instance at a time."""
+    seen = 0
     rows, owners, sums = (
         [],
         set(),
@@ -133,6 +142,9 @@ def by_hand(task: str, protocol: str) -> tuple[dict[str, float], list[tuple[int,
     for users, row, prefix in instances_by_hand(task):
         clicks = clicks_of(users, row)
         history, target = clicks[:prefix], clicks[prefix]
+        seen += target in history
+        if target in history and not seen_targets:
+            continue
         vector = user_vector(history, users.attributes[:, row].tolist())
         scores = ITEM @ vector
         if protocol == "full":
@@ -142,28 +154,30 @@ def by_hand(task: str, protocol: str) -> tuple[dict[str, float], list[tuple[int,
             others = sampled_negatives(Instances(one, np.array([0]), np.array([prefix])), ITEMS, 99, SEED)[0].tolist()
             assert not set(others) & set(clicks)
         rank = 1 + sum(scores[item] >= scores[target] for item in others)
-        rows.append((int(users.index[row]), target, rank, len(others) + 1))
+        rows.append((int(users.index[row]), prefix, target, rank, len(others) + 1))
         owners.add(int(users.index[row]))
         sums["auc"] += sum(scores[item] < scores[target] for item in others) / len(others)
         for n in (5, 10, 20, 50):
             if rank <= n:
                 sums[f"hit@{n}"] += 1
                 sums[f"ndcg@{n}"] += 1 / math.log2(rank + 1)
-    return {"users": len(owners), "instances": len(rows), **{k: v / len(rows) for k, v in sums.items()}}, rows
+    counts = {"users": len(owners), "instances": len(rows)}
+    counts |= {"seen_targets": seen, "left_out": 0 if seen_targets else seen}
+    return counts | {k: v / len(rows) for k, v in sums.items()}, rows
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_metrics_are_those_of_a_loop_over_instances(world_size: int, data: Path) -> None:
     ranks = run_ranks(evaluate_all, world_size, data)
-    for task in TASKS:
-        for protocol in ("full", "sampled-99"):
-            want, rows = by_hand(task, protocol)
-            assert sorted(row for rank in ranks for row in rank[task, protocol][1]) == sorted(rows)
-            for rank in ranks:
-                metrics = dict(rank[task, protocol][0])
-                assert (metrics.pop("task"), metrics.pop("protocol")) == (task, protocol)
-                assert metrics.keys() == want.keys()
-                assert metrics == pytest.approx(want, rel=1e-12)
+    for task, protocol, seen_targets in ranks[0]:
+        want, rows = by_hand(task, protocol, seen_targets)
+        # Rank after rank: the order of (user index, position).
+        assert [row for rank in ranks for row in rank[task, protocol, seen_targets][1]] == rows
+        for rank in ranks:
+            metrics = dict(rank[task, protocol, seen_targets][0])
+            assert (metrics.pop("task"), metrics.pop("protocol")) == (task, protocol)
+            assert metrics.keys() == want.keys()
+            assert metrics == pytest.approx(want, rel=1e-12)
 
 
 def test_the_data_has_ties_and_repeated_clicks_to_get_wrong() -> None:
@@ -183,7 +197,7 @@ def spoiled(mesh: Mesh, data: Path) -> list[dict[str, Any]]:
     for value in (0.0, float("nan")):
         scorer = IntegerScorer(spoil=lambda vectors, value=value: vectors * value)  # type: ignore[misc]
         for protocol in ("full", "sampled-99"):
-            metrics, _ = evaluate(
+            metrics = evaluate(
                 scorer,
                 data,
                 load_manifest(data),
@@ -247,14 +261,15 @@ def best(mesh: Mesh, k: int, catalogue: int) -> tuple[np.ndarray, np.ndarray, sl
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_top_k_is_that_of_sorting_everything(world_size: int, k: int, catalogue: int) -> None:
     ranks = run_ranks(best, world_size, k, catalogue)
-    for ids, scores, _ in ranks:
-        for user in range(11):
+    for ids, scores, mine in ranks:
+        assert len(ids) == mine.stop - mine.start
+        for row, user in enumerate(range(11)[mine]):
             left = [item for item in range(catalogue) if item not in SEEN[user]]
             want = sorted(left, key=lambda item: -(QUERY[user] @ WEIGHT[item]))[:k]
             missing = k - len(want)
-            assert ids[user].tolist() == want + [-1] * missing
-            np.testing.assert_allclose(scores[user, : len(want)], WEIGHT[want] @ QUERY[user], rtol=1e-5, atol=1e-6)
-            assert (scores[user, len(want) :] == -np.inf).all()
+            assert ids[row].tolist() == want + [-1] * missing
+            np.testing.assert_allclose(scores[row, : len(want)], WEIGHT[want] @ QUERY[user], rtol=1e-5, atol=1e-6)
+            assert (scores[row, len(want) :] == -np.inf).all()
     owned = [user for _, _, mine in ranks for user in range(11)[mine]]
     assert owned == list(range(11))
 
@@ -271,10 +286,18 @@ def with_model(mesh: Mesh, data: Path) -> tuple[dict[str, Any], dict[tuple[int, 
     torch.manual_seed(0)
     tower = DenseTower(model, config.prompt, attributes=2, with_prompt=True, with_tower=True).eval()
     scorer = ModelScorer(make_tables(sizes, config, mesh), tower, mesh.device)
-    metrics, mine = evaluate(
-        scorer, data, load_manifest(data), mesh, task="zero-shot", protocol="full", max_length=MAX_LENGTH
+    rows: list[tuple[int, ...]] = []
+    metrics = evaluate(
+        scorer,
+        data,
+        load_manifest(data),
+        mesh,
+        task="zero-shot",
+        protocol="full",
+        max_length=MAX_LENGTH,
+        keep=lambda ranked: rows.extend(listed(ranked)),
     )
-    ranks = {(u, i): r for u, i, r in zip(mine.users.tolist(), mine.items.tolist(), mine.ranks.tolist(), strict=True)}
+    ranks = {(user, item): rank for user, _, item, rank, _ in rows}
     margins = []
     if mesh.world_size == 1:
         items = scorer.item_vectors(torch.arange(ITEMS)).double().detach().numpy()

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from ppr_dist.data import padding
-from ppr_dist.data.instances import Instances, Task, excluded, history_batch, instances_of, sampled_negatives
+from ppr_dist.data.instances import (
+    Instances,
+    Task,
+    clicked_before,
+    excluded,
+    history_batch,
+    instances_of,
+    sampled_negatives,
+    unclicked,
+)
 from ppr_dist.data.users import Users
-from ppr_dist.errors import UserError
 from tests.shards import clicks_of, random_users, rank_part, select
 
 ITEMS = 400
@@ -122,9 +130,41 @@ def test_sampled_negatives_are_uniform_over_the_unclicked() -> None:
     assert np.abs(counts[free] - 400 * p).max() < 5 * np.sqrt(400 * p * (1 - p))
 
 
-def test_a_small_catalogue_is_refused() -> None:
-    with pytest.raises(UserError, match="need a catalogue of 207 items; it has 206"):
-        sampled_negatives(instances_of(random_users(30, 206, shortest=9, longest=9), "joint"), 206, 99, 0)
+def test_clicked_before_and_unclicked_count_as_a_loop_does() -> None:
+    few = random_users(40, 7, longest=9)
+    for task in TASKS:
+        instances = instances_of(few, task)
+        want = [(target in history, 7 - len(set(clicks_of(few, row)))) for row, history, target in by_hand(few, task)]
+        assert list(zip(clicked_before(instances), unclicked(instances, 7), strict=True)) == want
+
+
+@pytest.mark.parametrize("items", [120, 150, 1000])
+def test_negatives_of_users_who_left_few_items_unclicked(items: int) -> None:
+    # One clicked all but 99 or more, again and again (as a bot does), one nothing at all but the target.
+    lists = [list(range(items - 99 - spare)) * 3 for spare in (0, 1, 20)] + [[5]]
+    users = Users(
+        index=np.arange(4) + 70,
+        items=np.concatenate(lists),
+        offsets=np.concatenate([[0], np.cumsum([len(clicks) for clicks in lists])]),
+        attributes=np.zeros((0, 4), np.int64),
+    )
+    instances = Instances(users, np.arange(4), users.lengths - 1)
+    assert unclicked(instances, items).tolist() == [99, 100, 119, items - 1]
+    drawn = sampled_negatives(instances, items, 99, seed=1)
+    for clicks, negatives in zip(lists, drawn, strict=True):
+        assert len(set(negatives.tolist())) == 99
+        assert not set(negatives.tolist()) & set(clicks)
+    one = sampled_negatives(Instances(select(users, [2]), np.array([0]), instances.prefix[2:3]), items, 99, seed=1)
+    np.testing.assert_array_equal(one[0], drawn[2])
+
+
+def test_negatives_drawn_from_a_list_are_uniform() -> None:
+    # 150 of 250 items clicked: one of the other 100 is left out each time.
+    users = Users(np.array([3]), np.arange(150), np.array([0, 150]), np.zeros((0, 1), np.int64))
+    drawn = sampled_negatives(Instances(users, np.zeros(2000, np.int64), np.arange(2000)), 250, 99, seed=0)
+    left_out = np.array([np.setdiff1d(np.arange(150, 250), row)[0] for row in drawn])
+    counts = np.bincount(left_out - 150, minlength=100)
+    assert np.abs(counts - 20).max() < 5 * np.sqrt(20 * 0.99)
 
 
 def test_ids_beyond_32_bits_survive() -> None:
