@@ -26,7 +26,8 @@ touch "$demo/.demo"
 
 step "$python" -m ppr_dist.data.synthetic --out "$demo/log" --users 12000 --items 5000 --follow 0.25 --stay 0.1
 step "$python" -m ppr_dist.prepare --interactions "$demo/log/interactions.parquet" --users "$demo/log/users.parquet" \
-    --out "$demo/data" --buckets.age 6 --users-per-member 256 --members-per-shard 4
+    --out "$demo/data" --buckets.age 6 --tune-validation-fraction 0.1 \
+    --users-per-member 256 --members-per-shard 4
 trained ppr_dist.pretrain --config configs/demo/pretrain.yaml --data "$demo/data" --run-dir "$demo/pre-train"
 for method in "${methods[@]}"; do
     config=configs/demo/tune-full.yaml

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar
 from ppr_dist import options
 from ppr_dist.errors import UserError
 
+Metric = Literal["auc", "hit@5", "hit@10", "hit@20", "hit@50", "ndcg@5", "ndcg@10", "ndcg@20", "ndcg@50"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
@@ -165,12 +167,23 @@ class Train:
     checkpoint_every: int | None = None
     """Steps between checkpoints; one is always written at the end."""
     keep_checkpoints: int = 2
-    """Most recent checkpoints kept."""
+    """Most recent checkpoints kept, besides the best."""
     eval_every_epochs: int = 0
-    """Epochs between next-item validations (pretrain only); 0 = never."""
+    """Epochs between validations, the last step always being followed by one; 0 = never. pretrain: each warm user's
+    last click but one; tune: few-shot on the users of tune-validation; ranked among the whole catalogue. The checkpoint
+    that is best is kept beside the latest ones."""
+    best_metric: Metric | None = None
+    """The metric of validation that is to be highest, ties going to the earlier; none = ndcg@10."""
+    patience: int | None = None
+    """Validations in a row without a better one after which training stops; none = it goes on."""
 
     def __post_init__(self) -> None:
         _positive(self, "train", "batch", "epochs", "lr", "log_every", "keep_checkpoints")
+        if self.patience is not None:
+            _positive(self, "train", "patience")
+        for option in ("best_metric", "patience"):
+            if getattr(self, option) is not None and not self.eval_every_epochs:
+                raise UserError(f"train.{option} does nothing without validation: set train.eval_every_epochs")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ def evaluate(
     task: Task,
     protocol: Protocol,
     max_length: int,
+    split: str | None = None,
     seed: int = 0,
     batch: int = 1024,
     seen_targets: bool = True,
@@ -73,13 +74,14 @@ def evaluate(
     Memory does not grow with users or ranks.
 
     Args:
-        seed: of the sampled negatives; batch: users each rank reads at once; seen_targets: whether targets that the
-        user had clicked before are ranked too; keep: hears this rank's instances, block after block. Ranks hold
-        consecutive users, so that the blocks of all ranks, rank after rank, are in the order of (user index, position).
+        split: by default the task's, pretrain or tune-test; seed: of the sampled negatives; batch: users each rank
+        reads at once; seen_targets: whether targets that the user had clicked before are ranked too; keep: hears this
+        rank's instances, block after block. Ranks hold consecutive users, so that the blocks of all ranks, rank after
+        rank, are in the order of (user index, position).
 
     Raises :class:`UserError` where the split has no instances, or none leaves enough items to sample from.
     """
-    split = "pretrain" if task in ("next-item", "validation") else "tune-test"
+    split = split or ("pretrain" if task in ("next-item", "validation") else "tune-test")
     steps, parts = users_in_order(
         folder, manifest, split, rank=mesh.rank, world_size=mesh.world_size, at_once=max(1, batch)
     )

@@ -15,16 +15,19 @@ from ppr_dist import runs
 from ppr_dist.checkpoint import Checkpointer, Position
 from ppr_dist.config import Config
 from ppr_dist.data.collate import Collator
+from ppr_dist.data.instances import Task
 from ppr_dist.data.loader import Loader
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream import UserStream
 from ppr_dist.errors import UserError
+from ppr_dist.evaluation import evaluate
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.observe import Observer
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.mesh import Mesh, on_main
 from ppr_dist.runs import RunInfo
-from ppr_dist.trainer import Validate, seed_everything, total_steps, train
+from ppr_dist.scoring import ModelScorer
+from ppr_dist.trainer import BEST_METRIC, Validate, seed_everything, total_steps, train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,16 @@ class Job:
     manifest: Manifest
     info: RunInfo
     split: str
-    hold_out: int
-    """Last interactions of each user kept out of training."""
+
+    @property
+    def hold_out(self) -> int:
+        """Last interactions of each user kept out of training."""
+        return 2 if self.split == "pretrain" else 0
+
+    @property
+    def validation(self) -> tuple[Task, str]:
+        """Task and split that choose the best checkpoint; training sees none of it."""
+        return ("validation", "pretrain") if self.split == "pretrain" else ("few-shot", "tune-validation")
 
 
 def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
@@ -91,7 +102,6 @@ def run_job(
     prepare_tower: Callable[[DenseTower], None] = lambda tower: None,
     prepare_parallel: Callable[[Parallel], None] = lambda parallel: None,
     train_items: bool = True,
-    make_validate: Callable[[Parallel], Validate] | None = None,
 ) -> None:
     """Build, resume where asked, train to the end, save. A collective.
 
@@ -99,6 +109,7 @@ def run_job(
         prepare_tower: sets initial weights and what stands still, before the engine is made;
         prepare_parallel: sets initial tables, before a checkpoint is resumed.
     """
+    check_validation(job, config)
     loader = make_loader(job, config, mesh)
     torch.manual_seed(config.train.seed)
     tower = make_tower(job.info, config)
@@ -111,6 +122,7 @@ def run_job(
     position = Position(step=0, stream=stream_state, world_size=mesh.world_size)
     if job.resume:
         position = checkpointer.resume(parallel, stream_state) or position
+        check_metric(position, config, job.run)
     # Only now: a refusal to resume leaves the run's description as it was.
     on_main(lambda: runs.create(job.run, config, job.info, parallel.tables.plan, resume=job.resume))
     observer = Observer(
@@ -122,10 +134,48 @@ def run_job(
         job=job.info.method or job.info.job,
     )
     try:
-        validate = make_validate(parallel) if make_validate and config.train.eval_every_epochs else None
+        validate = make_validate(job, config, parallel, mesh) if config.train.eval_every_epochs else None
         train(parallel, loader, config, mesh, observer, checkpointer, position, validate)
     finally:
         observer.close()
+
+
+def check_validation(job: Job, config: Config) -> None:
+    """Raise :class:`UserError` where validation is asked for and nobody is there to validate on."""
+    _, split = job.validation
+    if config.train.eval_every_epochs and (split not in job.manifest.splits or not job.manifest.splits[split].users):
+        raise UserError(
+            f"train.eval_every_epochs: {job.data} has no users in {split}; prepare again with "
+            "--tune_validation_fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
+        )
+
+
+def check_metric(position: Position, config: Config, run: Path) -> None:
+    """Raise :class:`UserError` where a resumed run would compare validations by two metrics."""
+    metric = config.train.best_metric or BEST_METRIC
+    if position.best and config.train.eval_every_epochs and position.best.metric != metric:
+        raise UserError(f"{run}: its best is by {position.best.metric}, now train.best_metric is {metric}")
+
+
+def make_validate(job: Job, config: Config, parallel: Parallel, mesh: Mesh) -> Validate:
+    """Rank the job's validation task among the whole catalogue."""
+    scorer = ModelScorer(parallel.tables, parallel.engine, mesh.device)
+    task, split = job.validation
+
+    def validate() -> dict[str, float]:
+        metrics = evaluate(
+            scorer,
+            job.data,
+            job.manifest,
+            mesh,
+            task=task,
+            split=split,
+            protocol="full",
+            max_length=config.model.max_length,
+        )
+        return {name: value for name, value in metrics.items() if isinstance(value, float)}
+
+    return validate
 
 
 def trainable_share(parallel: Parallel) -> dict[str, Any]:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from ppr_dist import cli, runs
-from ppr_dist.config import Config, parse
-from ppr_dist.data.manifest import Manifest, load_manifest
-from ppr_dist.evaluation import evaluate
+from ppr_dist.config import parse
+from ppr_dist.data.manifest import load_manifest
 from ppr_dist.job import Job, run_job
-from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.mesh import Mesh, mesh, on_main
-from ppr_dist.scoring import ModelScorer
-from ppr_dist.trainer import Validate
+from ppr_dist.parallel.mesh import mesh, on_main
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,21 +34,8 @@ def main(argv: list[str] | None = None) -> None:
             manifest=manifest,
             info=info,
             split="pretrain",
-            hold_out=2,
         )
-        run_job(job, config, ranks, make_validate=lambda p: _validation(p, arguments.data, manifest, config, ranks))
-
-
-def _validation(parallel: Parallel, data: Path, manifest: Manifest, config: Config, ranks: Mesh) -> Validate:
-    """Full ranking of each warm user's last but one item, which training never sees."""
-    scorer = ModelScorer(parallel.tables, parallel.engine, ranks.device)
-
-    def validate() -> dict[str, Any]:
-        length = config.model.max_length
-        metrics = evaluate(scorer, data, manifest, ranks, task="validation", protocol="full", max_length=length)
-        return {f"validation_{name}": value for name, value in metrics.items() if isinstance(value, float)}
-
-    return validate
+        run_job(job, config, ranks)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from ppr_dist.batch import Batch
-from ppr_dist.checkpoint import Checkpointer, Position
-from ppr_dist.config import Config
+from ppr_dist.checkpoint import Best, Checkpointer, Position
+from ppr_dist.config import Config, Metric
 from ppr_dist.data.loader import Loader
 from ppr_dist.objective import Shared, StepLoss, gather_candidates, share, step_loss
 from ppr_dist.observe import Observer
@@ -21,7 +20,9 @@ from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.look_up import SentIds
 from ppr_dist.parallel.mesh import Mesh, on_main
 
-Validate = Callable[[], dict[str, Any]]
+Validate = Callable[[], dict[str, float]]
+"""Metrics by name. A collective."""
+BEST_METRIC: Metric = "ndcg@10"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +60,17 @@ def train(
     position: Position,
     validate: Validate | None = None,
 ) -> Position:
-    """Train from ``position`` to the end of the configured epochs, steps or minutes; return where it stopped."""
+    """Train from ``position`` to the end of epochs, steps, minutes or patience; return where it stopped."""
     steps, total = loader.stream.steps, total_steps(loader, config)
+    validate_every = steps * config.train.eval_every_epochs
     deadline = time.monotonic() + 60 * (config.train.max_minutes or 1e9)
     step, lr = position.step, config.train.lr
     parallel.engine.train()
     for epoch in range(position.step // steps, -(-total // steps)):
+        if step >= total or _patience_is_out(position, config):
+            break
         batches = observer.waiting(loader.epoch(epoch, first_step=step - epoch * steps))
         for batch, sent in one_ahead(batches, lambda batch: send(parallel, batch), mesh.device):
-            if step >= total:
-                break
             lr = _warm_up(parallel, config, step)
             loss = train_step(parallel, batch, sent, config)
             step += 1
@@ -82,17 +84,23 @@ def train(
                 targets=batch.total_targets,
             )
             position = dataclasses.replace(position, step=step)
-            if config.train.checkpoint_every and step % config.train.checkpoint_every == 0 and step < total:
+            # Before the checkpoint, so that what is resumed knows of it.
+            if validate and (step % validate_every == 0 or step == total):
+                with observer.paused():
+                    parallel.engine.eval()
+                    metrics = validate()
+                    parallel.engine.train()
+                observer.log({"step": step, "epoch": epoch, **{f"validation_{k}": v for k, v in metrics.items()}})
+                position = _compared(position, metrics, config)
+            due = config.train.checkpoint_every and step % config.train.checkpoint_every == 0 and step < total
+            if due or (position.best and position.best.step == step):
                 with observer.paused():
                     checkpointer.save(parallel, position)
             # All ranks ask rank 0's clock, at steps where they meet anyway.
             if step % config.train.log_every == 0 and _passed(deadline, config):
                 total = step
-        if validate and (epoch + 1) % config.train.eval_every_epochs == 0 and step == (epoch + 1) * steps:
-            with observer.paused():
-                parallel.engine.eval()
-                observer.log({"step": step, "epoch": epoch, **validate()})
-                parallel.engine.train()
+            if step >= total or _patience_is_out(position, config):
+                break  # and the loop over epochs with it
     observer.flush(step, position.step // steps, lr)
     checkpointer.save(parallel, position)
     return position
@@ -113,6 +121,20 @@ def _warm_up(parallel: Parallel, config: Config, step: int) -> float:
         parallel.tables.set_lr(config.tables.lr * share)
         return config.train.lr * share
     return config.train.lr
+
+
+def _compared(position: Position, metrics: dict[str, float], config: Config) -> Position:
+    """``position`` after a validation. A collective: all ranks take rank 0's word."""
+    name = config.train.best_metric or BEST_METRIC
+    value, step, best = on_main(lambda: metrics[name]), position.step, position.best
+    return dataclasses.replace(
+        position, best=best.then(value, step) if best else Best(metric=name, value=value, step=step)
+    )
+
+
+def _patience_is_out(position: Position, config: Config) -> bool:
+    patience = config.train.patience
+    return patience is not None and position.best is not None and position.best.since >= patience
 
 
 def _passed(deadline: float, config: Config) -> bool:

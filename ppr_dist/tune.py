@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ppr_dist import cli, runs
-from ppr_dist.checkpoint import latest, load_dense, load_tables
+from ppr_dist.checkpoint import chosen, load_dense, load_tables
 from ppr_dist.config import Config, Model, parse
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.errors import UserError
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         manifest = on_main(lambda: load_manifest(arguments.data))
         pretrained, pretrained_info = on_main(lambda: runs.read(arguments.init))
         runs.check_catalogue(pretrained_info, arguments.init, manifest, arguments.data)
-        checkpoint = on_main(lambda: latest(arguments.init))
+        start = on_main(lambda: chosen(arguments.init))
         config = _with_model_of(pretrained, config)
         info = runs.describe("tune", arguments.method, arguments.data, manifest)
         info = dataclasses.replace(info, init=str(arguments.init.resolve()))
@@ -53,17 +53,18 @@ def main(argv: list[str] | None = None) -> None:
             manifest=manifest,
             info=info,
             split=arguments.split,
-            hold_out=2 if arguments.split == "pretrain" else 0,
         )
 
         def prepare_tower(tower: DenseTower) -> None:
-            load_dense(tower, checkpoint, strict=False)
+            load_dense(tower, start.path, strict=False)
             if arguments.method == "ppr-light":
                 freeze_backbone(tower)
 
         def prepare_parallel(parallel: Parallel) -> None:
             same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
-            load_tables(parallel.tables, checkpoint, with_optimizer=same_optimizer)
+            load_tables(parallel.tables, start.path, with_optimizer=same_optimizer)
+            if ranks.main:
+                print(f"from {start}", flush=True)
             _print_share(parallel, info, ranks)
 
         run_job(

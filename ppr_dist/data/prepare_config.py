@@ -32,6 +32,10 @@ class PrepareConfig:
     tune_test_fraction: float = 0.2
     """Share of the cold users (0 to 1) that goes to tune-test; the others are tune-train."""
 
+    tune_validation_fraction: float = 0.0
+    """Share of the users of tune-train (0 to 1) that goes to tune-validation instead: they choose the best checkpoint
+    of a tuning run."""
+
     users_per_member: int = 1024
     """Users in one Arrow record batch (one member of a tar shard)."""
 
@@ -68,7 +72,7 @@ class PrepareConfig:
         ):
             if getattr(self, name) < low:
                 raise UserError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        for name in ("simulate_cold", "tune_test_fraction"):
+        for name in ("simulate_cold", "tune_test_fraction", "tune_validation_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         for column, buckets in self.buckets.items():

@@ -14,7 +14,7 @@ from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.sources import scalars
 from ppr_dist.errors import UserError
 
-SPLITS = ("pretrain", "tune-train", "tune-test")
+SPLITS = ("pretrain", "tune-train", "tune-test", "tune-validation")
 Stage = Callable[[str], None]
 
 
@@ -43,8 +43,9 @@ def drop_rare_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig, path:
 def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     """Fill ``users(user_id, split, events)`` and cut the simulated cold users' sequences in ``log``.
 
-    ``split`` is a position in :data:`SPLITS`. Both choices (which warm users become cold, which cold users
-    are for testing) take the users with the smallest seeded hashes, as many as the share says, rounded.
+    ``split`` is a position in :data:`SPLITS`. All choices (which warm users become cold, which cold users are for
+    testing, which of the others for validation) take the users with the smallest seeded hashes, as many as the share
+    says, rounded.
     """
     kept = config.cold_threshold - 1
     con.execute("CREATE TABLE counted AS SELECT user_id, count(*) AS events FROM log GROUP BY user_id")
@@ -72,12 +73,19 @@ def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
         f"CREATE TABLE testing AS SELECT user_id FROM shortened WHERE events <= {kept}"
         f" ORDER BY {_hash(config, 'tune', 'user_id')}, user_id LIMIT {testing}"
     )
+    validating = _round(config.tune_validation_fraction * (cold - testing))
     con.execute(
-        "CREATE TABLE users AS SELECT s.user_id, s.events,"
-        f" CASE WHEN s.events > {kept} THEN 0 WHEN t.user_id IS NULL THEN 1 ELSE 2 END AS split"
-        " FROM shortened s LEFT JOIN testing t ON s.user_id = t.user_id"
+        f"CREATE TABLE validating AS SELECT s.user_id FROM shortened s ANTI JOIN testing t ON s.user_id = t.user_id"
+        f" WHERE s.events <= {kept} ORDER BY {_hash(config, 'validate', 's.user_id')}, s.user_id LIMIT {validating}"
     )
-    con.execute("DROP TABLE counted; DROP TABLE simulated; DROP TABLE shortened; DROP TABLE testing")
+    con.execute(
+        "CREATE TABLE users AS SELECT s.user_id, s.events, CASE"
+        f" WHEN s.events > {kept} THEN 0 WHEN t.user_id IS NOT NULL THEN 2 WHEN v.user_id IS NOT NULL THEN 3 ELSE 1"
+        " END AS split FROM shortened s LEFT JOIN testing t ON s.user_id = t.user_id"
+        " LEFT JOIN validating v ON s.user_id = v.user_id"
+    )
+    for table in ("counted", "simulated", "shortened", "testing", "validating"):
+        con.execute(f"DROP TABLE {table}")
 
 
 def index_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attributes: int) -> None:

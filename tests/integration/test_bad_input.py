@@ -138,6 +138,15 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "missing flag": (lambda p: ("pretrain", "--data", p.data), "required.*run"),
     "no such method": (lambda p: p.tune("--method", "lora"), "method.*lora"),
     "another model": (lambda p: (*p.tune(), "--model.dim", 32), "model.dim is 32, but the pre-trained run has 16"),
+    "validation without users": (
+        lambda p: (*p.tune(), "--train.eval_every_epochs", 1),
+        "train.eval_every_epochs: .* no users in tune-validation; prepare again with --tune_validation_fraction",
+    ),
+    "patience without validation": (lambda p: p.train("--train.patience", 2), "train.patience does nothing without"),
+    "a metric without validation": (
+        lambda p: p.train("--train.best_metric", "auc"),
+        "train.best_metric does nothing without validation: set train.eval_every_epochs",
+    ),
     "k of 0": (lambda p: p.recommend("--k", 0), "--k"),
     # Places that cannot be written.
     "out in a file": (

@@ -15,9 +15,10 @@ from tests.integration.conftest import TINY
 ITEM = "tables.items.embeddings.item.weight"
 
 
-def tensors(run: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a run's last checkpoint by its name, read with nothing but torch."""
-    folder = sorted((run / "checkpoints").glob("step-*"))[-1]
+def tensors(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """Every tensor of a run's checkpoint (of its last one) by its name, read with nothing but torch."""
+    name = "step-*" if step is None else f"step-{step:08d}"
+    folder = sorted((run / "checkpoints").glob(name))[-1]
     reader = dcp.FileSystemReader(folder)
     entries = reader.read_metadata().state_dict_metadata
     state = {

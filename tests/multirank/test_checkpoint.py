@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppr_dist.checkpoint import Checkpointer, Position, checkpoints, latest, load_tables
+from ppr_dist.checkpoint import Checkpointer, Position, checkpoints, chosen, load_tables
 from ppr_dist.data.stream import StreamState
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.mesh import Mesh
@@ -70,7 +70,7 @@ def _steps_counted(mesh: Mesh, run: Path, start: int, stop: int, tuning: bool, i
     parallel, collator = build(mesh, small_config(with_loss("softmax")), tuning=tuning)
     tables, checkpointer = parallel.tables, Checkpointer(run, keep=1)
     if init:
-        load_tables(tables, latest(init), with_optimizer=True)
+        load_tables(tables, chosen(init).path, with_optimizer=True)
     if start:
         assert checkpointer.resume(parallel, STREAM) is not None
     counts = [{name: int(step) for name, step in tables.optimizer_steps().items()}]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.table_memory import held_bytes, planned_bytes
-from ppr_dist.checkpoint import Checkpointer, Position, latest, load_tables
+from ppr_dist.checkpoint import Checkpointer, Position, chosen, load_tables
 from ppr_dist.config import Config, Tables
 from ppr_dist.data.stream import StreamState
 from ppr_dist.parallel.apply import make_tables
@@ -87,7 +87,7 @@ def saved(mesh: Mesh, run: Path, config: Config) -> np.ndarray:
 def loaded(mesh: Mesh, run: Path, config: Config) -> np.ndarray:
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=1))
     parallel, _ = build(mesh, other, tuning=False)
-    load_tables(parallel.tables, latest(run), with_optimizer=True)
+    load_tables(parallel.tables, chosen(run).path, with_optimizer=True)
     return whole_tables(parallel)["item"]
 
 

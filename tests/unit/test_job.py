@@ -44,9 +44,7 @@ def test_the_in_batch_proposal_is_the_split_that_is_read(
         items=3,
         attributes=ATTRIBUTES,
     )
-    described = Job(
-        data=folder, run=tmp_path / "run", resume=False, manifest=manifest, info=info, split=split, hold_out=0
-    )
+    described = Job(data=folder, run=tmp_path / "run", resume=False, manifest=manifest, info=info, split=split)
     mesh = Mesh(rank=0, world_size=1, device=torch.device("cpu"))
     loader = make_loader(described, Config(), mesh)
     np.testing.assert_allclose(loader.collator.probability, share)

@@ -93,10 +93,13 @@ def brute_force(
         sequences[user] = sequences[user][: threshold - 1]
     cold = [user for user, items in sequences.items() if len(items) < threshold]
     testing = set(smallest(cold, "tune", config.tune_test_fraction))
-    splits: dict[str, dict[Any, list[Any]]] = {"pretrain": {}, "tune-train": {}, "tune-test": {}}
+    validating = smallest([u for u in cold if u not in testing], "validate", config.tune_validation_fraction)
+    split_of = dict.fromkeys(cold, "tune-train") | dict.fromkeys(testing, "tune-test")
+    split_of |= dict.fromkeys(validating, "tune-validation")
+    names = ("pretrain", "tune-train", "tune-test", "tune-validation")
+    splits: dict[str, dict[Any, list[Any]]] = {name: {} for name in names}
     for user in sorted(sequences, key=lambda u: (seeded("user", u), u)):
-        name = "pretrain" if len(sequences[user]) >= threshold else "tune-test" if user in testing else "tune-train"
-        splits[name][user] = sequences[user]
+        splits[split_of.get(user, "pretrain")][user] = sequences[user]
     items = {item for sequence in sequences.values() for item in sequence}
     return splits, sorted(items, key=lambda i: (seeded("item", i), i))
 

@@ -23,7 +23,8 @@ from tests.unit.data.click_logs import check, make_log, read_split, save, seeded
         {},
         {"simulate_cold": 0.4, "min_item_count": 8, "users_per_member": 7, "members_per_shard": 2},
         {"cold_threshold": 5, "simulate_cold": 1.0, "tune_test_fraction": 0.5, "users_per_member": 3},
-        {"min_item_count": 25, "tune_test_fraction": 0.0},
+        {"min_item_count": 25, "tune_test_fraction": 0.0, "tune_validation_fraction": 1.0},
+        {"tune_validation_fraction": 0.3, "simulate_cold": 0.4},
     ],
 )
 def test_agrees_with_brute_force(tmp_path: Path, options: dict[str, Any]) -> None:
