@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ppr_dist import runs
@@ -16,6 +14,7 @@ from ppr_dist.checkpoint import Checkpointer, Position
 from ppr_dist.config import Config
 from ppr_dist.data.collate import Collator
 from ppr_dist.data.instances import Task
+from ppr_dist.data.item_shares import ItemShares
 from ppr_dist.data.loader import Loader
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream import UserStream
@@ -64,11 +63,10 @@ def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
         shuffle_shards=config.stream.shuffle_shards,
     )
     tuning = job.info.job == "tune"
-    counts = runs.item_counts(job.data, "train_count" if job.split == "pretrain" else "tune_count")
     collator = Collator(
         loss=config.loss,
         items=job.manifest.items,
-        probability=(counts / max(counts.sum(), 1)).astype(np.float32),
+        probability=ItemShares(job.data, "train" if job.split == "pretrain" else "tune", job.manifest.items),
         max_length=config.model.max_length,
         hold_out=job.hold_out,
         first_slot=0 if tuning else 1,
@@ -78,9 +76,6 @@ def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
         world_size=mesh.world_size,
         group_tokens=config.stream.group_tokens or (65_536 if mesh.device.type == "cuda" else None),
     )
-    if config.stream.workers:
-        # They are forked each epoch from a server that has imported this once; otherwise each takes 3 s to import it.
-        multiprocessing.set_forkserver_preload([__name__])
     return Loader(stream, collator, config.stream.workers, pin=mesh.device.type == "cuda")
 
 

@@ -11,11 +11,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from ppr_dist.data.loader import PRELOAD
 from tests import ranks
 
 _CONTEXT = ranks._CONTEXT
 _CONTEXT.set_forkserver_preload(
     [
+        *PRELOAD,
         "deepspeed",
         "duckdb",
         "ppr_dist.prepare",

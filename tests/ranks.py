@@ -11,9 +11,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from ppr_dist.data.loader import PRELOAD
+
 # A server process imports the heavy packages once and forks each rank from itself: a rank starts in a blink.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["ppr_dist.job", "ppr_dist.evaluation", "deepspeed", "tests.multirank.models"])
+_CONTEXT.set_forkserver_preload([*PRELOAD, "ppr_dist.evaluation", "deepspeed", "tests.multirank.models"])
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ import torch
 from ppr_dist.batch import Batch
 from ppr_dist.config import Loss
 from ppr_dist.data.counter_random import integers, uniform
+from ppr_dist.data.item_shares import ItemShares
 from ppr_dist.data.padding import group_by_length, ragged_arange, regroup
 from ppr_dist.data.users import Int64, Users
 
@@ -29,7 +30,7 @@ class Collator:
     loss: Loss
     items: int
     """Size of the catalogue."""
-    probability: npt.NDArray[np.float32]
+    probability: npt.NDArray[np.float32] | ItemShares
     """Share of each item among the split's training clicks, [items]; the in-batch proposal of logQ. Of whole histories,
     where targets are the last ``max_length`` of each: an item clicked early in long ones counts for a little more."""
     max_length: int

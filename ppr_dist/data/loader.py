@@ -1,9 +1,12 @@
-"""Batches of an exact stream, made in this process or by worker processes."""
+"""Batches of an exact stream, made in this process or by worker processes that live as long as their loader."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import multiprocessing
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -12,6 +15,10 @@ from ppr_dist.batch import Batch
 from ppr_dist.data.collate import Collator
 from ppr_dist.data.stream import UserStream
 from ppr_dist.errors import UserError
+
+PRELOAD = ("ppr_dist.job", "pandas")
+"""What the server that workers are forked from imports once. Otherwise each worker takes 3 s for the first, and 5 s for
+pandas, which pyarrow imports, where there is one, to make an array of numpy's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,23 +31,15 @@ class Loader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Batch]]:
         """Yield (step, batch) for the rest of an epoch; the same whatever ``workers`` is.
 
-        Raises :class:`UserError`, marked with this rank, where the data cannot be read.
+        One epoch at a time: the next call ends what the one before has left. Raises :class:`UserError`, marked with
+        this rank, where the data cannot be read.
         """
-        dataset = _Epoch(self.stream, self.collator, epoch, first_step)
         batches: Iterator[tuple[int, Batch] | UserError]
         if self.workers == 0:
-            batches = iter(dataset)
+            batches = iter(_Batches(self.stream, self.collator, [epoch, first_step]))
         else:
-            # batch_size=None: a worker's items are whole batches, handed out in turn: worker w makes every W-th.
-            batches = iter(
-                DataLoader(
-                    dataset,
-                    batch_size=None,
-                    num_workers=self.workers,
-                    pin_memory=self.pin,
-                    multiprocessing_context="forkserver",
-                )
-            )
+            self._workers.start[:] = [epoch, first_step]
+            batches = iter(self._workers.loader)
         for item in batches:
             if isinstance(item, UserError):
                 item.rank = self.stream.rank  # type: ignore[attr-defined]
@@ -48,20 +47,47 @@ class Loader:
             step, batch = item
             yield step, batch.pin_memory() if self.pin and self.workers == 0 else batch
 
+    @functools.cached_property
+    def _workers(self) -> _Workers:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOAD))
+        start = context.RawArray("q", 2)
+        # batch_size=None: a worker's items are whole batches, handed out in turn: worker w makes every W-th.
+        loader = DataLoader(
+            _Batches(self.stream, self.collator, start),
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=self.pin,
+            multiprocessing_context=context,
+            persistent_workers=True,
+        )
+        return _Workers(loader, start)
 
-class _Epoch(IterableDataset[tuple[int, Batch] | UserError]):
-    def __init__(self, stream: UserStream, collator: Collator, epoch: int, first_step: int) -> None:
-        self.stream, self.collator, self.epoch, self.first_step = stream, collator, epoch, first_step
+
+@dataclasses.dataclass(frozen=True)
+class _Workers:
+    loader: DataLoader[tuple[int, Batch] | UserError]
+    start: Any
+    """Epoch and first step, in memory that the workers share."""
+
+
+class _Batches(IterableDataset[tuple[int, Batch] | UserError]):
+    """The batches from ``start`` (epoch, first step) on, as it reads when the first of them is asked for."""
+
+    def __init__(self, stream: UserStream, collator: Collator, start: Any) -> None:
+        self.stream, self.collator, self.start = stream, collator, start
 
     def __iter__(self) -> Iterator[tuple[int, Batch] | UserError]:
+        # DataLoader asks for nothing of an epoch before all workers have left the one before.
+        epoch, first_step = self.start
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         if worker:
             torch.set_num_threads(1)
-        steps = range(self.first_step + offset, self.stream.steps, stride)
+        steps = range(first_step + offset, self.stream.steps, stride)
         try:
-            for step, total, users in self.stream.batches(self.epoch, steps):
-                yield step, self.collator(users, epoch=self.epoch, step=step, global_users=total)
+            for step, total, users in self.stream.batches(epoch, steps):
+                yield step, self.collator(users, epoch=epoch, step=step, global_users=total)
         except UserError as error:
             # An exception raised in a worker would arrive wrapped in its traceback; as an item it stays one line.
             yield error

@@ -4,6 +4,7 @@ A prepared folder ``DATA`` holds::
 
     manifest.json        this file
     items.parquet        item_index int64, item_id, train_count int64, tune_count int64   (row i is item i)
+    train_share.npy      float32 [items]: each item's share of the train_counts; tune_share.npy of the tune_counts
     users.parquet        user_index int64, user_id, split string
     attributes.parquet   attribute string, value_index int64, value string               (index 0 = unknown)
     <split>/00000.tar    WebDataset shards; each member NNNNNNNN.arrow is an Arrow IPC stream of one

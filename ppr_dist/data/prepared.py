@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ppr_dist.data import attributes as attribute_values
 from ppr_dist.data import logs, shard_writer, splits
 from ppr_dist.data.folder import new_folder
+from ppr_dist.data.item_shares import write_item_shares
 from ppr_dist.data.manifest import MANIFEST, Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.sources import literal, open_source, scalars
@@ -162,5 +163,6 @@ def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, con
     }
     for name, (schema, columns, table, key) in tables.items():
         shard_writer.write_table(con, columns, table, key, schema, folder / name)
+    write_item_shares(folder)
     hashes = {name: shard_writer.sha256(folder / name) for name in tables}
     return dataclasses.replace(manifest, splits=written, tables=hashes)

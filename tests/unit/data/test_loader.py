@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import multiprocessing
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +77,9 @@ def test_workers_and_ranks_see_one_stream(data: tuple[Path, Manifest], world_siz
     for rank in range(world_size):
         plain = list(loader(data, rank, world_size, 0).epoch(1))
         if rank == world_size - 1:
-            assert_same_batches(list(loader(data, rank, world_size, 2).epoch(1)), plain)
-            assert_same_batches(list(loader(data, rank, world_size, 2).epoch(1, first_step=3)), plain[3:])
+            with_workers = loader(data, rank, world_size, 2)
+            assert_same_batches(list(with_workers.epoch(1)), plain)
+            assert_same_batches(list(with_workers.epoch(1, first_step=3)), plain[3:])
         assert [step for step, _ in plain] == list(range(len(one)))
         by_rank.append(plain)
     for step, (_, whole) in enumerate(one):
@@ -85,6 +89,45 @@ def test_workers_and_ranks_see_one_stream(data: tuple[Path, Manifest], world_siz
         assert len({plain[step][1].candidates.shape for plain in by_rank}) == 1  # type: ignore[union-attr]
         seen += users
     assert sorted(seen) == list(range(COUNT))
+
+
+def test_workers_live_through_epochs_also_after_one_was_left_midway(data: tuple[Path, Manifest]) -> None:
+    before = set(multiprocessing.active_children())
+    source, plain = loader(data, 0, 1, 2), loader(data, 0, 1, 0)
+    left = source.epoch(0)
+    assert_same_batches([next(left), next(left)], list(plain.epoch(0))[:2])
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for epoch, first_step in ((1, 0), (2, 0), (3, 4), (0, 1)):
+        found = list(source.epoch(epoch, first_step))
+        assert_same_batches(found, list(plain.epoch(epoch, first_step)))
+        assert set(multiprocessing.active_children()) - before == workers
+    del left, source
+    gc.collect()
+    assert set(multiprocessing.active_children()) == before
+
+
+class _Imports:
+    """In place of a collator: names what a worker has imported since it got this."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, before=set(sys.modules))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.collator(*args, **kwargs)
+        return sorted(set(sys.modules) - self.before)  # type: ignore[attr-defined]
+
+
+def test_workers_import_nothing_that_their_server_has_not(data: tuple[Path, Manifest]) -> None:
+    # The server of these tests has imported loader.PRELOAD, and besides what only multirank tests need.
+    source = loader(data, 0, 1, 1)
+    source = dataclasses.replace(source, collator=_Imports(source.collator))  # type: ignore[arg-type]
+    for epoch in (0, 1):
+        _, names = next(source.epoch(epoch))
+        assert len(names) < 10, names  # pandas alone is some 300
 
 
 @pytest.mark.parametrize("workers", [0, 2])
