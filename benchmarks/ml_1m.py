@@ -16,13 +16,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.hardware import hardware, heading
 
 ROOT = Path(__file__).parents[1]
-TASKS = "[few-shot,zero-shot,joint]"
+TASKS = ("few-shot", "zero-shot", "joint")
 METHODS = {"fine-tune": "tune-full.yaml", "ppr-light": "tune.yaml", "ppr-full": "tune-full.yaml"}
 
 
@@ -46,7 +47,7 @@ def main() -> None:
 
 def _next_item(log: Path, work: Path, minutes: float) -> dict[str, Any]:
     data, run = work / "data", work / "next-item"
-    _prepare(log, data)
+    prepare(log, data)
     _pretrain(data, run, minutes)
     records = _records(run)
     curve = [
@@ -54,14 +55,14 @@ def _next_item(log: Path, work: Path, minutes: float) -> dict[str, Any]:
         for r in records
         if "validation_auc" in r
     ]
-    rows = _evaluate(run, "next-item", "full") + _evaluate(run, "next-item", "full", "--baseline", "popularity")
+    rows = _evaluate(run, ["next-item"], "full") + _evaluate(run, ["next-item"], "full", "--baseline", "popularity")
     seconds = max(r.get("elapsed_s", 0.0) for r in records)
     return {"minutes": seconds / 60, "steps": records[-1]["step"], "validation": curve, "test": rows}
 
 
 def _cold_start(log: Path, work: Path, minutes: float) -> list[dict[str, Any]]:
     data, run = work / "cold-data", work / "cold-pre-train"
-    _prepare(log, data, "--simulate-cold", "0.2", "--tune-validation-fraction", "0.1")
+    prepare(log, data, "--simulate-cold", "0.2", "--tune-validation-fraction", "0.1")
     _pretrain(data, run, minutes)
     rows = []
     for protocol in ("sampled-99", "full"):
@@ -70,31 +71,34 @@ def _cold_start(log: Path, work: Path, minutes: float) -> list[dict[str, Any]]:
         tuned = work / f"cold-{method}"
         if not (tuned / "checkpoints").is_dir():
             config_path = ROOT / "configs" / "ml-1m" / config
-            _run("tune", "--config", config_path, "--data", data, "--init", run, "--method", method, "--run-dir", tuned)
+            command(
+                "tune", "--config", config_path, "--data", data, "--init", run, "--method", method, "--run-dir", tuned
+            )
         for protocol in ("sampled-99", "full"):
             rows += _evaluate(tuned, TASKS, protocol)
     return rows
 
 
-def _prepare(log: Path, data: Path, *more: str) -> None:
+def prepare(log: Path, data: Path, *more: str) -> None:
     if not data.is_dir():
         files = ("--interactions", log / "interactions.parquet", "--users", log / "users.parquet")
-        _run("prepare", *files, "--out", data, "--min-item-count", 5, "--attributes", "gender,age,occupation", *more)
+        command("prepare", *files, "--out", data, "--min-item-count", 5, "--attributes", "gender,age,occupation", *more)
 
 
 def _pretrain(data: Path, run: Path, minutes: float) -> None:
     if not (run / "checkpoints").is_dir():
         config = ROOT / "configs" / "ml-1m" / "pretrain.yaml"
-        _run("pretrain", "--config", config, "--data", data, "--run-dir", run, "--train.max_minutes", minutes)
+        command("pretrain", "--config", config, "--data", data, "--run-dir", run, "--train.max_minutes", minutes)
 
 
-def _evaluate(run: Path, task: str, protocol: str, *more: str) -> list[dict[str, Any]]:
-    out = _run("evaluate", "--run-dir", run, "--task", task, "--protocol", protocol, "--progress", "false", *more)
+def _evaluate(run: Path, tasks: Sequence[str], protocol: str, *more: str) -> list[dict[str, Any]]:
+    words = ("--task", *tasks, "--protocol", protocol, "--progress", "false")
+    out = command("evaluate", "--run-dir", run, *words, *more)
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 
-def _run(command: str, *arguments: Any) -> str:
-    argv = [sys.executable, "-m", f"ppr_dist.{command}", *map(str, arguments)]
+def command(name: str, *arguments: Any) -> str:
+    argv = [sys.executable, "-m", f"ppr_dist.{name}", *map(str, arguments)]
     print("---", *argv[1:], file=sys.stderr, flush=True)
     return subprocess.run(argv, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 

@@ -119,7 +119,7 @@ def read(run: Path) -> tuple[Config, RunInfo]:
 
 def _config(run: Path) -> Config:
     config = configuration.read(run / "config.yaml")
-    if "positions" in yaml.safe_load((run / "config.yaml").read_text())["model"]:
+    if "positions" in (yaml.safe_load((run / "config.yaml").read_text()).get("model") or {}):
         return config
     # Written before there was a choice, when positions were counted back from the last interaction.
     return dataclasses.replace(config, model=dataclasses.replace(config.model, positions="last"))
