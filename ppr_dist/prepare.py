@@ -57,7 +57,10 @@ def summary(manifest: Manifest, out: str, seconds: float) -> str:
         f"{manifest.clicks[kind] / read:.2%} {text}{' (left out)' if left_out.get(kind) else ''}"
         for kind, text in KINDS.items()
     ]
+    order, time = manifest.settings["order_column"], manifest.settings["time_column"]
+    unit = manifest.settings["time_unit"]
     lines.append(f"  log        {read:,} clicks; {', '.join(shares)}")
+    lines.append(f"  order      by {order}; {f'time is {time} (numbers in {unit})' if time else 'no time'}")
     return "\n".join(lines)
 
 

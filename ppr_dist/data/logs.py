@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import duckdb
 
-from ppr_dist.data.clicks import ClickCounts, order_clicks
+from ppr_dist.data import times
+from ppr_dist.data.clicks import Clicks, order_clicks
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.sources import Source, first_row, identifier, named_errors, scalars
 from ppr_dist.errors import UserError
@@ -84,34 +85,53 @@ def column_type(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> 
 
 def load_interactions(
     con: duckdb.DuckDBPyConnection, source: Source, config: PrepareConfig, user_type: str, item_type: str
-) -> tuple[str, ClickCounts]:
-    """Fill table ``log(user_id, item_id, nth)``, its rows in order; return the order column and what was seen."""
+) -> Clicks:
+    """Fill table ``log(user_id, item_id, time, nth)``, its rows in order; return what was seen.
+
+    ``time`` is in nanoseconds since 1970, null where there is none.
+    """
     order = config.order_column
     if order is None:
         order = next((name for name in ("position", "timestamp") if name in source.columns), None)
         if order is None:
             columns = ", ".join(source.columns)
             raise UserError(f"{source.path}: no column 'position' or 'timestamp' to order by; it has {columns}")
-    place_type = column_type(con, source, order)
+    kind = column_type(con, source, order)
+    names = (config.user_column, config.item_column, order)
+    with named_errors(source.path):
+        rows, *known = scalars(
+            con, f"SELECT count(*), {', '.join(f'count({identifier(name)})' for name in names)} FROM {source.table}"
+        )
+    if rows == 0:
+        raise UserError(f"{source.path}: no interactions in it")
+    for name, number in zip(names, known, strict=True):
+        if number < rows:
+            raise UserError(f"{source.path}: column {name!r} is null in {rows - number:,} of {rows:,} rows")
+    if kind == "VARCHAR":
+        raise UserError(f"{source.path}: column {order!r} is text; interactions are ordered by a number or a time")
+    time_column = config.time_column
+    if time_column is None:
+        time_column = "timestamp" if "timestamp" in source.columns else order if kind == "TIMESTAMP" else ""
+    time = "CAST(NULL AS BIGINT)"
+    if time_column:
+        time_kind = kind if time_column == order else column_type(con, source, time_column)
+        with named_errors(source.path):
+            if scalars(con, f"SELECT count({identifier(time_column)}) FROM {source.table}") == (0,):
+                time_column = "" if time_column != order else time_column
+            else:
+                time = times.nanoseconds(con, source, time_column, time_kind, config.time_unit)
     user = f"CAST({identifier(config.user_column)} AS {SQL_TYPES[user_type]})"
     item = f"CAST({identifier(config.item_column)} AS {SQL_TYPES[item_type]})"
-    # Parquet keeps its own type: a cast to microseconds would tie times that differ in nanoseconds.
-    place = f"CAST({identifier(order)} AS {place_type})" if source.kind == "csv" else identifier(order)
+    place = times.place(con, source, order, kind)
     with named_errors(source.path):
         con.execute(
-            f"CREATE TABLE raw_log AS SELECT {user} AS user_id, {item} AS item_id, {place} AS place"
-            f" FROM {source.table} ORDER BY user_id, place, item_id"
+            f"CREATE TABLE raw_log AS SELECT {user} AS user_id, {item} AS item_id, {place} AS place, {time} AS time"
+            f" FROM {source.table} ORDER BY user_id, place, item_id, time"
         )
-    sizes = scalars(con, "SELECT count(*), count(user_id), count(item_id), count(place) FROM raw_log")
-    if sizes[0] == 0:
-        raise UserError(f"{source.path}: no interactions in it")
-    names = (config.user_column, config.item_column, order)
-    for name, known in zip(names, sizes[1:], strict=True):
-        if known < sizes[0]:
-            raise UserError(f"{source.path}: column {name!r} is null in {sizes[0] - known:,} of {sizes[0]:,} rows")
-    if place_type == "VARCHAR":
-        raise UserError(f"{source.path}: column {order!r} is text; interactions are ordered by a number or a time")
-    return order, order_clicks(con, config)
+    (lost,) = scalars(con, "SELECT count(*) FROM raw_log WHERE place IS NULL")
+    if lost:
+        raise UserError(f"{source.path}: column {order!r} is NaN in {lost:,} of {rows:,} rows")
+    return Clicks(order_column=order, time_column=time_column, counts=order_clicks(con, config))
 
 
 def load_profiles(

@@ -57,6 +57,13 @@ class PrepareConfig:
     order_column: str | None = None
     """Column that orders a user's interactions; null = ``position`` if present, else ``timestamp``."""
 
+    time_column: str | None = None
+    """Column of a click's time; null = ``timestamp`` if present, else the order column where it holds
+    timestamps; '' = none."""
+
+    time_unit: Literal["s", "ms", "us", "ns"] = "s"
+    """Unit of times that are numbers, since 1970; times outside 1970 to 2100 are refused."""
+
     memory_limit: str | None = None
     """Memory DuckDB may use before it spills, e.g. ``4GB``; null = DuckDB's default (80 % of the machine)."""
 
@@ -88,9 +95,9 @@ class PrepareConfig:
             return [name.strip() for name in self.attributes.split(",") if name.strip()]
         return self.attributes
 
-    def settings(self, order_column: str) -> dict[str, Any]:
+    def settings(self, order_column: str, time_column: str) -> dict[str, Any]:
         """Return what decides the output, for the manifest: no limits of the machine, no paths."""
         settings = dataclasses.asdict(self)
-        settings.update(attributes=self.attribute_names(), order_column=order_column)
+        settings.update(attributes=self.attribute_names(), order_column=order_column, time_column=time_column)
         del settings["memory_limit"], settings["temp_dir"]
         return settings

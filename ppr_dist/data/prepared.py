@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ppr_dist.data import attributes as attribute_values
 from ppr_dist.data import logs, shard_writer, splits
+from ppr_dist.data.clicks import Clicks
 from ppr_dist.data.folder import new_folder
 from ppr_dist.data.item_shares import write_item_shares
 from ppr_dist.data.manifest import MANIFEST, Manifest
@@ -101,12 +102,8 @@ def _tables(
     user_type = user_types[0]
     if profiles is not None:
         user_type = logs.shared_id_type(log, user_types, profiles, logs.id_types(con, profiles, config.user_column))
-    order_column, counts = logs.load_interactions(con, log, config, user_type, item_type)
-    if counts.duplicate > MANY_DUPLICATES * counts.read and not config.deduplicate:
-        warn(
-            f"{interactions}: {counts.duplicate / counts.read:.1%} of the rows repeat another one exactly"
-            " (a log delivered twice?); --deduplicate exact leaves them out"
-        )
+    clicks = logs.load_interactions(con, log, config, user_type, item_type)
+    _warn_of_clicks(clicks, interactions, config)
     stage("reading the profiles")
     types: dict[str, str] = {}
     if profiles is not None:
@@ -128,9 +125,26 @@ def _tables(
         attributes=attributes,
         splits={},
         tables={},
-        settings=config.settings(order_column) | {"attributes": list(types)},
-        clicks=dataclasses.asdict(counts),
+        settings=config.settings(clicks.order_column, clicks.time_column) | {"attributes": list(types)},
+        clicks=dataclasses.asdict(clicks.counts),
     )
+
+
+def _warn_of_clicks(clicks: Clicks, path: str, config: PrepareConfig) -> None:
+    """Say what in a log's order is likely not meant."""
+    counts = clicks.counts
+    if counts.duplicate > MANY_DUPLICATES * counts.read and not config.deduplicate:
+        warn(
+            f"{path}: {counts.duplicate / counts.read:.1%} of the rows repeat another one exactly"
+            " (a log delivered twice?); --deduplicate exact leaves them out"
+        )
+    if clicks.time_column and counts.untimed:
+        warn(f"{path}: column {clicks.time_column!r} is null for {counts.untimed / counts.read:.1%} of the clicks")
+    if counts.backward:
+        warn(
+            f"{path}: ordered by {clicks.order_column!r}, {counts.backward / counts.read:.2%} of the clicks have an"
+            f" earlier {clicks.time_column!r} than the user's click before"
+        )
 
 
 def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, config: PrepareConfig) -> Manifest:

@@ -71,6 +71,18 @@ def read_split(out: Path, manifest: Manifest, name: str) -> pd.DataFrame:
     return frame
 
 
+def sequences(out: Path) -> dict[Any, list[Any]]:
+    """Raw user → raw items, oldest first, of all splits."""
+    manifest = load_manifest(out)
+    user = pd.read_parquet(out / "users.parquet").user_id.to_numpy()
+    item = pd.read_parquet(out / "items.parquet").item_id.to_numpy()
+    frame = pd.concat([read_split(out, manifest, split) for split in manifest.splits])
+    return {
+        user[u]: item[np.asarray(i, np.int64)].tolist()
+        for u, i in zip(frame.user.astype(int), frame["items"], strict=True)
+    }
+
+
 def seeded(purpose: str, raw: object, seed: int = 0) -> int:
     return int.from_bytes(hashlib.md5(f"{seed}:{purpose}:{raw}".encode()).digest(), "little")
 

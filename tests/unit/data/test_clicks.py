@@ -8,24 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.prepared import prepare
 from ppr_dist.data.raw_users import read_raw_users
 from ppr_dist.prepare import summary
-from tests.unit.data.click_logs import make_log, read_split, save
-
-
-def sequences(data: Path) -> dict[object, list[object]]:
-    """Raw user → raw items, oldest first, of all splits."""
-    manifest = load_manifest(data)
-    user = pd.read_parquet(data / "users.parquet").user_id.to_numpy()
-    item = pd.read_parquet(data / "items.parquet").item_id.to_numpy()
-    frame = pd.concat([read_split(data, manifest, split) for split in manifest.splits])
-    return {
-        user[u]: item[np.asarray(i, np.int64)].tolist()
-        for u, i in zip(frame.user.astype(int), frame["items"], strict=True)
-    }
+from tests.unit.data.click_logs import make_log, save, sequences
 
 
 @pytest.mark.parametrize("text", [False, True])

@@ -72,7 +72,7 @@ def test_position_is_preferred_and_timestamp_may_then_be_null(tmp_path: Path) ->
     log["timestamp"] = None
     prepare(*save(tmp_path, log, profile), tmp_path / "data", PrepareConfig())
     check(tmp_path / "data", log, profile, PrepareConfig(), order="position")
-    log["timestamp"] = -log.position
+    log["timestamp"] = log.position.max() - log.position
     prepare(*save(tmp_path, log, profile), tmp_path / "other", PrepareConfig(order_column="timestamp"))
     check(tmp_path / "other", log, profile, PrepareConfig(), order="timestamp")
 
