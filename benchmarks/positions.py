@@ -4,8 +4,8 @@
 
 ``--log`` as in :mod:`benchmarks.ml_1m`. Pre-trains both for as many epochs on the warm users (prepare --simulate-cold
 0.2; one head, dropout 0.1, 3,000 uniform negatives, none in batch: settings that converge in few epochs), tunes each by
-ppr-light and fine-tune from several seeds, and ranks among the whole catalogue. Stages already done in ``--work`` are
-kept. Differences are paired by instance; standard errors are clustered by user.
+ppr-light and fine-tune from several seeds for all epochs of configs/ml-1m, and ranks among the whole catalogue. Stages
+already done in ``--work`` are kept. Differences are paired by instance; standard errors are clustered by user.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.ml_1m import ROOT, command, prepare
 
 METHODS = {"ppr-light": "tune.yaml", "fine-tune": "tune-full.yaml"}
 FAST = ("--model.heads", 1, "--model.dropout", 0.1, "--loss.uniform_negatives", 3000, "--loss.in_batch_per_user", 0)
+ALL_EPOCHS = ("--train.eval_every_epochs", 0, "--train.patience", "null")
 METRICS = ("hit@10", "ndcg@10")
 
 
@@ -45,7 +46,8 @@ def main() -> None:
             found["pre-train", task, positions] = [_ranked(run, task)]
         for method, seed in itertools.product(METHODS, range(options.seeds)):
             tuned = options.work / f"tuned-{positions}-{method}-{seed}"
-            _train("tune", METHODS[method], data, tuned, "--init", run, "--method", method, "--train.seed", seed)
+            flags = ("--init", run, "--method", method, "--train.seed", seed, *ALL_EPOCHS)
+            _train("tune", METHODS[method], data, tuned, *flags)
             for task in ("few-shot", "zero-shot"):
                 found.setdefault((method, task, positions), []).append(_ranked(tuned, task))
     print("| model | task | instances | metric | first | last | first − last |\n|---|---|---|---|---|---|---|")

@@ -6,28 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import torch.distributed.checkpoint as dcp
 
 from tests.commands import succeed
 from tests.integration.conftest import TINY
+from tests.oracle import tensors
 
 ITEM = "tables.items.embeddings.item.weight"
-
-
-def tensors(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """Every tensor of a run's checkpoint (of its last one) by its name, read with nothing but torch."""
-    name = "step-*" if step is None else f"step-{step:08d}"
-    folder = sorted((run / "checkpoints").glob(name))[-1]
-    reader = dcp.FileSystemReader(folder)
-    entries = reader.read_metadata().state_dict_metadata
-    state = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in entries.items()
-        if isinstance(entry, dcp.metadata.TensorStorageMetadata)
-    }
-    dcp.load(state, storage_reader=reader, no_dist=True)
-    return {name: tensor.numpy() for name, tensor in state.items()}
 
 
 def of(state: dict[str, np.ndarray], *parts: str) -> dict[str, np.ndarray]:
