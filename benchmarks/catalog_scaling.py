@@ -170,7 +170,7 @@ def _ours(items: int, ranks: Any, half: bool) -> Any:
     config = _config(half=half)
     sizes = TableSizes(items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_tower=False)
     parallel = parallelize(sizes, _tower(config), config, ranks)
-    return lambda batch: train_step(parallel, batch, send(parallel, batch), config, USERS), parallel.tables
+    return lambda batch: train_step(parallel, batch, send(parallel, batch), config), parallel.tables
 
 
 def _plain(items: int, *, sparse: bool) -> Any:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from ppr_dist import trainer
 from ppr_dist.parallel import collectives
 from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.look_up import Request
 from ppr_dist.parallel.sparse import Tables
 
 Item = TypeVar("Item")
@@ -77,8 +76,9 @@ class Phases:
 def watch_training(parallel: Parallel) -> Phases:
     """Wrap everything that a training step calls; to be done once in a process."""
     phases = Phases()
-    phases.watch(trainer, "send", IDS)
-    phases.watch(Request, "receive", IDS)
+    phases.watch(trainer, "start", IDS)
+    phases.watch(trainer.Sending, "dispatch", IDS)
+    phases.watch(trainer.Sending, "arrive", IDS)
     phases.watch(Tables, "look_up", LOOK_UP)
     phases.watch(parallel.engine, "forward", FORWARD)
     phases.watch(trainer, "gather_candidates", GATHER)

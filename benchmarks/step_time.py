@@ -139,7 +139,7 @@ def _ours(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], No
 
     def step(batch: Batch) -> None:
         batch = batch.to(ranks.device)
-        train_step(parallel, batch, send(parallel, batch), config, config.train.batch)
+        train_step(parallel, batch, send(parallel, batch), config)
 
     def look_up_and_update(batch: Batch) -> None:
         vectors = parallel.tables.look_up_items(batch.item_ids.to(ranks.device, non_blocking=True))

@@ -208,7 +208,7 @@ def _run_rank(given: dict[str, Any]) -> None:
             for epoch in range(10**6):
                 yield from loader.epoch(epoch)
 
-        batches = one_ahead(phases.data(endless()), lambda batch: trainer.send(parallel, batch), ranks.device)
+        batches = one_ahead(phases.data(endless()), lambda batch: trainer.start(parallel, batch), ranks.device)
 
         def train(steps: int) -> dict[str, Any]:
             torch.distributed.barrier()

@@ -38,8 +38,11 @@ class Shared:
     """softmax: float32 [W·C]."""
 
 
-def share(batch: Batch) -> Callable[[], Shared]:
-    """Start to communicate: one message of each rank to all, integers throughout. Call what is returned to wait."""
+def share(batch: Batch, group: dist.ProcessGroup) -> Callable[[], Shared]:
+    """Start to communicate over ``group``: one message of each rank to all, integers throughout.
+
+    Call what is returned to wait.
+    """
     counts = torch.empty(2, dtype=torch.int64, device=batch.lengths.device)
     # fill_ on the device: the numbers never visit the host again.
     counts[0].fill_(batch.total_targets)
@@ -48,7 +51,7 @@ def share(batch: Batch) -> Callable[[], Shared]:
     if batch.candidates is not None and batch.candidate_log_q is not None:
         ids = batch.item_ids.index_select(0, batch.candidates)
         bits = batch.candidate_log_q.view(torch.int32).long()
-    pending = start_all_gather(torch.cat([counts, ids, bits])[None])
+    pending = start_all_gather(torch.cat([counts, ids, bits])[None], group)
 
     def shared() -> Shared:
         every = pending.result()

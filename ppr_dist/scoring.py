@@ -68,7 +68,7 @@ class ModelScorer:
 
     def user_vectors(self, batch: Batch) -> Tensor:
         batch = batch.to(self.device)
-        items, *profiles = self.tables.look_up(self.tables.send_ids(batch))
+        items, *profiles = self.tables.look_up_batch(batch)
         user, _ = self.tower(items, batch, *profiles)
         return user
 

@@ -33,10 +33,31 @@ class Sent:
     shared: Shared
 
 
+@dataclasses.dataclass(frozen=True)
+class Sending:
+    """The same, under way (:mod:`ppr_dist.parallel.ahead`)."""
+
+    ids: SentIds
+    shared: Callable[[], Shared]
+
+    def dispatch(self) -> None:
+        self.ids.dispatch()
+
+    def arrive(self) -> Sent:
+        self.ids.arrive()
+        return Sent(self.ids, self.shared())
+
+
+def start(parallel: Parallel, batch: Batch) -> Sending:
+    """Begin to communicate all of a batch that needs no vectors. A collective."""
+    return Sending(parallel.tables.announce(batch), share(batch, parallel.tables.ids_group))
+
+
 def send(parallel: Parallel, batch: Batch) -> Sent:
-    """Communicate all of a batch that needs no vectors. A collective."""
-    shared = share(batch)
-    return Sent(parallel.tables.send_ids(batch), shared())
+    """What :func:`start` starts, all the way at once."""
+    sending = start(parallel, batch)
+    sending.dispatch()
+    return sending.arrive()
 
 
 def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config) -> StepLoss:
@@ -70,7 +91,7 @@ def train(
         if step >= total or _patience_is_out(position, config):
             break
         batches = observer.waiting(loader.epoch(epoch, first_step=step - epoch * steps))
-        for batch, sent in one_ahead(batches, lambda batch: send(parallel, batch), mesh.device):
+        for batch, sent in one_ahead(batches, lambda batch: start(parallel, batch), mesh.device):
             lr = _warm_up(parallel, config, step)
             loss = train_step(parallel, batch, sent, config)
             step += 1

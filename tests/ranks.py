@@ -24,12 +24,18 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120) -> list[Any]:
-    """Return function(mesh, *args) of every rank; fail with the first traceback, or after ``timeout`` seconds."""
-    results = _CONTEXT.Queue()
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120, gpus: bool = False
+) -> list[Any]:
+    """Return function(mesh, *args) of every rank; fail with the first traceback, or after ``timeout`` seconds.
+
+    ``gpus``: each on a GPU of its own, and not on the CPU.
+    """
+    context: Any = multiprocessing.get_context("spawn") if gpus else _CONTEXT
+    results = context.Queue()
     port = free_port()
     ranks = [
-        _CONTEXT.Process(target=_rank, args=(function, rank, world_size, port, args, results), daemon=True)
+        context.Process(target=_rank, args=(function, rank, world_size, port, args, results, gpus), daemon=True)
         for rank in range(world_size)
     ]
     for process in ranks:
@@ -52,7 +58,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 
 
 def _rank(
-    function: Callable[..., Any], rank: int, world_size: int, port: int, args: tuple[Any, ...], results: Any
+    function: Callable[..., Any], rank: int, world_size: int, port: int, args: tuple[Any, ...], results: Any, gpus: bool
 ) -> None:
     os.environ.update(
         RANK=str(rank),
@@ -60,8 +66,9 @@ def _rank(
         WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
-        CUDA_VISIBLE_DEVICES="",
     )
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
     from ppr_dist.parallel.mesh import mesh

@@ -7,41 +7,68 @@ ids and counts run ahead; rows are looked up after the update before, so trainin
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from ppr_dist.batch import Batch
 
 Sent = TypeVar("Sent")
+Sent_co = TypeVar("Sent_co", covariant=True)
+
+
+class Sending(Protocol[Sent_co]):
+    """What is under way of a batch. Both methods are collectives that may make the host wait."""
+
+    def dispatch(self) -> None:
+        """Send what could not be sent before the ranks knew how much it is."""
+
+    def arrive(self) -> Sent_co:
+        """Wait for all of it."""
 
 
 def one_ahead(
-    batches: Iterable[tuple[int, Batch]], send: Callable[[Batch], Sent], device: torch.device
+    batches: Iterable[tuple[int, Batch]], start: Callable[[Batch], Sending[Sent]], device: torch.device
 ) -> Iterator[tuple[Batch, Sent]]:
-    """Yield each batch on ``device`` with what ``send`` made of it, after sending the batch behind it. A collective."""
-    # A stream of its own: finding out how many ids go where makes the host wait, but only for what stands there.
-    side = torch.cuda.Stream(device) if device.type == "cuda" else None
-    ahead: tuple[Batch, Sent, torch.cuda.Event | None] | None = None
+    """Yield each batch on ``device`` with what ``start`` began for it, after starting the one behind it. A collective.
+
+    Where the host must wait (how many ids come from whom?), it does so between two steps and on a stream of its own:
+    for what stands there, sent a step ago, while the GPU still works on the steps before.
+    """
+    coming: tuple[Batch, Sending[Sent]] | None = None
     for _, batch in batches:
-        with torch.cuda.stream(side) if side else nullcontext():
-            on_device = batch.to(device)
-            sent = send(on_device)
-            made = side.record_event() if side else None
-        if ahead:
-            yield _here(*ahead)
-        ahead = on_device, sent, made
-    if ahead:
-        yield _here(*ahead)
+        with _aside(device):
+            following = batch.to(device)
+            sending = start(following)
+        if coming:
+            yield _here(*coming, device)
+        with _aside(device):
+            sending.dispatch()
+        coming = following, sending
+    if coming:
+        yield _here(*coming, device)
 
 
-def _here(batch: Batch, sent: Sent, made: torch.cuda.Event | None) -> tuple[Batch, Sent]:
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of a GPU for what runs ahead; torch has 32 and hands them out again."""
+    return torch.cuda.Stream(device, priority=-1)  # first: the host waits for it, while the GPU has other work
+
+
+def _aside(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.stream(side_stream(device)) if device.type == "cuda" else nullcontext()
+
+
+def _here(batch: Batch, sending: Sending[Sent], device: torch.device) -> tuple[Batch, Sent]:
     """Let this stream use what the side stream made, and keep the memory from being given away under it."""
-    if made:
+    with _aside(device):
+        sent = sending.arrive()
+    if device.type == "cuda":
         here = torch.cuda.current_stream()
-        here.wait_event(made)
+        here.wait_stream(side_stream(device))
         _record(batch, here)
         _record(sent, here)
     return batch, sent

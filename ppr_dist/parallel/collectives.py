@@ -33,12 +33,24 @@ class Pending:
         return self.made()
 
 
-def start_all_gather(x: Tensor) -> Pending:
+def group_beside(device: torch.device) -> dist.ProcessGroup:
+    """A group of all ranks whose messages wait for none of the usual group's. A collective; of one rank, that group."""
+    world = dist.group.WORLD
+    assert world is not None
+    if world.size() == 1:
+        return world
+    timeout = world._get_backend(device).options._timeout
+    made = dist.new_group(backend="nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    assert isinstance(made, dist.ProcessGroup)
+    return made
+
+
+def start_all_gather(x: Tensor, group: dist.ProcessGroup | None = None) -> Pending:
     """Concatenate ``x`` [n, …] of all ranks to [W·n, …], no gradient; n must be the same on every rank."""
     if dist.get_world_size() == 1:
         return Pending(None, x.detach)
     out = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
-    return Pending(_all_gather(out, x.detach().contiguous(), async_op=True), lambda: out)
+    return Pending(_all_gather(out, x.detach().contiguous(), group, async_op=True), lambda: out)
 
 
 def all_gather(x: Tensor) -> Tensor:

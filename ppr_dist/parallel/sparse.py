@@ -27,8 +27,9 @@ from ppr_dist.config import Tables as TablesConfig
 from ppr_dist.data.counter_random import bits
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.cluster import Cluster
+from ppr_dist.parallel.collectives import group_beside
 from ppr_dist.parallel.footprint import describe_plan
-from ppr_dist.parallel.look_up import Request, SentIds, keep_ids_here
+from ppr_dist.parallel.look_up import Request, SentIds, delivered, send_ids_over
 from ppr_dist.parallel.planning import make_plan
 
 _OPTIMIZERS = {
@@ -144,32 +145,38 @@ class Tables:
             for name, collection in self.model.module.named_children()
         }
         """FBGEMM's modules on this rank, by collection."""
-        if dist.get_world_size() == 1:
-            for collection in (self.model.module.items, self.model.module.profiles):
-                keep_ids_here(collection)
+        self.ids_group = group_beside(device)
+        """Process group of what runs ahead of a step."""
+        for collection in self.model.module.children():
+            send_ids_over(collection, self.ids_group if dist.get_world_size() > 1 else None)
 
     # Look-ups -------------------------------------------------------------------------------------------------
 
-    def send_ids(self, batch: Batch) -> SentIds:
-        """Send a batch's ids to the ranks that hold their rows; :meth:`look_up` takes them from there. A collective."""
-        return SentIds(self._send_items(batch.item_ids), self._send_profile(batch.profile))
+    def announce(self, batch: Batch) -> SentIds:
+        """Begin to send a batch's ids to the ranks that hold their rows. A collective."""
+        return SentIds(self._announce_items(batch.item_ids), self._announce_profile(batch.profile))
 
     def look_up(self, sent: SentIds) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Vectors as they stand now: items [U, D], x_u [B, A·d] or None for prompt and for tower. A collective."""
         return self._item_vectors(sent.items), *self._profile_vectors(sent.profiles)
 
+    def look_up_batch(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What :meth:`look_up` returns, from the ids on. A collective."""
+        return self.look_up(delivered(self.announce(batch)))
+
     def look_up_items(self, ids: Tensor) -> Tensor:
         """Vectors of ``ids`` int64 [U] → float32 [U, D]; without gradient where items stand still. A collective."""
-        return self._item_vectors(self._send_items(ids))
+        return self._item_vectors(delivered(self._announce_items(ids)))
 
     def look_up_profiles(self, profile: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """x_u of value indices int64 [A, B]: (for the prompt, for the tower), each [B, A·d] or None. A collective."""
-        return self._profile_vectors(self._send_profile(profile))
+        request = self._announce_profile(profile)
+        return self._profile_vectors(request and delivered(request))
 
-    def _send_items(self, ids: Tensor) -> Request:
+    def _announce_items(self, ids: Tensor) -> Request:
         return Request(self.model.module.items, ["item"], ids)
 
-    def _send_profile(self, profile: Tensor) -> Request | None:
+    def _announce_profile(self, profile: Tensor) -> Request | None:
         if self.model.module.profiles is None:
             return None
         uses = self.sizes.uses
@@ -178,13 +185,15 @@ class Tables:
 
     def _item_vectors(self, sent: Request) -> Tensor:
         with torch.set_grad_enabled(self.train_items and torch.is_grad_enabled()):
-            out: Tensor = self._rows_of("items", sent)["item"].values()
+            out: Tensor = sent.look_up()["item"].values()
+        self._no_step_without_gradient("items")
         return out
 
     def _profile_vectors(self, sent: Request | None) -> tuple[Tensor | None, Tensor | None]:
         if sent is None:
             return None, None
-        found = self._rows_of("profiles", sent)
+        found = sent.look_up()
+        self._no_step_without_gradient("profiles")
 
         def x_u(use: str) -> Tensor | None:
             if use not in self.sizes.uses:
@@ -193,13 +202,12 @@ class Tables:
 
         return x_u("prompt"), x_u("tower")
 
-    def _rows_of(self, name: str, sent: Request) -> Any:
-        found = sent.look_up()
-        if not torch.is_grad_enabled():  # FBGEMM counts it as a step of the optimizer all the same
-            for kernel in self._kernels[name]:
+    def _no_step_without_gradient(self, collection: str) -> None:
+        """Take back that FBGEMM counts every look-up as a step of the optimizer."""
+        if not torch.is_grad_enabled():
+            for kernel in self._kernels[collection]:
                 kernel.iter.sub_(1)
                 kernel.iter_cpu.sub_(1)
-        return found
 
     # State ----------------------------------------------------------------------------------------------------
 

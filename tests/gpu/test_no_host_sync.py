@@ -1,14 +1,15 @@
 """A training step only hands work to the GPU: the host never waits for it.
 
-One rank. Between several, TorchRec tells the host how many ids each rank will send (its input_dist), and DeepSpeed at
-ZeRO 1 to 3 asks whether the gradient's norm is finite; neither can be helped from outside.
+Between several ranks the host must learn how many ids each will send: between two steps, on a stream of its own
+(tests/multirank/test_ahead.py sees where). DeepSpeed at ZeRO 1 to 3 asks whether the gradient's norm is finite, which
+cannot be helped from outside.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import torch
 
 from ppr_dist.config import Config, Observe
 from ppr_dist.observe import Observer
+from ppr_dist.parallel.ahead import one_ahead, side_stream
 from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.mesh import Mesh
-from ppr_dist.trainer import send, train_step
-from tests.multirank.models import USERS, build, small_config, users, with_loss
+from ppr_dist.trainer import send, start, train_step
+from tests.multirank.models import USERS, build, part, small_config, users, with_loss
+from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.gpu
 WARM_UP = 3
@@ -103,3 +106,27 @@ def test_a_step_never_waits(kind: str, precision: str, optimizer: str, tuning: b
     observer.flush(len(batches), 0, 1e-3)
     observer.close()
     assert '"loss": nan' not in (tmp_path / "metrics.jsonl").read_text().lower()
+
+
+def _steps_among_ranks(ranks: Mesh, tuning: bool) -> list[float]:
+    config = _small("softmax", precision="bfloat16")
+    parallel, collator = build(ranks, config, tuning=tuning)
+    mine, losses = part(users(), ranks), []
+    numbers = range(WARM_UP + 4)
+    batches = ((s, collator(mine, epoch=0, step=s, global_users=USERS).pin_memory()) for s in numbers)
+    for number, (batch, sent) in enumerate(one_ahead(batches, lambda batch: start(parallel, batch), ranks.device)):
+        with no_host_sync() if number >= WARM_UP else nullcontext():
+            losses.append(train_step(parallel, batch, sent, config).prediction)
+    return [float(loss) for loss in losses]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("tuning", [False, True], ids=["pretrain", "tune"])
+def test_a_step_of_two_ranks_never_waits(tuning: bool) -> None:
+    for losses in run_ranks(_steps_among_ranks, 2, tuning, gpus=True):
+        assert torch.tensor(losses).isfinite().all()
+
+
+def test_one_side_stream_for_all_epochs(gpu: Mesh) -> None:
+    assert side_stream(gpu.device) is side_stream(torch.device("cuda", 0))
+    assert side_stream(gpu.device) != torch.cuda.current_stream()

@@ -67,7 +67,8 @@ def test_resume_equals_uninterrupted(tmp_path: Path, world_size: int, stage: int
 
 def _steps_counted(mesh: Mesh, run: Path, start: int, stop: int, tuning: bool, init: Path | None = None) -> list[Any]:
     """What FBGEMM's modules count, and what it counts while it trains from ``start`` to ``stop``."""
-    parallel, collator = build(mesh, small_config(with_loss("softmax")), tuning=tuning)
+    config = small_config(with_loss("softmax"))
+    parallel, collator = build(mesh, config, tuning=tuning)
     tables, checkpointer = parallel.tables, Checkpointer(run, keep=1)
     if init:
         load_tables(tables, chosen(init).path, with_optimizer=True)
@@ -76,9 +77,9 @@ def _steps_counted(mesh: Mesh, run: Path, start: int, stop: int, tuning: bool, i
     counts = [{name: int(step) for name, step in tables.optimizer_steps().items()}]
     for step in range(start, stop):
         batch = collator(part(users(), mesh), epoch=0, step=step, global_users=USERS)
-        train_step(parallel, batch, send(parallel, batch), config=small_config(with_loss("softmax")), capacity=USERS)
+        train_step(parallel, batch, send(parallel, batch), config)
         with torch.no_grad():  # a validation
-            tables.look_up(tables.send_ids(batch))
+            tables.look_up_batch(batch)
     checkpointer.save(parallel, Position(step=stop, stream=STREAM, world_size=mesh.world_size))
     kernels = [k for ks in tables._kernels.values() for k in ks]
     assert {int(k.iter) for k in kernels} == {int(k.iter_cpu) for k in kernels}
