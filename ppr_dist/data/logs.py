@@ -18,6 +18,10 @@ INTEGERS = {f"{u}{t}INT" for u in ("", "U") for t in ("TINY", "SMALL", "BIG", "H
     "INTEGER",
     "UINTEGER",
 }
+WIDE = ("UBIGINT", "HUGEINT", "UHUGEINT")
+"""Integers that may not fit int64."""
+WHOLE = "-?(0|[1-9][0-9]*)"
+"""An integer in canonical form, as text: 007 is a code, not a 7."""
 FLOATS = ("FLOAT", "DOUBLE", "DECIMAL")
 TIMES = ("DATE", "TIMESTAMP")
 SQL_TYPES = {"int64": "BIGINT", "string": "VARCHAR"}
@@ -27,16 +31,33 @@ RESERVED = ("user", "items")
 
 
 def id_types(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> tuple[str, ...]:
-    """Return the types (``int64``, ``string``) that ids in ``column`` can be read as, the preferred first."""
+    """Return the types (``int64``, ``string``) that ids in ``column`` can be read as, the preferred first.
+
+    Wider integers, and decimals without a fraction, are int64 where every value fits (in a CSV else text); a UUID is
+    text.
+    """
     source.require(column)
-    kind = source.columns[column]
+    kind, name = source.columns[column], identifier(column)
     if source.kind == "csv":
         kind = _text_type(con, source, column)
         if kind == "BIGINT":
             return ("int64", "string")
+        if kind == "DOUBLE":
+            other = f"NOT regexp_full_match({name}, '{WHOLE}')"
+            with named_errors(source.path):
+                if scalars(con, f"SELECT count(*) FROM {source.table} WHERE {other}") == (0,):
+                    return ("string",)
+    if kind in WIDE or (kind.startswith("DECIMAL") and kind.endswith(",0)")):
+        with named_errors(source.path):
+            wide = first_row(
+                con, f"SELECT {name} FROM {source.table} WHERE {name} NOT BETWEEN {-(2**63)} AND {2**63 - 1} LIMIT 1"
+            )
+        if wide is not None:
+            raise UserError(f"{source.path}: column {column!r} holds {wide[0]}, beyond int64; write such ids as text")
+        return ("int64",)
     if kind in INTEGERS:
         return ("int64",)
-    if kind == "VARCHAR":
+    if kind in ("VARCHAR", "UUID"):
         return ("string",)
     raise UserError(f"{source.path}: column {column!r} is {kind}; an id must be int64 or string, never a float")
 
@@ -52,9 +73,8 @@ def shared_id_type(first: Source, first_types: tuple[str, ...], second: Source, 
 def _text_type(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> str:
     """Return BIGINT, DOUBLE, TIMESTAMP or VARCHAR: the first type every text in a CSV column is."""
     name = identifier(column)
-    # An integer in canonical form: 007 is a code, not a 7.
     checks = (
-        f"regexp_full_match({name}, '-?(0|[1-9][0-9]*)') AND TRY_CAST({name} AS BIGINT) IS NOT NULL",
+        f"regexp_full_match({name}, '{WHOLE}') AND TRY_CAST({name} AS BIGINT) IS NOT NULL",
         f"regexp_full_match({name}, '-?([0-9]+\\.?[0-9]*|\\.[0-9]+)([eE][-+]?[0-9]+)?|nan|NaN') "
         f"AND NOT regexp_full_match({name}, '-?0[0-9]+')",
         f"TRY_CAST({name} AS TIMESTAMP) IS NOT NULL",

@@ -113,8 +113,15 @@ def _tables(
     else:
         con.execute("CREATE TABLE raw_profile AS SELECT user_id FROM log LIMIT 0")
     stage("splitting users")
-    splits.drop_rare_items(con, config, interactions)
+    lost = splits.drop_rare_items(con, config, interactions)
+    if lost:
+        warn(f"{interactions}: min_item_count {config.min_item_count} leaves {lost:,} users without a click, left out")
     splits.split_users(con, config)
+    if scalars(con, "SELECT count(*) FROM users WHERE split > 0") == (0,):
+        warn(
+            f"{interactions}: every user has at least {config.cold_threshold} clicks, so there are no cold users to"
+            " tune on; --simulate_cold 0.2 makes cold users of a fifth of them"
+        )
     attributes = attribute_values.encode(con, types, config, users or "")
     splits.build(con, config, len(attributes), stage)
     return Manifest(

@@ -10,11 +10,13 @@ import csv
 import dataclasses
 import glob
 import gzip
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 
 from ppr_dist.errors import UserError
 
@@ -93,30 +95,65 @@ def open_source(con: duckdb.DuckDBPyConnection, path: str) -> Source:
         )
     with named_errors(path):
         rows = con.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()
+    if kind == "parquet":
+        _refuse_case_alone(str(files[0]), pq.read_schema(files[0]).names)
     return Source(path=path, kind=kind, table=table, columns={row[0]: row[1] for row in rows})
 
 
+def _refuse_case_alone(file: str, names: list[str]) -> None:
+    """Raise :class:`UserError` on columns that SQL does not tell apart (Parquet's second would become ``age_1``)."""
+    for first, second in itertools.combinations(names, 2):
+        if first.lower() == second.lower():
+            raise UserError(f"{file}: columns {first!r} and {second!r} differ in case alone; rename one")
+
+
 def _files(path: str) -> list[Path]:
+    """Return the files of a file, folder or glob; parts below a folder that begin with . or _ are not data."""
     place = Path(path)
     if place.is_dir():
-        found = [p for p in place.rglob("*") if p.is_file() and p.name[0] not in "._" and _kind(p)]
+        found = [p for p in place.rglob("*") if p.is_file() and _kind(p) and not _hidden(p.relative_to(place))]
+        root = place
     elif place.is_file():
-        found = [place]
         if not _kind(place):
             raise UserError(f"{path}: not a .parquet or .csv file")
+        return [place]
     else:
-        found = [Path(p) for p in glob.glob(path, recursive=True) if _kind(Path(p))]
+        named = list(itertools.takewhile(lambda part: not glob.has_magic(part), place.parts))
+        root = Path(*named)
+        # A glob that spells such a part itself means it.
+        spelt = any(part[0] in "._" for part in place.parts[len(named) :])
+        found = [p for p in map(Path, glob.glob(path, recursive=True)) if _kind(p)]
+        found = [p for p in found if spelt or not _hidden(p.relative_to(root))]
+    for folder in sorted({root, *(parent for p in found for parent in p.parents if parent.is_relative_to(root))}):
+        _refuse_table_format(folder)
     if not found:
         reason = "holds no .parquet or .csv file" if place.is_dir() else "no such file"
         raise UserError(f"{path}: {reason}")
     return sorted(found)
 
 
+def _hidden(path: Path) -> bool:
+    """Whether writers mean a part to be passed over: begins with . or _, and is no partition (``_day=3``)."""
+    *folders, name = path.parts
+    return name[0] in "._" or any(part[0] == "." or (part[0] == "_" and "=" not in part) for part in folders)
+
+
+def _refuse_table_format(folder: Path) -> None:
+    """Raise :class:`UserError` on a Delta or Iceberg table: its log says which of its files are current."""
+    kind = "Delta" if (folder / "_delta_log").is_dir() else ""
+    if any((folder / "metadata").glob("*.metadata.json")):
+        kind = "Iceberg"
+    if kind:
+        raise UserError(
+            f"{folder}: is a table of {kind}, whose files are not all current; export it as plain Parquet first"
+        )
+
+
 def _csv_header(path: str, files: list[Path]) -> list[str]:
     """Return the column names, which every file must state in the same order."""
     headers = {}
     for file in files:
-        opened = gzip.open if file.name.endswith(".gz") else open
+        opened = gzip.open if file.name.lower().endswith(".gz") else open
         try:
             with opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as text:
                 headers[file] = next(csv.reader(text), [])
@@ -125,6 +162,7 @@ def _csv_header(path: str, files: list[Path]) -> list[str]:
         header = headers[file]
         if not header or "" in header or len(set(header)) < len(header):
             raise UserError(f"{file}: line 1 must name the columns, each once; it reads {','.join(header)!r}")
+        _refuse_case_alone(str(file), header)
         if header != headers[files[0]]:
             raise UserError(f"{file}: its columns {', '.join(header)} differ from those of {files[0]}")
     return headers[files[0]]

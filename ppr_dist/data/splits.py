@@ -27,17 +27,23 @@ def _round(x: float) -> int:
     return int(x + 0.5)
 
 
-def drop_rare_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig, path: str) -> None:
-    """Remove from ``log`` the items seen fewer than ``min_item_count`` times."""
-    if config.min_item_count > 1:
-        con.execute(
-            "CREATE TABLE frequent AS SELECT log.* FROM log SEMI JOIN"
-            f" (SELECT item_id FROM log GROUP BY item_id HAVING count(*) >= {config.min_item_count}) kept"
-            " ON log.item_id = kept.item_id"
-        )
-        con.execute("DROP TABLE log; ALTER TABLE frequent RENAME TO log")
-        if scalars(con, "SELECT count(*) FROM log") == (0,):
-            raise UserError(f"{path}: no item is seen {config.min_item_count} times (min_item_count)")
+def drop_rare_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig, path: str) -> int:
+    """Remove from ``log`` the items seen fewer than ``min_item_count`` times; return the users left without a click."""
+    if config.min_item_count == 1:
+        return 0
+    con.execute(
+        "CREATE TABLE frequent AS SELECT log.* FROM log SEMI JOIN"
+        f" (SELECT item_id FROM log GROUP BY item_id HAVING count(*) >= {config.min_item_count}) kept"
+        " ON log.item_id = kept.item_id"
+    )
+    users = [
+        scalars(con, f"SELECT count(*) FROM (SELECT user_id FROM {table} GROUP BY user_id)")[0]
+        for table in ("log", "frequent")
+    ]
+    con.execute("DROP TABLE log; ALTER TABLE frequent RENAME TO log")
+    if users[1] == 0:
+        raise UserError(f"{path}: no item is seen {config.min_item_count} times (min_item_count)")
+    return users[0] - users[1]
 
 
 def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
