@@ -106,7 +106,7 @@ def test_same_input_and_seed_same_bytes(tmp_path: Path) -> None:
         prepare(*paths, tmp_path / name, config)
     content = {n: {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.*")} for n in "abc"}
     assert content["a"] == content["b"]
-    assert len(content["a"]) == 7
+    assert len(content["a"]) == 9
     assert content["a"] != content["c"]
 
 
