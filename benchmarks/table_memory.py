@@ -30,17 +30,20 @@ def planned_bytes(
     cluster: Cluster, world_size: int, items: int, dim: int, profile_values: int = 0, *, half: bool = False
 ) -> list[int]:
     """Bytes of weights and optimizer state that the plan gives each rank, [W]; ids in flight are left out."""
+    from ppr_dist.config import Tables
+    from ppr_dist.parallel.sparse import TableSizes
     from ppr_dist.plan import Question
 
-    question = Question(
-        cluster=cluster,
-        world_size=world_size,
+    sizes = TableSizes(
         items=items,
         dim=dim,
-        profile_values=profile_values,
-        optimizer="rowwise_adagrad",
-        half=half,
+        attributes={"profile": profile_values} if profile_values else {},
+        attribute_dim=dim,
+        with_prompt=True,
+        with_tower=True,
     )
+    tables = Tables(precision="float16" if half else "float32")
+    question = Question(cluster=cluster, world_size=world_size, sizes=sizes, tables=tables)
     said, fault = question.ask()
     assert fault is None, fault
     return [

@@ -105,6 +105,8 @@ def prediction_loss(
             logit_chunk=loss.logit_chunk,
             precision=loss.precision,
         )
+    if loss.kind not in ("bpr", "bce"):
+        raise ValueError(f"loss.kind {loss.kind!r}: no such objective")
     assert batch.negatives is not None
     with_own_negatives = bce if loss.kind == "bce" else bpr
     return with_own_negatives(

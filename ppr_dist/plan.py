@@ -1,38 +1,49 @@
 """Does a catalogue fit on a cluster? Plans the tables, says bytes per rank, and tries what would help.
 
-``python -m ppr_dist.plan --cluster sharding/gpu-32.yaml --items 1000000000 --dim 128`` needs no GPU and no
-data. Prints the plan and, as the last line, one JSON. Status: 0 it fits, 1 it does not, 2 bad input.
+``python -m ppr_dist.plan --cluster sharding/gpu-32.yaml --items 1e9 --dim 128`` needs no GPU and no data, and takes
+``--config`` and every option of training. Prints the plan and, as the last line, one JSON. Status: 0 it fits, 1 it
+does not, 2 bad input.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import torch
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
-from torch import nn
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
-
 from ppr_dist.cli import run
+from ppr_dist.config import Config, Tables, parse
+from ppr_dist.data.manifest import load_manifest
 from ppr_dist.errors import UserError
-from ppr_dist.parallel.planning import Cluster, DoesNotFitError, describe_plan, load_cluster, make_plan
+from ppr_dist.parallel.planning import Cluster, DoesNotFitError, load_cluster, make_plan
+from ppr_dist.parallel.sparse import SparseModule, TableSizes, make_sharder, say_plan
+from ppr_dist.runs import Method, RunInfo
 
-OPTIMIZERS = {
-    "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-    "sgd": EmbOptimType.EXACT_SGD,
-    "adagrad": EmbOptimType.EXACT_ADAGRAD,
-    "adam": EmbOptimType.ADAM,
-    "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
-}
 MOST_RANKS = 4096  # where the search for enough ranks gives up
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    cluster: Path | None = None
+    """A file like sharding/gpu-32.yaml; by default tables.sharding."""
+    items: float | None = None
+    """Rows of the item table; 1e9 may be written."""
+    attributes: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Values of each attribute, the unknown one included: --attributes.city 300."""
+    data: Path | None = None
+    """Folder that prepare wrote, in place of --items and --attributes."""
+    method: Method | None = None
+    """How the model is tuned, which decides on its profile tables; none: pre-training, which has none."""
+    dim: int | None = None
+    """The same as --model.dim."""
+    world_size: int | None = None
+    """Ranks; by default the whole cluster."""
+    json: bool = False
+    """Print the JSON line alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,40 +52,17 @@ class Question:
 
     cluster: Cluster
     world_size: int
-    items: int
-    dim: int
-    profile_values: int
-    optimizer: str
-    half: bool = False
+    sizes: TableSizes
+    tables: Tables
 
     def ask(self) -> tuple[dict[str, Any], DoesNotFitError | None]:
-        """Return ``describe_plan`` of the plan, or of the leanest one and why it does not fit."""
-        dtype = DataType.FP16 if self.half else DataType.FP32
-        item = EmbeddingConfig(
-            name="item",
-            num_embeddings=self.items,
-            embedding_dim=self.dim,
-            feature_names=["item"],
-            data_type=dtype,
-        )
-        names = ("prompt_profile", "tower_profile") if self.profile_values else ()
-        profiles = [
-            EmbeddingConfig(name=n, num_embeddings=self.profile_values, embedding_dim=self.dim, feature_names=[n])
-            for n in names
-        ]
-        meta = torch.device("meta")
-        module = nn.Module()
-        module.items = EmbeddingCollection(tables=[item], device=meta)
-        if profiles:
-            module.profiles = EmbeddingCollection(tables=profiles, device=meta)
-        kind = OPTIMIZERS[self.optimizer]
-        sharder = EmbeddingCollectionSharder(fused_params={"optimizer": kind}, use_index_dedup=False)
-        fault = None
+        """Return ``describe_plan`` of the plan that training would make, or of the leanest and why it does not fit."""
+        module, fault = SparseModule(self.sizes, self.tables.precision), None
         try:
-            plan = make_plan(module, self.cluster, self.world_size, [sharder])
+            plan = make_plan(module, self.cluster, self.world_size, [make_sharder(self.tables)])
         except DoesNotFitError as error:
             plan, fault = error.plan, error
-        return describe_plan(plan, [item, *profiles], kind.value, self.cluster, self.world_size), fault
+        return say_plan(plan, module, self.tables, self.cluster, self.world_size), fault
 
     def with_item(self, **changes: Any) -> Question:
         """The same question with the item table's constraint changed."""
@@ -89,7 +77,7 @@ def changes(question: Question) -> Iterator[tuple[str, Question]]:
     for kind in ("row_wise", "column_wise"):
         if kind not in own:
             yield f"item {kind}", question.with_item(sharding_types=(kind,))
-    half = dataclasses.replace(question, half=True)
+    half = dataclasses.replace(question, tables=dataclasses.replace(question.tables, precision="float16"))
     yield "half-precision item table (tables.precision float16)", half
     if question.cluster.compute_device == "cuda":
         cached = {"compute_kernels": ("fused_uvm_caching",)}
@@ -121,7 +109,7 @@ def more_ranks(question: Question) -> Question:
 def show(question: Question, said: dict[str, Any]) -> Iterator[str]:
     """The plan as lines for a reader."""
     yield (
-        f"{question.items:,} items x {question.dim}, {question.optimizer}, "
+        f"{question.sizes.items:,} items x {question.sizes.dim}, {question.tables.optimizer}, "
         f"on {question.world_size} rank(s) of {question.cluster.name!r}"
     )
     yield ""
@@ -149,31 +137,49 @@ def show(question: Question, said: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def question_of(arguments: Arguments, config: Config) -> Question:
+    """Raises :class:`UserError` where the arguments do not make one question."""
+    path = arguments.cluster or config.tables.sharding
+    if path is None:
+        raise UserError("name the cluster: --cluster sharding/gpu-32.yaml")
+    cluster = load_cluster(path)
+    items, attributes = arguments.items, arguments.attributes
+    if arguments.data:
+        if items is not None or attributes:
+            raise UserError("--data says the items and attributes itself; leave --items and --attributes out")
+        manifest = load_manifest(arguments.data)
+        items, attributes = manifest.items, {a.name: a.cardinality for a in manifest.attributes}
+    if items is None:
+        raise UserError("how many items? --items 1e9, or --data FOLDER")
+    if items < 1 or items != int(items) or min(attributes.values(), default=1) < 1:
+        raise UserError("--items and --attributes must be whole numbers of at least 1")
+    if config.model.dim % 4 or config.prompt.attribute_dim % 4:
+        raise UserError("--dim and --prompt.attribute_dim must be multiples of 4")
+    world_size = cluster.world_size if arguments.world_size is None else arguments.world_size
+    if cluster.compute_device == "cuda" and world_size > cluster.world_size:
+        have = f"{cluster.nodes} machine(s) of {cluster.ranks_per_node}"
+        raise UserError(f"--world-size {world_size}: {path} has {cluster.world_size} GPUs ({have}); raise its nodes")
+    info = RunInfo(
+        job="tune" if arguments.method else "pretrain",
+        method=arguments.method,
+        data="",
+        fingerprint="",
+        catalogue={},
+        items=int(items),
+        attributes=attributes,
+    )
+    return Question(cluster=cluster, world_size=world_size, sizes=info.table_sizes(config), tables=config.tables)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Plan, print, and exit with 1 where the tables do not fit."""
-    parser = argparse.ArgumentParser(prog="python -m ppr_dist.plan", description=__doc__)
-    parser.add_argument("--cluster", required=True, help="a file like sharding/gpu-32.yaml")
-    parser.add_argument("--items", type=int, required=True, help="rows of the item table")
-    parser.add_argument("--dim", type=int, required=True, help="columns of every table")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="rowwise_adagrad")
-    parser.add_argument("--world-size", "--world_size", type=int, help="ranks (default: the whole cluster)")
-    parser.add_argument("--profile-values", "--profile_values", type=int, default=100, help="0 for no profiles")
-    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
-    args = parser.parse_args(argv)
+    arguments, config = parse("ppr_dist.plan", argv, Arguments)
+    if arguments.dim is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dim=arguments.dim))
     logging.getLogger("torchrec").setLevel(logging.ERROR)
-    cluster = load_cluster(args.cluster)
-    if args.items < 1 or args.dim < 4 or args.dim % 4 or args.profile_values < 0:
-        raise UserError("--items must be at least 1, --dim a multiple of 4 and --profile-values at least 0")
-    question = Question(
-        cluster=cluster,
-        world_size=cluster.world_size if args.world_size is None else args.world_size,
-        items=args.items,
-        dim=args.dim,
-        profile_values=args.profile_values,
-        optimizer=args.optimizer,
-    )
+    question = question_of(arguments, config)
     said, fault = question.ask()
-    report: dict[str, Any] = {"fits": fault is None, "items": args.items, "dim": args.dim}
+    report: dict[str, Any] = {"fits": fault is None, "items": question.sizes.items, "dim": question.sizes.dim}
     lines = list(show(question, said))
     if fault is None:
         lines.append("It fits.")
@@ -189,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
             use = ", ".join(f"{t['largest'][m]:,} bytes {m}" for m in ("hbm", "host") if t["largest"][m])
             lines.append(f"{'fits        ' if t['fits'] else 'does not fit'}  {t['change']}: {use} on the fullest rank")
         lines.append(f"cheapest change that makes it fit: {cheapest or 'none of those tried'}")
-    if not args.json:
+    if not arguments.json:
         print("\n".join(lines))
     print(json.dumps({**report, **said}), flush=True)
     if fault is not None:

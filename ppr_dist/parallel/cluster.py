@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,6 +128,14 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def _number(value: object) -> object:
+    """A number where YAML 1.1 reads text: ``1e2``, without a point and a sign."""
+    if not isinstance(value, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else number
+
+
 def _build(kind: type[T], raw: object, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if not isinstance(raw, dict):
@@ -136,6 +145,7 @@ def _build(kind: type[T], raw: object, where: str) -> T:
         if key not in fields:
             raise UserError(f"{where}: unknown key {key!r}; known: {', '.join(fields)}")
         wanted = str(fields[key].type)
+        value = _number(value) if wanted in ("int", "float") else value
         check, meaning = _TYPES[wanted]
         if not check(value):
             raise UserError(f"{where}: {key}: expected {meaning}, got {value!r}")

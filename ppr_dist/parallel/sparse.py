@@ -18,7 +18,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBat
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.types import ShardingEnv
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
@@ -82,6 +82,26 @@ class SparseModule(nn.Module):
         ]
         self.profiles = EmbeddingCollection(tables=tables, device=meta) if tables else None
 
+    @property
+    def tables(self) -> list[EmbeddingConfig]:
+        """Every table: items first."""
+        return [t for c in (self.items, self.profiles) if c is not None for t in c.embedding_configs()]
+
+
+def make_sharder(config: TablesConfig) -> EmbeddingCollectionSharder:
+    """TorchRec's sharder with the optimizer that FBGEMM fuses into backward."""
+    return EmbeddingCollectionSharder(
+        fused_params={"optimizer": _OPTIMIZERS[config.optimizer], "learning_rate": config.lr, "eps": config.eps},
+        use_index_dedup=False,  # ids come deduplicated from the loader (data/collate.py)
+    )
+
+
+def say_plan(
+    plan: ShardingPlan, module: SparseModule, config: TablesConfig, cluster: Cluster, world_size: int
+) -> dict[str, Any]:
+    """Where every shard lies and what each rank holds, in plain data: :func:`footprint.describe_plan`."""
+    return describe_plan(plan, module.tables, _OPTIMIZERS[config.optimizer].value, cluster, world_size)
+
 
 def _table(name: str, rows: int, dim: int, data_type: DataType = DataType.FP32) -> EmbeddingConfig:
     # init_fn is skipped in favour of Tables.initialise, which does not depend on the number of ranks.
@@ -113,24 +133,10 @@ class Tables:
         self.sizes, self.config, self.device, self.train_items = sizes, config, device, train_items
         world = dist.group.WORLD
         assert world is not None
-        sharder = EmbeddingCollectionSharder(
-            fused_params={
-                "optimizer": _OPTIMIZERS[config.optimizer],
-                "learning_rate": config.lr,
-                "eps": config.eps,
-            },
-            use_index_dedup=False,  # ids come deduplicated from the loader (data/collate.py)
-        )
+        sharder = make_sharder(config)
         module = SparseModule(sizes, config.precision)
         plan = make_plan(module, cluster, dist.get_world_size(), [sharder], world)
-        collections = [c for c in (module.items, module.profiles) if c is not None]
-        self.plan = describe_plan(
-            plan,
-            [table for collection in collections for table in collection.embedding_configs()],
-            _OPTIMIZERS[config.optimizer].value,
-            cluster,
-            dist.get_world_size(),
-        )
+        self.plan = say_plan(plan, module, config, cluster, dist.get_world_size())
         """Where every shard lies, in plain data (plan.json)."""
         self.model = DistributedModelParallel(
             module,

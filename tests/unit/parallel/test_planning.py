@@ -23,6 +23,7 @@ from ppr_dist.parallel.planning import (
     load_cluster,
     make_plan,
 )
+from tests.shards import ATTRIBUTES, random_users, write_data
 
 ROOT = Path(__file__).parents[3]
 SHARDING = ROOT / "sharding"
@@ -76,6 +77,8 @@ def test_committed_clusters_load(path):
         ("[row_wise]", "[data_parallel]", "sharding_types: ['data_parallel']"),
         ("[fused]", "[fused_uvm_caching]", "needs cuda"),
         ("ids_per_step: 25600", "ids_per_stp: 25600", "constraints.item: unknown key 'ids_per_stp'"),
+        ("nodes: 1", "nodes: 1.5e0", "nodes: expected a whole number, got 1.5"),
+        ("nodes: 1", "nodes: 1e400", "nodes: expected a whole number, got inf"),
         ("nodes: 1", "nodes: [", "cannot read the cluster file"),
     ],
 )
@@ -86,6 +89,12 @@ def test_a_bad_file_names_itself_and_the_key(tmp_path, old, new, said):
     assert "cluster.yaml" in str(caught.value)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_number_may_be_written_1e2(tmp_path):
+    text = (SHARDING / "gpu-8.yaml").read_text()
+    cluster = cluster_from(tmp_path, text.replace("hbm_gb: 80", "hbm_gb: 1e2").replace("nodes: 1\n", "nodes: 2e0\n"))
+    assert (cluster.hbm_gb, cluster.nodes) == (100, 2)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -196,8 +205,6 @@ def test_the_cheapest_change_is_one_that_was_tried_and_fits(capsys):
         "1000000000",
         "--dim",
         "128",
-        "--profile_values",
-        "0",
     ]
     with pytest.raises(SystemExit) as caught:
         plan_command.main(argv)
@@ -233,10 +240,51 @@ def test_the_command_ends_with_one_json_line():
     assert [shard[1] for shard in report["tables"][0]["shards"]] == [334, 334, 332]
 
 
+@pytest.mark.parametrize("method", [None, "fine-tune", "ppr-light", "ppr-full"])
+def test_plan_takes_what_training_takes(method, tmp_path, capsys):
+    write_data(tmp_path / "data", {"tune-train": random_users(9, 3000)}, items=3000, per_shard=4)
+    options = ["--cluster", str(SHARDING / "cpu.yaml"), "--world-size", "2", "--dim", "32"]
+    options += ["--prompt.attribute_dim", "16", "--tables.precision", "float16", "--tables.optimizer", "adagrad"]
+    options += ["--method", method] if method else []
+    said = []
+    by_hand = ["--items", "3e3", *(word for a, n in ATTRIBUTES.items() for word in (f"--attributes.{a}", str(n)))]
+    for given in (["--data", str(tmp_path / "data")], by_hand):
+        plan_command.main([*options, *given])
+        said.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert said[0] == said[1]
+    assert said[0]["optimizer"] == "exact_adagrad"
+    uses = {None: [], "fine-tune": ["tower"]}.get(method, ["prompt", "tower"])
+    assert [(t["name"], t["rows"], t["columns"], t["dtype"]) for t in said[0]["tables"]] == [
+        ("item", 3000, 32, "fp16"),
+        *((f"{use}:{a}", n, 16, "fp32") for use in uses for a, n in ATTRIBUTES.items()),
+    ]
+
+
+def test_more_ranks_than_gpus_do_not_fit():
+    argv = ["--cluster", str(SHARDING / "gpu-8.yaml"), "--items", "1e3", "--dim", "64", "--world-size", "9"]
+    with pytest.raises(UserError, match=r"--world-size 9: .*gpu-8.yaml has 8 GPUs \(1 machine\(s\) of 8\)"):
+        plan_command.main(argv)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "how many items"),
+        (["--items", "1.5"], "whole numbers"),
+        (["--items", "many"], "items"),
+        (["--items", "9", "--attributes.age", "0"], "whole numbers"),
+        (["--items", "9", "--data", "data"], "leave --items"),
+    ],
+)
+def test_a_question_that_is_none_is_refused(given, said):
+    with pytest.raises(UserError, match=said):
+        plan_command.main(["--cluster", str(SHARDING / "cpu.yaml"), "--dim", "8", *given])
+
+
 def test_bad_input_is_a_user_error():
     with pytest.raises(UserError, match=r"sharding/none\.yaml"):
         plan_command.main(["--cluster", "sharding/none.yaml", "--items", "9", "--dim", "64"])
-    with pytest.raises(UserError, match="--dim a multiple of 4"):
+    with pytest.raises(UserError, match=r"--dim and .* must be multiples of 4"):
         plan_command.main(["--cluster", str(SHARDING / "cpu.yaml"), "--items", "9", "--dim", "6"])
     with pytest.raises(UserError, match="world size must be at least 1"):
         plan_command.main(["--cluster", str(SHARDING / "cpu.yaml"), "--items", "9", "--dim", "8", "--world-size", "0"])
