@@ -15,7 +15,7 @@ demo: env ## the whole way on a small synthetic catalogue: prepare, pre-train, t
 	@launch/demo.sh
 
 test: env ## all tests; those that need a GPU are skipped where there is none
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist worksteal
 
 check: env ## lint, format and types
 	@$(PY) -m ruff check $(CODE)
