@@ -89,8 +89,7 @@ def read_base(interactions: str, users: str) -> BaseLog:
             " FROM (SELECT DISTINCT item_id FROM log)"
         )
         clicks = con.sql(
-            "SELECT u, v FROM log JOIN people USING (user_id) JOIN vocabulary USING (item_id)"
-            " ORDER BY u, place, v"  # ties as in prepare
+            "SELECT u, v FROM log JOIN people USING (user_id) JOIN vocabulary USING (item_id) ORDER BY u, nth"
         ).to_arrow_table()
         columns = "".join(f", a{k} AS {identifier(name)}" for k, name in enumerate(attributes))
         table = con.sql(
