@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from ppr_dist.data import attributes as attribute_values
 from ppr_dist.data import logs, shard_writer, splits
 from ppr_dist.data.clicks import Clicks
-from ppr_dist.data.folder import new_folder
+from ppr_dist.data.folder import new_folder, work_folder
 from ppr_dist.data.item_shares import write_item_shares
 from ppr_dist.data.manifest import MANIFEST, Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
@@ -38,7 +37,7 @@ def prepare(
     Raises :class:`UserError` on bad input, a full disk or too little memory; then nothing is left behind.
     """
     for path in (interactions, users):
-        if path is not None and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(out)):
+        if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
             raise UserError(f"{path}: lies inside --out {out}, which would be replaced")
     with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder, _database(folder, config) as con:
         # delay: a refusal of the input comes within the first second and is then the only line.
@@ -58,10 +57,8 @@ def prepare(
 def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield a connection to a database file, beside its spills in a work folder that is gone afterwards."""
     parent = folder if config.temp_dir is None else Path(config.temp_dir)
-    work = parent / f".prepare-{os.getpid()}"
     try:
-        work.mkdir(parents=True)
-        with duckdb.connect(str(work / "tables.duckdb")) as con:
+        with work_folder(parent) as work, duckdb.connect(str(work / "tables.duckdb")) as con:
             con.execute(f"SET temp_directory = {literal(str(work / 'spill'))}")
             con.execute("SET preserve_insertion_order = true")  # rowid is the index: see splits
             if config.memory_limit is not None:
@@ -76,9 +73,7 @@ def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyCo
             f"out of memory or temporary space; raise memory_limit or name another temp_dir ({reason})"
         ) from error
     except duckdb.IOException as error:
-        raise UserError(f"{work}: {str(error).splitlines()[0]}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        raise UserError(f"{parent}: {str(error).splitlines()[0]}") from error
 
 
 def warn(text: str) -> None:
