@@ -83,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
             )
             if ranks.main:
                 method = arguments.baseline or trained.info.method or "pre-train"
-                line = json.dumps({**metrics, "method": method, "seed": arguments.seed})
+                asked = {"method": method, "seed": arguments.seed, "leave_out_seen": arguments.leave_out_seen}
+                of = {"run": str(arguments.run_dir.resolve()), "step": trained.step}
+                line = json.dumps({**metrics, **asked, **of, "data": trained.manifest.fingerprint})
                 with (arguments.run_dir / "evaluations.jsonl").open("a") as file:
                     file.write(line + "\n")
                 print(line, flush=True)

@@ -1,12 +1,14 @@
-"""``python -m ppr_dist.report RUN [RUN …] --out FOLDER``: a table and a picture of several runs side by side.
+"""``python -m ppr_dist.report --runs RUN [RUN …] --out FOLDER``: a table and a picture of several runs side by side.
 
-Reads what runs wrote: evaluations.jsonl (the latest line of each task, protocol and method) and metrics.jsonl.
+Reads what runs wrote: evaluations.jsonl (of each method and task the last line counts) and metrics.jsonl. Refuses to
+set figures side by side that do not compare: of other data, another seed of negatives, or without the seen targets.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,29 +33,66 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments, _ = parse("ppr_dist.report", argv, Arguments, with_config=False)
-    rows = [row for run in arguments.runs for row in _evaluations(run, arguments.protocol)]
+    labels = _labels(arguments.runs)
+    rows = [row for run in arguments.runs for row in _evaluations(run, labels[run], arguments.protocol)]
+    check_alike(rows)
     if arguments.metric not in rows[0]:
         raise UserError(f"--metric {arguments.metric}: no such metric; there are {', '.join(_metrics(rows[0]))}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = markdown(rows)
     (arguments.out / "report.md").write_text(table + "\n")
-    draw(rows, {run.name: _losses(run) for run in arguments.runs}, arguments.metric, arguments.out / "report.png")
+    losses = {label: _losses(run) for run, label in labels.items()}
+    draw(rows, losses, arguments.metric, arguments.out / "report.png")
     print(table)
     print(f"\n{arguments.out / 'report.md'}, {arguments.out / 'report.png'}", flush=True)
 
 
-def _evaluations(run: Path, protocol: str) -> list[Row]:
+def _labels(runs: list[Path]) -> dict[Path, str]:
+    """A name for each run: its folder's, or the path as given where two folders have one name."""
+    places = [run.resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"--runs names {run} twice")
+    names = [place.name for place in places]
+    return {run: name if names.count(name) == 1 else str(run) for run, name in zip(runs, names, strict=True)}
+
+
+def _evaluations(run: Path, label: str, protocol: str) -> list[Row]:
+    """The last evaluation of each method and task under ``protocol``; says so where there were others before it."""
     path = run / "evaluations.jsonl"
     if not path.is_file():
         raise UserError(f"{run}: nothing evaluated yet (no evaluations.jsonl)")
     latest: dict[tuple[str, str], Row] = {}
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        if row["protocol"] == protocol:
-            latest[row["method"], row["task"]] = row
+    before: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            key = row["method"], row["task"]
+            if row["protocol"] == protocol:
+                before[key] = before.get(key, -1) + 1
+                latest[key] = {**row, "label": label, "where": f"{path}:{number}"}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: line {number} is not an evaluation ({error!r})") from error
     if not latest:
         raise UserError(f"{path}: no evaluation under protocol {protocol}")
+    again = ", ".join(f"{method} {task} ({count + 1} times)" for (method, task), count in before.items() if count)
+    if again:
+        print(f"ppr_dist: {run}: evaluated more than once under {protocol}, the last counts: {again}", file=sys.stderr)
     return list(latest.values())
+
+
+def check_alike(rows: list[Row]) -> None:
+    """Raise :class:`UserError` where two rows' figures do not compare; ``rows`` as evaluate writes them."""
+    means = {"data": "data set", "seed": "seed of the negatives", "leave_out_seen": "choice of --leave_out_seen"}
+    for key, meaning in means.items():
+        for row in rows:
+            if key not in row:
+                raise UserError(f"{row['where']}: written by another version, which left out {key!r}; evaluate again")
+            if row[key] != rows[0][key]:
+                raise UserError(
+                    f"{row['where']} is of another {meaning} ({row[key]}) than {rows[0]['where']} ({rows[0][key]}): "
+                    "their figures do not compare"
+                )
 
 
 def _losses(run: Path) -> list[Row]:
@@ -67,18 +106,20 @@ def _metrics(row: Row) -> list[str]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """One line per method and task."""
+    """One line per run, method and task."""
     shown = ["auc", "hit@5", "hit@10", "ndcg@5", "ndcg@10"]
-    lines = ["| method | task | instances | " + " | ".join(m.upper() for m in shown) + " |"]
-    lines.append("|---" * (3 + len(shown)) + "|")
+    lines = ["| run | method | step | task | instances | " + " | ".join(m.upper() for m in shown) + " |"]
+    lines.append("|---" * (5 + len(shown)) + "|")
     for row in rows:
         values = " | ".join(f"{row[m]:.4f}" for m in shown)
-        lines.append(f"| {row['method']} | {row['task']} | {row['instances']} | {values} |")
+        lines.append(
+            f"| {row['label']} | {row['method']} | {row['step']} | {row['task']} | {row['instances']} | {values} |"
+        )
     return "\n".join(lines)
 
 
 def draw(rows: list[Row], losses: dict[str, list[Row]], metric: str, path: Path) -> None:
-    """Bars of ``metric`` by task and method beside the loss curves."""
+    """Bars of ``metric`` by task, run and method beside the loss curves."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -86,12 +127,13 @@ def draw(rows: list[Row], losses: dict[str, list[Row]], metric: str, path: Path)
 
     figure, (bars, curves) = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    width = 0.8 / len(methods)
-    for m, method in enumerate(methods):
-        values = {row["task"]: row[metric] for row in rows if row["method"] == method}
-        places = [t + (m - (len(methods) - 1) / 2) * width for t in range(len(tasks))]
-        bars.bar(places, [values.get(task, 0.0) for task in tasks], width * 0.92, label=method)
+    series = list(dict.fromkeys((row["label"], row["method"]) for row in rows))
+    width = 0.8 / len(series)
+    for n, (label, method) in enumerate(series):
+        values = {row["task"]: row[metric] for row in rows if (row["label"], row["method"]) == (label, method)}
+        places = [t + (n - (len(series) - 1) / 2) * width for t in range(len(tasks))]
+        name = label if label == method else f"{label}: {method}"
+        bars.bar(places, [values.get(task, 0.0) for task in tasks], width * 0.92, label=name)
     bars.set_xticks(range(len(tasks)), tasks)
     bars.set_ylabel(metric.upper())
     bars.set_title(f"{metric.upper()} by task")

@@ -1,0 +1,94 @@
+"""``report``: runs side by side, each row its own, and only rows that compare."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppr_dist import report
+from ppr_dist.data.manifest import load_manifest
+from ppr_dist.errors import UserError
+from tests.commands import succeed
+
+
+@pytest.fixture(scope="module")
+def evaluated(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of the name ``run``, in ``a`` and ``b``; b has been evaluated twice."""
+    root = tmp_path_factory.mktemp("report")
+    for name, times in (("a", 1), ("b", 2)):
+        shutil.copytree(tuned, root / name / "run")
+        for _ in range(times):
+            words = ("--task", "few-shot", "zero-shot", "--progress", "false")
+            succeed("evaluate", "--run-dir", root / name / "run", *words)
+    return root
+
+
+def edited(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / "evaluations.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        change(row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def runs(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    shutil.copytree(evaluated, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    return ["a/run", "b/run"]
+
+
+def test_a_row_says_what_it_is_of(evaluated: Path, catalogue: Path) -> None:
+    for line in (evaluated / "b" / "run" / "evaluations.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert row["run"] == str(evaluated / "b" / "run")
+        assert row["data"] == load_manifest(catalogue).fingerprint
+        assert row["step"] > 0
+        assert (row["seed"], row["leave_out_seen"]) == (0, False)
+
+
+def test_runs_of_one_name_stay_apart_and_the_last_evaluation_counts(
+    runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = Path("b/run/evaluations.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    Path("b/run/evaluations.jsonl").write_text("\n".join([json.dumps({**first, "auc": 9.0}), *lines[1:]]) + "\n")
+    report.main(["--runs", *runs, "--out", "out"])
+    out, err = capsys.readouterr()
+    table = Path("out/report.md").read_text()
+    assert out.startswith(table)
+    assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == ["a/run", "a/run", "b/run", "b/run"]
+    assert "9.0" not in table
+    assert err.count("\n") == 1
+    assert "b/run: evaluated more than once under sampled-99, the last counts: ppr-light few-shot (2 times)" in err
+    assert Path("out/report.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda row: row.update(data="f" * 64),
+            r"b/run/.*\.jsonl:3 is of another data set \(f+\) than a/run/.*:1",
+        ),
+        (lambda row: row.update(seed=7), r"another seed of the negatives \(7\) than .* \(0\)"),
+        (lambda row: row.update(leave_out_seen=True), "another choice of --leave_out_seen"),
+        (lambda row: row.pop("data"), "written by another version, which left out 'data'; evaluate again"),
+        (lambda row: row.pop("task"), "line 1 is not an evaluation"),
+    ],
+)
+def test_rows_that_do_not_compare_are_refused(runs: list[str], change: Callable[[Any], Any], said: str) -> None:
+    edited(Path("b/run"), change)
+    with pytest.raises(UserError, match=said):
+        report.main(["--runs", *runs, "--out", "out"])
+    assert not Path("out").exists()
+
+
+def test_a_run_is_named_once(runs: list[str]) -> None:
+    with pytest.raises(UserError, match="twice"):
+        report.main(["--runs", *runs, "./a/run", "--out", "out"])
