@@ -39,6 +39,8 @@ def parallelize(
 ) -> Parallel:
     """Plan → shard → wrap. Raises where a table would reach the engine."""
     refuse_tables(tower)
+    if config.train.precision == "bfloat16" and mesh.device.type != "cuda":
+        raise UserError("train.precision bfloat16 needs a GPU; use float32")
     if config.loss.precision == "tf32" and mesh.device.type != "cuda":
         raise UserError("loss.precision tf32 needs a GPU; use float32")
     tables = make_tables(sizes, config, mesh, train_items=train_items)

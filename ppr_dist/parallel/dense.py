@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ppr_dist.config import Train
-from ppr_dist.errors import UserError
 
 
 def _deepspeed() -> Any:
@@ -29,8 +28,6 @@ def _deepspeed() -> Any:
 
 def make_engine(tower: nn.Module, train: Train, world_size: int) -> Any:
     """Wrap ``tower``; AdamW over the parameters that require a gradient, clipping and ZeRO by ``train``."""
-    if train.precision == "bfloat16" and not torch.cuda.is_available():
-        raise UserError("train.precision bfloat16 needs a GPU; use float32")
     trainable = [p for p in tower.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     deepspeed = _deepspeed()
@@ -43,8 +40,14 @@ def make_engine(tower: nn.Module, train: Train, world_size: int) -> Any:
             "train_micro_batch_size_per_gpu": max(1, train.batch // world_size),
             "gradient_clipping": train.clip,
             # Not its "bf16": at ZeRO 0 that hides the trained float32 values from us, and asks the GPU for overflows.
-            "torch_autocast": {"enabled": train.precision == "bfloat16", "dtype": "bfloat16"},
-            "zero_optimization": {"stage": train.zero_stage},
+            # No module is "safe": gradients of linear layers would be summed over ranks in bfloat16 at ZeRO 1 to 3.
+            "torch_autocast": {
+                "enabled": train.precision == "bfloat16",
+                "dtype": "bfloat16",
+                "lower_precision_safe_modules": [],
+            },
+            # Its own linear layer at ZeRO 3 rounds otherwise than torch's under autocast, and replaces that for good.
+            "zero_optimization": {"stage": train.zero_stage, "memory_efficient_linear": False},
             "zero_allow_untested_optimizer": True,
             # Otherwise its own throughput log waits for the GPU twice a step.
             "timers": {"throughput": {"enabled": False}},

@@ -69,7 +69,11 @@ def build(mesh: Mesh, config: Config, *, tuning: bool, train_items: bool = True)
     )
     tower = DenseTower(config.model, config.prompt, attributes=len(ATTRIBUTES), with_prompt=tuning, with_tower=tuning)
     parallel = parallelize(sizes, tower, config, mesh, train_items=train_items)
-    collator = Collator(
+    return parallel, make_collator(mesh, config, tuning=tuning)
+
+
+def make_collator(mesh: Mesh, config: Config, *, tuning: bool) -> Collator:
+    return Collator(
         loss=config.loss,
         items=ITEMS,
         probability=np.full(ITEMS, 1 / ITEMS, np.float32),
@@ -81,7 +85,6 @@ def build(mesh: Mesh, config: Config, *, tuning: bool, train_items: bool = True)
         rank=mesh.rank,
         world_size=mesh.world_size,
     )
-    return parallel, collator
 
 
 def whole_tables(parallel: Parallel) -> dict[str, np.ndarray]:
