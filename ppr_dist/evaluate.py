@@ -20,7 +20,7 @@ from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.raw_ids import UserIds, item_ids
 from ppr_dist.errors import UserError
 from ppr_dist.evaluation import Evaluated, evaluate
-from ppr_dist.parallel.mesh import mesh
+from ppr_dist.parallel.mesh import mesh, on_main
 from ppr_dist.parts import ID_TYPES, PartWriter, data_set
 from ppr_dist.scoring import PopularityScorer, Scorer
 from ppr_dist.trained import load_trained
@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     with mesh() as ranks, contextlib.ExitStack() as stack:
         folder = stack.enter_context(data_set(arguments.predictions, ranks)) if arguments.predictions else None
         trained = load_trained(arguments.run_dir, arguments.data, ranks)
+        if not set(arguments.task) <= {"next-item", "validation"}:
+            on_main(lambda: runs.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))
         scorer: Scorer = trained.scorer
         if arguments.baseline == "popularity":
             counts = torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))

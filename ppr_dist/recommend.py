@@ -58,6 +58,13 @@ def main(argv: list[str] | None = None) -> None:
                 f"{trained.data} does not have, and are left out",
                 file=sys.stderr,
             )
+        unknown = [f"{name} {n / raw.values[name]:.1%}" for name, n in raw.unknown_values.items() if n]
+        if ranks.main and unknown and trained.info.with_tower:
+            print(
+                f"ppr_dist: warning: {arguments.users}: of the values given, these shares are not known to "
+                f"{trained.data} and are read as unknown: {', '.join(unknown)}",
+                file=sys.stderr,
+            )
         clickless = int((raw.users.lengths == 0).sum())
         if ranks.main and clickless and not trained.info.with_tower:
             print(

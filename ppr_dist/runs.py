@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from ppr_dist.data.manifest import Manifest
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.sparse import TableSizes
 
+COLD_USERS = ("cold_threshold", "simulate_cold", "tune_test_fraction")
 Method = Literal["ppr-light", "ppr-full", "fine-tune"]
 
 
@@ -34,12 +36,14 @@ class RunInfo:
     fingerprint: str
     """Fingerprint of that data."""
     catalogue: dict[str, str]
-    """Checksums of the vocabularies; a model fits only data with the same ones."""
+    """SHA-256 of the item ids in index order ("items") and of each attribute's values (its name)."""
     items: int
     attributes: dict[str, int]
     """Cardinality by attribute."""
     init: str | None = None
     """The run this one started from."""
+    cold_users: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The options of ``prepare`` that decide whose clicks training does not see (:data:`COLD_USERS`)."""
 
     @property
     def with_prompt(self) -> bool:
@@ -66,22 +70,62 @@ def describe(job: Literal["pretrain", "tune"], method: Method | None, data: Path
         method=method,
         data=str(data.resolve()),
         fingerprint=manifest.fingerprint,
-        catalogue=vocabularies(manifest),
+        catalogue={"items": manifest.tables["items.parquet"]} | {a.name: a.values for a in manifest.attributes},
         items=manifest.items,
         attributes={a.name: a.cardinality for a in manifest.attributes},
+        cold_users={name: manifest.settings[name] for name in COLD_USERS},
     )
 
 
-def vocabularies(manifest: Manifest) -> dict[str, str]:
-    return {name: manifest.tables[name] for name in ("items.parquet", "attributes.parquet")}
-
-
 def check_catalogue(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> None:
-    """Raise :class:`UserError` where ``data`` numbers items or attribute values otherwise than the run's data."""
-    if info.catalogue != vocabularies(manifest):
+    """Raise :class:`UserError` where ``data`` numbers items otherwise than the run's data, or attribute values that
+    the run uses. Anything else (clicks, users, splits, the files' bytes) may differ.
+    """
+    now = describe(info.job, info.method, data, manifest)
+    again = "pre-train again" if info.job == "pretrain" else "pre-train and tune again"
+    prepared_again = f"{data} was prepared again since {run} was trained on it, with other"
+    if info.catalogue["items"] != now.catalogue["items"]:
+        if now.data == info.data:
+            raise UserError(f"{prepared_again} items ({info.items} then, {now.items} now): {again}")
         raise UserError(
             f"{run} was trained on another catalogue ({info.items} items, data {info.data}) than {data} "
-            f"({manifest.items} items)"
+            f"({now.items} items)"
+        )
+    if not info.with_tower:
+        return
+    if list(info.attributes) != list(now.attributes):
+        then, found = (", ".join(names) or "none" for names in (info.attributes, now.attributes))
+        raise UserError(f"{run} was tuned with attributes {then}, but {data} has {found}: tune again")
+    for name in info.attributes:
+        if info.catalogue[name] != now.catalogue[name]:
+            raise UserError(
+                f"{prepared_again} values of attribute {name!r}: tune again"
+                if now.data == info.data
+                else f"{run} was tuned with other values of attribute {name!r} (data {info.data}) than {data} has"
+            )
+
+
+def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> None:
+    """Raise :class:`UserError` where training may have seen clicks that ``data`` holds out: its cold users are others.
+
+    Another tune/test share moves users that pre-training never sees, so a pre-trained run fits it as it is; a tuned
+    run may have been tuned on what are test users now, which is said on stderr.
+    """
+    now = describe(info.job, info.method, data, manifest)
+    for name in ("cold_threshold", "simulate_cold"):
+        then, found = info.cold_users[name], now.cold_users[name]
+        if then != found:
+            again = f"{data} was prepared again since, and" if now.data == info.data else f"{data}"
+            raise UserError(
+                f"{again} has other cold users than {run} was trained with ({name} {then} then, {found} now), whose "
+                "clicks it may have seen: pre-train again"
+            )
+    then, found = info.cold_users["tune_test_fraction"], now.cold_users["tune_test_fraction"]
+    if info.job == "tune" and found > then:
+        print(
+            f"ppr_dist: warning: {run} was tuned with tune_test_fraction {then}, {data} has {found}: it may have been "
+            "tuned on users that are for testing now",
+            file=sys.stderr,
         )
 
 
@@ -109,7 +153,10 @@ def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, re
 def read(run: Path) -> tuple[Config, RunInfo]:
     """Read a run's configuration and description; raise :class:`UserError` where ``run`` is not one."""
     try:
-        info = RunInfo(**json.loads((run / "run.json").read_text()))
+        body = json.loads((run / "run.json").read_text())
+        if "cold_users" not in body:
+            raise UserError(f"{run}: written by another version of ppr_dist; train again")
+        info = RunInfo(**body)
     except FileNotFoundError as error:
         raise UserError(f"{run}: not a run (no run.json)") from error
     except (ValueError, TypeError) as error:

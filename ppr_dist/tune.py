@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         manifest = on_main(lambda: load_manifest(arguments.data))
         pretrained, pretrained_info = on_main(lambda: runs.read(arguments.init))
         runs.check_catalogue(pretrained_info, arguments.init, manifest, arguments.data)
+        on_main(lambda: runs.check_held_out(pretrained_info, arguments.init, manifest, arguments.data))
         start = on_main(lambda: chosen(arguments.init))
         config = _with_model_of(pretrained, config)
         info = runs.describe("tune", arguments.method, arguments.data, manifest)

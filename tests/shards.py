@@ -77,7 +77,9 @@ def write_data(folder: Path, splits: dict[str, Users], *, items: int, per_shard:
         item_id_type="int64",
         user_id_type="int64",
         cold_threshold=10,
-        attributes=tuple(Attribute(name=name, cardinality=n) for name, n in ATTRIBUTES.items()),
+        attributes=tuple(
+            Attribute(name=name, kind="integer", cardinality=n, values="") for name, n in ATTRIBUTES.items()
+        ),
         splits=written,
         tables={},
         settings={},

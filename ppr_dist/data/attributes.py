@@ -6,74 +6,87 @@ import itertools
 import sys
 
 import duckdb
+import pyarrow as pa
 from tqdm import tqdm
 
-from ppr_dist.data.manifest import Attribute
+from ppr_dist.data.content import ids_sha256
+from ppr_dist.data.manifest import Attribute, Kind
 from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import first_row, literal, scalars
+from ppr_dist.data.profiles import find_kinds, load_profiles, value_indices
+from ppr_dist.data.sources import Source, first_row, literal, scalars
 from ppr_dist.errors import UserError
+
+RESERVED = ("user", "items")
+"""A shard's own columns: an attribute of that name would make the record batch ambiguous."""
+
+
+def load(con: duckdb.DuckDBPyConnection, source: Source, config: PrepareConfig, user_type: str) -> dict[str, Kind]:
+    """Fill ``raw_profile`` (:func:`ppr_dist.data.profiles.load_profiles`); return the attributes' kinds.
+
+    Raises :class:`UserError` on columns that cannot be attributes, buckets for what is none, and fractions or
+    infinities without buckets.
+    """
+    names = config.attribute_names()
+    if names is None:
+        names = [name for name in source.columns if name != config.user_column]
+    for name in names:
+        if names.count(name) > 1 or name in (*RESERVED, config.user_column):
+            raise UserError(f"{source.path}: column {name!r} cannot be an attribute (named twice, or a reserved name)")
+    for name in config.buckets:
+        if name not in names:
+            raise UserError(f"buckets.{name}: no such attribute; they are {', '.join(names) or 'none'}")
+    kinds: dict[str, Kind] = find_kinds(con, source, names)
+    for name in config.buckets:
+        if kinds[name] in ("boolean", "time"):
+            raise UserError(f"buckets.{name}: column {name!r} of {source.path} is not numeric")
+    kinds |= dict.fromkeys(config.buckets, "number")
+    load_profiles(con, source, config.user_column, user_type, kinds)
+    for k, (name, kind) in enumerate(kinds.items()):
+        if kind == "number" and name not in config.buckets:
+            wrong = first_row(con, f"SELECT a{k} FROM raw_profile WHERE a{k} <> floor(a{k}) LIMIT 1")
+            example = f"fractions (such as {wrong[0]})" if wrong is not None else "whole numbers beyond 10^38"
+            raise UserError(
+                f"{source.path}: column {name!r} holds {example}: give it buckets (--buckets.{name} 10) or leave it"
+                " out (--attributes)"
+            )
+    return kinds
 
 
 def encode(
-    con: duckdb.DuckDBPyConnection, types: dict[str, str], config: PrepareConfig, path: str
+    con: duckdb.DuckDBPyConnection, kinds: dict[str, Kind], config: PrepareConfig, path: str
 ) -> tuple[Attribute, ...]:
     """Fill ``profile(user_id, a0 BIGINT, …)`` and ``attribute_values(attribute, value_index, value)``.
 
-    Reads ``raw_profile`` (columns a0, a1, … of the given ``types``) for the users in ``users`` alone: a value
-    that only users without clicks have would be an embedding that no click trains. An attribute that is null
-    for all of them keeps cardinality 1 (everyone unknown) and is said on stderr. Raises :class:`UserError` on
-    buckets for a column that is no attribute or no number, and on fractions without buckets.
+    Reads ``raw_profile`` for the users in ``users`` alone: a value that only users without clicks have would be an
+    embedding that no click trains. An attribute that is null for all of them keeps cardinality 1 (everyone unknown)
+    and is said on stderr.
     """
-    for column in config.buckets:
-        if column not in types:
-            raise UserError(f"buckets.{column}: no such attribute; they are {', '.join(types) or 'none'}")
-        if types[column] == "VARCHAR":
-            raise UserError(f"buckets.{column}: column {column!r} of {path} is not numeric")
     con.execute("CREATE TABLE clicked AS SELECT p.* FROM raw_profile p SEMI JOIN users u ON p.user_id = u.user_id")
     con.execute("CREATE TABLE attribute_values(attribute VARCHAR, value_index BIGINT, value VARCHAR)")
-    result, columns, joins = [], ["p.user_id"], []
-    for k, (name, kind) in enumerate(types.items()):
-        if name in config.buckets:
-            edges = _edges(con, k, config.buckets[name])
-            steps = "".join(f" + (a{k} >= {edge!r}::DOUBLE)::BIGINT" for edge in edges)
-            columns.append(f"CASE WHEN a{k} IS NULL THEN 0 ELSE 1{steps} END AS a{k}")
+    result = []
+    for k, (name, kind) in enumerate(kinds.items()):
+        edges = None
+        if kind == "number":
+            edges = tuple(_edges(con, k, config.buckets[name]))
             bounds = [float("-inf"), *edges, float("inf")]
             labels = [f"[{a:g}, {b:g})" for a, b in itertools.pairwise(bounds)]
             rows = ", ".join(f"({literal(name)}, {i}, {literal(label)})" for i, label in enumerate(labels, 1))
             con.execute(f"INSERT INTO attribute_values VALUES {rows}")
-            result.append(Attribute(name=name, cardinality=len(labels) + 1, buckets=tuple(edges)))
         else:
-            cardinality = 1 + _categories(con, k, name, kind, path)
-            columns.append(f"coalesce(v{k}.value_index, 0) AS a{k}")
-            joins.append(f" LEFT JOIN values_{k} v{k} ON a{k} = v{k}.value")
-            result.append(Attribute(name=name, cardinality=cardinality))
+            by_size = f"TRY_CAST(a{k} AS HUGEINT), " if kind == "integer" else ""
+            con.execute(
+                f"INSERT INTO attribute_values SELECT {literal(name)}, row_number() OVER (ORDER BY {by_size}a{k}), a{k}"
+                f" FROM clicked WHERE a{k} IS NOT NULL GROUP BY a{k} ORDER BY ALL"
+            )
+        sql = f"SELECT value FROM attribute_values WHERE attribute = {literal(name)} ORDER BY value_index"
+        values = con.sql(sql).to_arrow_table().column(0)
+        digest = ids_sha256([*values.chunks, pa.array([repr(edges)])])  # labels alone are rounded
+        result.append(Attribute(name=name, kind=kind, cardinality=1 + len(values), buckets=edges, values=digest))
         if scalars(con, f"SELECT count(a{k}) FROM clicked") == (0,):
             tqdm.write(f"warning: {path}: column {name!r} is null for every user", file=sys.stderr)
-    con.execute(f"CREATE TABLE profile AS SELECT {', '.join(columns)} FROM clicked p{''.join(joins)}")
+    con.execute(f"CREATE TABLE profile AS SELECT * EXCLUDE row FROM ({value_indices(result, 'clicked')})")
     con.execute("DROP TABLE raw_profile; DROP TABLE clicked")
     return tuple(result)
-
-
-def _categories(con: duckdb.DuckDBPyConnection, k: int, name: str, kind: str, path: str) -> int:
-    """Fill ``values_k(value, value_index)``; return the number of known values."""
-    if kind == "DOUBLE":
-        # pandas writes integers with a null among them as floats: whole numbers are taken for integers.
-        broken = first_row(con, f"SELECT a{k} FROM clicked WHERE a{k} <> floor(a{k}) OR isinf(a{k}) LIMIT 1")
-        if broken is not None:
-            raise UserError(
-                f"{path}: column {name!r} holds fractions (such as {broken[0]}): give it buckets"
-                f" (--buckets.{name} 10) or leave it out (--attributes)"
-            )
-        con.execute(f"ALTER TABLE clicked ALTER a{k} TYPE BIGINT")
-    con.execute(
-        f"CREATE TABLE values_{k} AS SELECT value, row_number() OVER (ORDER BY value) AS value_index"
-        f" FROM (SELECT DISTINCT a{k} AS value FROM clicked WHERE a{k} IS NOT NULL)"
-    )
-    con.execute(
-        f"INSERT INTO attribute_values SELECT {literal(name)}, value_index, CAST(value AS VARCHAR)"
-        f" FROM values_{k} ORDER BY value_index"
-    )
-    return scalars(con, f"SELECT count(*) FROM values_{k}")[0]
 
 
 def _edges(con: duckdb.DuckDBPyConnection, k: int, buckets: int | list[float]) -> list[float]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -15,7 +14,8 @@ import torch
 
 from ppr_dist.data import logs
 from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import identifier, open_source
+from ppr_dist.data.profiles import find_kinds, load_profiles
+from ppr_dist.data.sources import connect, identifier, open_source
 from ppr_dist.errors import UserError
 
 Int64 = npt.NDArray[np.int64]
@@ -72,14 +72,15 @@ class BaseLog:
 def read_base(interactions: str, users: str) -> BaseLog:
     """Read and check the log and the profiles as ``prepare`` does; columns have its default names."""
     names = PrepareConfig()
-    with duckdb.connect() as con:
+    with connect() as con:
         log, profiles = open_source(con, interactions), open_source(con, users)
         item_type = logs.id_types(con, log, names.item_column)[0]
         user_types = logs.id_types(con, log, names.user_column)
         types = logs.id_types(con, profiles, names.user_column)
         user_type = logs.shared_id_type(log, user_types, profiles, types)
         logs.load_interactions(con, log, names, user_type, item_type)
-        attributes = logs.load_profiles(con, profiles, names, user_type)
+        kinds = find_kinds(con, profiles, [name for name in profiles.columns if name != names.user_column])
+        load_profiles(con, profiles, names.user_column, user_type, kinds)
         con.execute(
             "CREATE TABLE people AS SELECT user_id, row_number() OVER (ORDER BY user_id) - 1 AS u"
             " FROM (SELECT user_id FROM log UNION SELECT user_id FROM raw_profile)"
@@ -91,7 +92,11 @@ def read_base(interactions: str, users: str) -> BaseLog:
         clicks = con.sql(
             "SELECT u, v FROM log JOIN people USING (user_id) JOIN vocabulary USING (item_id) ORDER BY u, nth"
         ).to_arrow_table()
-        columns = "".join(f", a{k} AS {identifier(name)}" for k, name in enumerate(attributes))
+        columns = "".join(
+            f", CAST(a{k} AS {'BIGINT' if kind == 'integer' else 'DOUBLE' if kind == 'number' else 'VARCHAR'})"
+            f" AS {identifier(name)}"
+            for k, (name, kind) in enumerate(kinds.items())
+        )
         table = con.sql(
             f"SELECT people.u AS user_id{columns} FROM people LEFT JOIN raw_profile USING (user_id) ORDER BY people.u"
         )

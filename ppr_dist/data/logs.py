@@ -1,4 +1,4 @@
-"""Check click logs and profiles and load them into DuckDB.
+"""Check click logs and load them into DuckDB.
 
 Every complaint is a :class:`UserError` of one line that names the file and the column. A CSV column is typed
 here, over the whole file: a guess from its first rows turns ``00501`` into 501.
@@ -26,8 +26,6 @@ FLOATS = ("FLOAT", "DOUBLE", "DECIMAL")
 TIMES = ("DATE", "TIMESTAMP")
 SQL_TYPES = {"int64": "BIGINT", "string": "VARCHAR"}
 """How DuckDB calls the types of an id."""
-# A shard's own columns: an attribute of that name would make the record batch ambiguous.
-RESERVED = ("user", "items")
 
 
 def id_types(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> tuple[str, ...]:
@@ -89,7 +87,7 @@ def _text_type(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> s
 
 
 def column_type(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> str:
-    """Return BIGINT, DOUBLE, TIMESTAMP or VARCHAR: how a column that is not an id is to be read."""
+    """Return BIGINT, DOUBLE, TIMESTAMP or VARCHAR (anything else): how a column that orders is to be read."""
     source.require(column)
     kind = _text_type(con, source, column) if source.kind == "csv" else source.columns[column]
     if kind in INTEGERS:
@@ -98,8 +96,6 @@ def column_type(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> 
         return "DOUBLE"
     if kind.startswith(TIMES):
         return "TIMESTAMP"
-    if kind.endswith(("]", ")")) or kind in ("BLOB", "INTERVAL", "GEOMETRY", "VARIANT"):
-        raise UserError(f"{source.path}: column {column!r} is {kind}; an attribute is a number, a string or a date")
     return "VARCHAR"
 
 
@@ -152,41 +148,3 @@ def load_interactions(
     if lost:
         raise UserError(f"{source.path}: column {order!r} is NaN in {lost:,} of {rows:,} rows")
     return Clicks(order_column=order, time_column=time_column, counts=order_clicks(con, config))
-
-
-def load_profiles(
-    con: duckdb.DuckDBPyConnection, source: Source, config: PrepareConfig, user_type: str
-) -> dict[str, str]:
-    """Fill table ``raw_profile(user_id, a0, a1, …)``; return attribute name to BIGINT, DOUBLE or VARCHAR."""
-    names = config.attribute_names()
-    if names is None:
-        names = [name for name in source.columns if name != config.user_column]
-    for name in names:
-        if names.count(name) > 1 or name in (*RESERVED, config.user_column):
-            raise UserError(f"{source.path}: column {name!r} cannot be an attribute (named twice, or a reserved name)")
-    # A date is a category like any other; as text it sorts by time.
-    types = {name: column_type(con, source, name).replace("TIMESTAMP", "VARCHAR") for name in names}
-    columns = [f"CAST({identifier(config.user_column)} AS {SQL_TYPES[user_type]}) AS user_id"]
-    for k, (name, kind) in enumerate(types.items()):
-        value = f"CAST({identifier(name)} AS {kind})"
-        # pandas writes an unknown number as NaN.
-        columns.append(
-            f"{f'CASE WHEN isnan({value}) THEN NULL ELSE {value} END' if kind == 'DOUBLE' else value} AS a{k}"
-        )
-    with named_errors(source.path):
-        con.execute(f"CREATE TABLE raw_profile AS SELECT {', '.join(columns)} FROM {source.table}")
-    require_one_row_each(con, source, config.user_column)
-    return types
-
-
-def require_one_row_each(con: duckdb.DuckDBPyConnection, source: Source, user_column: str) -> None:
-    """Raise :class:`UserError` where a user id in ``raw_profile`` is null or there twice."""
-    rows, known = scalars(con, "SELECT count(*), count(user_id) FROM raw_profile")
-    if known < rows:
-        raise UserError(f"{source.path}: column {user_column!r} is null in {rows - known:,} of {rows:,} rows")
-    twice = first_row(
-        con,
-        "SELECT user_id, count(*) FROM raw_profile GROUP BY user_id HAVING count(*) > 1 ORDER BY user_id LIMIT 1",
-    )
-    if twice is not None:
-        raise UserError(f"{source.path}: user {twice[0]!r} has {twice[1]} rows; a user has one profile")

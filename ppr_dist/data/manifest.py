@@ -19,12 +19,15 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ppr_dist.errors import UserError
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+
+Kind = Literal["integer", "number", "boolean", "time", "text"]
+"""What an attribute's values are; ``number``: cut into buckets, the others are categories."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,10 +51,13 @@ class Split:
 class Attribute:
     name: str
     """Column name in the shards' record batches and in the users file."""
+    kind: Kind
     cardinality: int
     """Number of values, the unknown value (index 0) included."""
     buckets: tuple[float, ...] | None = None
     """Right-open bucket edges of a numeric column; None for a categorical one."""
+    values: str
+    """SHA-256 of the known values in index order: the same means the same embeddings."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +73,8 @@ class Manifest:
     attributes: tuple[Attribute, ...]
     splits: dict[str, Split]
     tables: dict[str, str]
-    """SHA-256 of items.parquet, users.parquet and attributes.parquet by file name."""
+    """SHA-256 of the raw ids in items.parquet and users.parquet, in index order, whatever else the files hold and
+    however they hold it; by file name."""
     settings: dict[str, Any]
     """The options ``prepare`` ran with (no paths)."""
     clicks: dict[str, int]

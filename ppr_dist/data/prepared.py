@@ -16,11 +16,12 @@ from tqdm import tqdm
 from ppr_dist.data import attributes as attribute_values
 from ppr_dist.data import logs, shard_writer, splits
 from ppr_dist.data.clicks import Clicks
+from ppr_dist.data.content import ids_sha256
 from ppr_dist.data.folder import new_folder, work_folder
 from ppr_dist.data.item_shares import write_item_shares
-from ppr_dist.data.manifest import MANIFEST, Manifest
+from ppr_dist.data.manifest import MANIFEST, Kind, Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import literal, open_source, scalars
+from ppr_dist.data.sources import connect, literal, open_source, scalars
 from ppr_dist.errors import UserError
 
 ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}
@@ -58,9 +59,8 @@ def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyCo
     """Yield a connection to a database file, beside its spills in a work folder that is gone afterwards."""
     parent = folder if config.temp_dir is None else Path(config.temp_dir)
     try:
-        with work_folder(parent) as work, duckdb.connect(str(work / "tables.duckdb")) as con:
+        with work_folder(parent) as work, connect(str(work / "tables.duckdb")) as con:
             con.execute(f"SET temp_directory = {literal(str(work / 'spill'))}")
-            con.execute("SET preserve_insertion_order = true")  # rowid is the index: see splits
             if config.memory_limit is not None:
                 try:
                     con.execute(f"SET memory_limit = {literal(config.memory_limit)}")
@@ -100,9 +100,9 @@ def _tables(
     clicks = logs.load_interactions(con, log, config, user_type, item_type)
     _warn_of_clicks(clicks, interactions, config)
     stage("reading the profiles")
-    types: dict[str, str] = {}
+    kinds: dict[str, Kind] = {}
     if profiles is not None:
-        types = logs.load_profiles(con, profiles, config, user_type)
+        kinds = attribute_values.load(con, profiles, config, user_type)
     elif config.attribute_names() or config.buckets:
         raise UserError("attributes and buckets are columns of the profiles: give --users")
     else:
@@ -117,7 +117,7 @@ def _tables(
             f"{interactions}: every user has at least {config.cold_threshold} clicks, so there are no cold users to"
             " tune on; --simulate_cold 0.2 makes cold users of a fifth of them"
         )
-    attributes = attribute_values.encode(con, types, config, users or "")
+    attributes = attribute_values.encode(con, kinds, config, users or "")
     splits.build(con, config, len(attributes), stage)
     return Manifest(
         items=scalars(con, "SELECT count(*) FROM items")[0],
@@ -127,7 +127,7 @@ def _tables(
         attributes=attributes,
         splits={},
         tables={},
-        settings=config.settings(clicks.order_column, clicks.time_column) | {"attributes": list(types)},
+        settings=config.settings(clicks.order_column, clicks.time_column) | {"attributes": list(kinds)},
         clicks=dataclasses.asdict(clicks.counts),
     )
 
@@ -150,7 +150,7 @@ def _warn_of_clicks(clicks: Clicks, path: str, config: PrepareConfig) -> None:
 
 
 def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, config: PrepareConfig) -> Manifest:
-    """Write shards and Parquet tables; return ``manifest`` with the splits and the tables' hashes."""
+    """Write shards and Parquet tables; return ``manifest`` with the splits and the ids' hashes."""
     written = {}
     (total,) = scalars(con, "SELECT count(*) FROM people")
     with tqdm(total=total, desc="prepare: writing shards", unit="user", unit_scale=True, delay=1.0) as bar:
@@ -177,8 +177,10 @@ def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, con
         "users.parquet": (user_schema, f"user_index, user_id, {split}", "people", "user_index"),
         "attributes.parquet": (value_schema, "attribute, value_index, value", "attribute_values", "rowid"),
     }
+    hashes = {}
     for name, (schema, columns, table, key) in tables.items():
-        shard_writer.write_table(con, columns, table, key, schema, folder / name)
+        parts = shard_writer.write_table(con, columns, table, key, schema, folder / name)
+        hashes[name] = ids_sha256(part.column(1) for part in parts)  # the first column is the index: 0, 1, …
     write_item_shares(folder)
-    hashes = {name: shard_writer.sha256(folder / name) for name in tables}
+    del hashes["attributes.parquet"]  # each attribute has its own
     return dataclasses.replace(manifest, splits=written, tables=hashes)

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from ppr_dist.data import logs
-from ppr_dist.data.manifest import Attribute, Manifest
+from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import Source, first_row, identifier, literal, named_errors, open_source, scalars
+from ppr_dist.data.profiles import load_profiles, read_values, value_indices
+from ppr_dist.data.sources import Source, connect, literal, named_errors, open_source, scalars
 from ppr_dist.data.users import Int64, Users
 from ppr_dist.errors import UserError
 
@@ -33,6 +34,10 @@ class RawUsers:
     """Clicks of these users in the log."""
     unknown_clicks: int
     """Those on items that the catalogue does not have; they are left out of ``users``."""
+    values: dict[str, int]
+    """Users whose value of an attribute is given, by attribute."""
+    unknown_values: dict[str, int]
+    """Those whose value the catalogue does not have."""
 
 
 def read_raw_users(users: Path, interactions: Path | None, data: Path, manifest: Manifest) -> RawUsers:
@@ -45,11 +50,17 @@ def read_raw_users(users: Path, interactions: Path | None, data: Path, manifest:
     that is empty or names a user twice, and an interactions file that is empty.
     """
     config = PrepareConfig(**manifest.settings)
-    with tempfile.TemporaryDirectory(prefix="ppr_dist-") as work, duckdb.connect(f"{work}/tables.duckdb") as con:
-        con.execute("SET preserve_insertion_order = true")  # rowid is the row in the file
-        _load_people(con, open_source(con, str(users)), config, data, manifest)
-        ids = _column(con, "SELECT user_id FROM raw_profile ORDER BY rowid")
-        attributes = [_value_indices(con, k, a, str(users), data) for k, a in enumerate(manifest.attributes)]
+    with tempfile.TemporaryDirectory(prefix="ppr_dist-") as work, connect(f"{work}/tables.duckdb") as con:
+        profiles = open_source(con, str(users))
+        _require_ids(con, profiles, {config.user_column: manifest.user_id_type}, data, "users")
+        kinds = {attribute.name: attribute.kind for attribute in manifest.attributes}
+        load_profiles(con, profiles, config.user_column, manifest.user_id_type, kinds)
+        read_values(con, data)
+        con.execute(f"CREATE TABLE people AS {value_indices(manifest.attributes)} ORDER BY row")
+        ids = _column(con, "SELECT user_id FROM people ORDER BY row")
+        attributes = [_int64(con, f"SELECT a{k} FROM people ORDER BY row") for k in range(len(kinds))]
+        given = ", ".join(f"count(a{k})" for k in range(len(kinds)))
+        values = scalars(con, f"SELECT {given} FROM raw_profile") if kinds else ()
         owner = item = np.zeros(0, np.int64)
         if interactions is not None:
             log = open_source(con, str(interactions))
@@ -69,30 +80,12 @@ def read_raw_users(users: Path, interactions: Path | None, data: Path, manifest:
         ),
         clicks=len(item),
         unknown_clicks=int((~known).sum()),
+        values=dict(zip(kinds, values, strict=True)),
+        unknown_values={
+            name: given - int((index > 0).sum())
+            for (name, given), index in zip(zip(kinds, values, strict=True), attributes, strict=True)
+        },
     )
-
-
-def _load_people(
-    con: duckdb.DuckDBPyConnection, source: Source, config: PrepareConfig, data: Path, manifest: Manifest
-) -> None:
-    """Fill ``raw_profile(user_id, a0, a1, …)``: numbers for bucketed attributes, text for the others."""
-    for attribute in manifest.attributes:
-        source.require(attribute.name)
-    _require_ids(con, source, {config.user_column: manifest.user_id_type}, data, "users")
-    columns = [f"CAST({identifier(config.user_column)} AS {logs.SQL_TYPES[manifest.user_id_type]}) AS user_id"]
-    for k, attribute in enumerate(manifest.attributes):
-        kind = "VARCHAR" if attribute.buckets is None else "DOUBLE"
-        value = f"TRY_CAST({identifier(attribute.name)} AS {kind})"
-        columns.append(f"{value} AS a{k}")
-        if attribute.buckets is not None:
-            sql = f"SELECT {identifier(attribute.name)} AS value FROM {source.table} WHERE {value} IS NULL"
-            with named_errors(source.path):
-                wrong = first_row(con, f"SELECT value FROM ({sql}) WHERE value IS NOT NULL LIMIT 1")
-            if wrong is not None:
-                raise UserError(f"{source.path}: column {attribute.name!r} holds {wrong[0]!r}, which is not a number")
-    with named_errors(source.path):
-        con.execute(f"CREATE TABLE raw_profile AS SELECT {', '.join(columns)} FROM {source.table}")
-    logs.require_one_row_each(con, source, config.user_column)
 
 
 def _require_ids(con: duckdb.DuckDBPyConnection, source: Source, types: dict[str, str], data: Path, rows: str) -> None:
@@ -108,23 +101,6 @@ def _require_ids(con: duckdb.DuckDBPyConnection, source: Source, types: dict[str
             raise UserError(f"{source.path}: column {column!r} is {found[0]}, but {wanted} in {data}")
 
 
-def _value_indices(con: duckdb.DuckDBPyConnection, k: int, attribute: Attribute, path: str, data: Path) -> Int64:
-    """Value index of attribute ``k`` for every user, 0 = unknown, [n]."""
-    if attribute.buckets is not None:
-        steps = "".join(f" + (a{k} >= {edge!r}::DOUBLE)::BIGINT" for edge in attribute.buckets)
-        sql = f"SELECT if(a{k} IS NULL OR isnan(a{k}), 0, 1{steps}) FROM raw_profile ORDER BY rowid"
-        return _column(con, sql).to_numpy().astype(np.int64)
-    table = data / "attributes.parquet"
-    sql = f"SELECT value, value_index FROM read_parquet({literal(str(table))}) WHERE attribute = "
-    with named_errors(str(table)):
-        con.execute(f"CREATE OR REPLACE TEMP TABLE known AS {sql}{literal(attribute.name)}")
-    # pandas writes integers with a null among them as floats: where all known values are integers, 3.0 is 3.
-    whole = scalars(con, "SELECT count(*) FROM known WHERE NOT regexp_full_match(value, '-?[0-9]+')") == (0,)
-    key = rf"regexp_replace(a{k}, '\.0*$', '')" if whole else f"a{k}"
-    sql = f"SELECT coalesce(v.value_index, 0) FROM raw_profile p LEFT JOIN known v ON {key} = v.value ORDER BY p.rowid"
-    return _column(con, sql).to_numpy().astype(np.int64)
-
-
 def _clicks(con: duckdb.DuckDBPyConnection, data: Path) -> tuple[Int64, Int64]:
     """(row of the user, item index or −1) of every click of the users, user after user, oldest first, each [E]."""
     table = data / "items.parquet"
@@ -135,10 +111,13 @@ def _clicks(con: duckdb.DuckDBPyConnection, data: Path) -> tuple[Int64, Int64]:
             f" LEFT JOIN read_parquet({literal(str(table))}) i ON log.item_id = i.item_id"
             " ORDER BY p.rowid, log.nth"
         )
-    columns = (_column(con, f"SELECT {name} FROM clicks ORDER BY rowid") for name in ("owner", "item_index"))
-    owner, item = (column.to_numpy().astype(np.int64) for column in columns)
+    owner, item = (_int64(con, f"SELECT {name} FROM clicks ORDER BY rowid") for name in ("owner", "item_index"))
     return owner, item
 
 
 def _column(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Array:
     return con.sql(sql).to_arrow_table().column(0).combine_chunks()
+
+
+def _int64(con: duckdb.DuckDBPyConnection, sql: str) -> Int64:
+    return _column(con, sql).to_numpy().astype(np.int64)

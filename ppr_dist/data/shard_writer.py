@@ -6,7 +6,7 @@ Shapes: U users of a shard, E events of a shard.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -31,8 +31,8 @@ def sha256(path: Path) -> str:
 
 def write_table(
     con: duckdb.DuckDBPyConnection, columns: str, table: str, key: str, schema: pa.Schema, path: Path
-) -> None:
-    """Write ``columns`` of ``table`` as Parquet, in the order of ``key`` (0, 1, … without gaps).
+) -> Iterator[pa.RecordBatch]:
+    """Write ``columns`` of ``table`` as Parquet, in the order of ``key`` (0, 1, … without gaps); yield the parts.
 
     Ranges are fetched one by one: DuckDB's own writer cuts row groups as its threads happen to finish.
     """
@@ -40,7 +40,9 @@ def write_table(
         for low in range(0, scalars(con, f"SELECT count(*) FROM {table}")[0], ROWS):
             where = f"WHERE {key} >= {low} AND {key} < {low + ROWS}"
             chunk = _fetch(con, f"SELECT {columns} FROM {table} {where} ORDER BY {key}")
-            writer.write_table(chunk.cast(schema), row_group_size=ROWS)
+            chunk = chunk.cast(schema)
+            writer.write_table(chunk, row_group_size=ROWS)
+            yield from chunk.to_batches()
 
 
 def write_split(

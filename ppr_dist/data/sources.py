@@ -76,6 +76,13 @@ def named_errors(path: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read: {'; '.join(lines[:3] + place)}") from error
 
 
+def connect(path: str = ":memory:") -> duckdb.DuckDBPyConnection:
+    """Open a database that keeps rows in the order of the file (rowid is the row) and reads times in UTC."""
+    con = duckdb.connect(path)
+    con.execute("SET preserve_insertion_order = true; SET TimeZone = 'UTC'")
+    return con
+
+
 def open_source(con: duckdb.DuckDBPyConnection, path: str) -> Source:
     """Find the file, glob or folder ``path`` and read its columns."""
     files = _files(path)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -58,8 +59,22 @@ LOGS: list[tuple[Change, Change, dict[str, Any], str]] = [
     (same, same, {"attributes": "age,town"}, "users.parquet: no column 'town'; it has user_id, age, city"),
     (same, lambda profile: profile.rename(columns={"city": "items"}), {}, "'items' cannot be an attribute"),
     (same, lambda profile: profile.assign(age=1.5), {}, "column 'age' holds fractions.*--buckets.age"),
+    (same, lambda profile: profile.assign(age=np.inf), {}, "column 'age' holds 'inf', which is not a finite number"),
+    (
+        same,
+        lambda profile: profile.assign(age=np.inf),
+        {"buckets": {"age": 3}},
+        "'age' holds 'inf', which is not a fin",
+    ),
+    (same, lambda profile: profile.assign(age=1e300), {}, "column 'age' holds whole numbers beyond 10\\^38: give it b"),
+    (
+        same,
+        lambda profile: profile.assign(age=True),
+        {"buckets": {"age": 3}},
+        "'age' of .*users.parquet is not numeric",
+    ),
     (same, lambda profile: profile.assign(age=[[1]] * len(profile)), {}, "column 'age' is BIGINT"),
-    (same, same, {"buckets": {"city": 3}}, "buckets.city: column 'city' of .*users.parquet is not numeric"),
+    (same, same, {"buckets": {"city": 3}}, "users.parquet: column 'city' holds '[^']+', which is not a number"),
     (same, same, {"buckets": {"town": 3}}, "buckets.town: no such attribute; they are age, city"),
     (same, same, {"min_item_count": 10**6}, "interactions.parquet: no item is seen 1000000 times"),
     (same, same, {"order_column": "when"}, "interactions.parquet: no column 'when'"),

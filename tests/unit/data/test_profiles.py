@@ -1,0 +1,141 @@
+"""One person, one profile: whatever file, type or time zone the values come in, ``recommend`` reads as ``prepare``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.data.prepared import prepare
+from ppr_dist.data.raw_users import RawUsers, read_raw_users
+from ppr_dist.errors import UserError
+from tests.unit.data.click_logs import read_split, save
+
+USERS = 24
+NUMBER = np.arange(USERS)
+TIME = pd.Timestamp("2024-03-30 22:30", tz="UTC") + pd.to_timedelta(NUMBER % 4 * 45, unit="min")
+LOG = pd.DataFrame({"user_id": NUMBER.repeat(2), "item_id": NUMBER.repeat(2) % 5, "position": np.arange(2 * USERS)})
+WITH_GAPS = np.where(NUMBER % 5 == 0, np.nan, NUMBER % 3)
+DRESSES: dict[str, list[pd.Series]] = {
+    "boolean": [
+        pd.Series(NUMBER % 2 == 0),
+        pd.Series(np.where(NUMBER % 2 == 0, "TRUE", "false")),
+        pd.Series(NUMBER % 2 == 0).astype("string"),
+    ],
+    "date": [
+        pd.Series(pd.Timestamp("2024-01-30") + pd.to_timedelta(NUMBER % 3, unit="D")),
+        pd.Series(pd.Timestamp("2024-01-30", tz="UTC") + pd.to_timedelta(NUMBER % 3, unit="D")),
+        pd.Series((pd.Timestamp("2024-01-30") + pd.to_timedelta(NUMBER % 3, unit="D")).date),
+        pd.Series((pd.Timestamp("2024-01-30") + pd.to_timedelta(NUMBER % 3, unit="D")).strftime("%Y-%m-%d 00:00:00")),
+    ],
+    "time": [
+        pd.Series(TIME),
+        pd.Series(TIME.tz_convert("Asia/Tokyo")),
+        pd.Series(TIME.tz_localize(None)),
+        pd.Series(TIME.tz_localize(None).astype("datetime64[ns]")),
+        pd.Series(TIME.tz_convert("Europe/Oslo").map(str)),
+    ],
+    "integer": [
+        pd.Series(WITH_GAPS).astype("Int64"),
+        pd.Series(WITH_GAPS),
+        pd.Series(WITH_GAPS).astype("Int8"),
+        pd.Series(WITH_GAPS).astype("Int64").astype("string"),
+        pd.Series([None if np.isnan(x) else f"{x:.1f}" for x in WITH_GAPS]),
+    ],
+    "long": [  # 20 digits: beyond int64
+        pd.Series([f"1000000000000000000{n % 3}" for n in NUMBER]),
+        pd.Series([10**19 + int(n) % 3 for n in NUMBER], dtype="uint64"),
+    ],
+    "code": [pd.Series([["007", "7", "7.0", "1e3", None][n % 5] for n in NUMBER])],
+    "number": [
+        pd.Series(WITH_GAPS),
+        pd.Series(WITH_GAPS).astype("Float32"),
+        pd.Series([None if np.isnan(x) else f"{x:.2f}" for x in WITH_GAPS]),
+    ],
+}
+"""Columns that say the same, by what they say."""
+
+
+def read(folder: Path, data: Path, column: pd.Series, kind: str) -> RawUsers:
+    _, users = save(folder, LOG, pd.DataFrame({"user_id": NUMBER, "x": column}), kind)
+    return read_raw_users(Path(str(users)), None, data, load_manifest(data))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+@pytest.mark.parametrize("name", DRESSES)
+def test_the_same_values_in_any_dress(name: str, kind: str, tmp_path: Path) -> None:
+    buckets = {"x": [1.0, 2.0]} if name == "number" else {}
+    prepare(
+        *save(tmp_path, LOG, pd.DataFrame({"user_id": NUMBER, "x": DRESSES[name][0]}), kind),
+        tmp_path / "data",
+        PrepareConfig(buckets=buckets),  # type: ignore[arg-type]
+    )
+    manifest = load_manifest(tmp_path / "data")
+    ids = pd.read_parquet(tmp_path / "data" / "users.parquet").user_id.to_numpy()
+    frame = pd.concat([read_split(tmp_path / "data", manifest, split) for split in manifest.splits])
+    trained = dict(zip(ids[frame.user.to_numpy(dtype=np.int64)], frame.x, strict=True))
+    expected = [trained[user] for user in NUMBER]
+    distinct = len(set(expected) - {0})
+    assert manifest.attributes[0].cardinality == distinct + 1 >= 3
+    for column in DRESSES[name]:
+        for served in ("parquet", "csv"):
+            raw = read(tmp_path, tmp_path / "data", column, served)
+            assert raw.users.attributes.tolist() == [expected], (column.dtype, served)
+            assert raw.unknown_values == {"x": 0}
+            assert raw.values == {"x": sum(value > 0 for value in expected)}
+        # Prepared from another dress it is the same catalogue.
+        users = pd.DataFrame({"user_id": NUMBER, "x": column})
+        other = tmp_path / "other"
+        again = prepare(*save(tmp_path, LOG, users), other, PrepareConfig(buckets=buckets), overwrite=True)  # type: ignore[arg-type]
+        if name != "integer" or not isinstance(column[1], str) or "." not in column[1]:  # text in Parquet is text
+            assert again.attributes == manifest.attributes, column.dtype
+
+
+def test_time_zones_do_not_matter(tmp_path: Path) -> None:
+    users = pd.DataFrame({"user_id": NUMBER, "x": TIME.tz_convert("Asia/Tokyo"), "day": TIME.tz_convert("Asia/Tokyo")})
+    paths = save(tmp_path, LOG, users)
+    program = (
+        "import sys, json; from pathlib import Path; from ppr_dist.data.prepared import prepare;"
+        "from ppr_dist.data.prepare_config import PrepareConfig; from ppr_dist.data.raw_users import read_raw_users;"
+        "log, users, out = sys.argv[1:];"
+        "manifest = prepare(log, users, Path(out), PrepareConfig(), overwrite=True);"
+        "print(json.dumps([manifest.fingerprint, read_raw_users(Path(users), None, Path(out), manifest)"
+        ".users.attributes.tolist()]))"
+    )
+    said = []
+    for zone in ("UTC", "America/New_York", "Asia/Kathmandu"):
+        words = [sys.executable, "-c", program, *map(str, paths), str(tmp_path / "data")]
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "TZ": zone}
+        )
+        said.append(json.loads(done.stdout))
+        values = pd.read_parquet(tmp_path / "data" / "attributes.parquet").value
+        assert values[0] == "2024-03-30 22:30:00"
+    assert said[0] == said[1] == said[2]
+
+
+def test_values_that_are_not_known_are_counted(tmp_path: Path) -> None:
+    users = pd.DataFrame({"user_id": NUMBER, "x": np.where(NUMBER % 2, "a", "b"), "age": NUMBER % 7})
+    prepare(*save(tmp_path, LOG, users), tmp_path / "data", PrepareConfig(buckets={"age": 3}))
+    users["x"] = ["a", "c", None, ""] * (USERS // 4)
+    users["age"] = None
+    _, path = save(tmp_path, LOG, users)
+    raw = read_raw_users(Path(str(path)), None, tmp_path / "data", load_manifest(tmp_path / "data"))
+    assert raw.values == {"x": USERS // 2, "age": 0}
+    assert raw.unknown_values == {"x": USERS // 4, "age": 0}
+
+
+def test_infinity_is_no_number_to_serve(tmp_path: Path) -> None:
+    users = pd.DataFrame({"user_id": NUMBER, "x": NUMBER / 2})
+    prepare(*save(tmp_path, LOG, users), tmp_path / "data", PrepareConfig(buckets={"x": 3}))
+    for kind in ("parquet", "csv"):
+        with pytest.raises(UserError, match=r"users\.\w+: column 'x' holds '-?inf', which is not a finite number"):
+            read(tmp_path, tmp_path / "data", pd.Series(np.where(NUMBER == 3, -np.inf, NUMBER)), kind)

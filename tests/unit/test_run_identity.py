@@ -1,0 +1,159 @@
+"""Which prepared data a run fits: the one with the same items in the same order, and the attribute values it uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ppr_dist import runs
+from ppr_dist.config import Config
+from ppr_dist.data import shard_writer
+from ppr_dist.data.content import ids_sha256
+from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.data.prepared import prepare
+from ppr_dist.errors import UserError
+from ppr_dist.runs import RunInfo, check_catalogue, check_held_out, describe
+from tests.unit.data.click_logs import make_log, save
+
+LOG, PROFILE = make_log(users=60)
+
+
+def made(folder: Path, log: pd.DataFrame = LOG, profile: pd.DataFrame = PROFILE, **options: Any) -> Manifest:
+    return prepare(*save(folder, log, profile), folder / "data", PrepareConfig(**options), overwrite=True)
+
+
+def infos(folder: Path, manifest: Manifest) -> tuple[RunInfo, RunInfo]:
+    """A pre-trained run and a tuned one."""
+    return describe("pretrain", None, folder / "data", manifest), describe(
+        "tune", "ppr-full", folder / "data", manifest
+    )
+
+
+def one_more_click() -> pd.DataFrame:
+    row = LOG[LOG.user_id == LOG.user_id.mode()[0]].iloc[[0]]
+    return pd.concat([LOG, row.assign(timestamp=99)])
+
+
+FITS: dict[str, dict[str, Any]] = {
+    "one more click": {"log": one_more_click()},
+    "another tune/test share": {"tune_test_fraction": 0.5},
+    "another user without clicks": {"profile": pd.concat([PROFILE, PROFILE[-1:].assign(user_id=5)], ignore_index=True)},
+    "other shards": {"users_per_member": 16},
+}
+OTHER_ITEMS: dict[str, dict[str, Any]] = {
+    "another order": {"seed": 1},
+    "an item more": {"log": pd.concat([LOG, LOG[:1].assign(item_id=7)])},
+    "an item less": {"log": LOG[LOG.item_id != LOG.item_id[0]]},
+    "an item for another": {"log": LOG.replace({"item_id": {LOG.item_id[0]: 7}})},
+}
+OTHER_VALUES: dict[str, dict[str, Any]] = {
+    "another bucketing": {"buckets": {"age": 3}},
+    "a value less": {"profile": PROFILE.replace({"city": {"Rome": "Oslo"}})},
+    "a value for another": {"profile": PROFILE.replace({"city": {"Rome": "Roma"}})},
+}
+
+
+@pytest.mark.parametrize("change", FITS)
+def test_what_leaves_the_catalogue_alone(change: str, tmp_path: Path) -> None:
+    for info in infos(tmp_path, made(tmp_path)):
+        check_catalogue(info, Path("run"), made(tmp_path, **FITS[change]), tmp_path / "data")
+
+
+@pytest.mark.parametrize("change", OTHER_ITEMS)
+def test_other_items(change: str, tmp_path: Path) -> None:
+    pretrained, tuned = infos(tmp_path, made(tmp_path))
+    changed = made(tmp_path, **OTHER_ITEMS[change])
+    for info, again in ((pretrained, "pre-train again"), (tuned, "pre-train and tune again")):
+        with pytest.raises(
+            UserError, match=f"data was prepared again since run .* other items .*: {again}$"
+        ) as refused:
+            check_catalogue(info, Path("run"), changed, tmp_path / "data")
+        assert "\n" not in str(refused.value)
+        with pytest.raises(UserError, match="run was trained on another catalogue"):
+            check_catalogue(info, Path("run"), changed, tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("change", OTHER_VALUES)
+def test_other_values_matter_to_who_uses_them(change: str, tmp_path: Path) -> None:
+    pretrained, tuned = infos(tmp_path, made(tmp_path))
+    changed = made(tmp_path, **OTHER_VALUES[change])
+    check_catalogue(pretrained, Path("run"), changed, tmp_path / "data")
+    with pytest.raises(UserError, match=r"data was prepared again since run .* values of attribute '\w+': tune again"):
+        check_catalogue(tuned, Path("run"), changed, tmp_path / "data")
+    with pytest.raises(UserError, match=r"run was tuned with other values of attribute '\w+'"):
+        check_catalogue(tuned, Path("run"), changed, tmp_path / "elsewhere")
+    fewer = made(tmp_path, attributes="age")
+    check_catalogue(pretrained, Path("run"), fewer, tmp_path / "data")
+    with pytest.raises(UserError, match=r"run was tuned with attributes age, city, but .*data has age: tune again"):
+        check_catalogue(tuned, Path("run"), fewer, tmp_path / "data")
+
+
+def test_another_writer_writes_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made(tmp_path)
+    before = (tmp_path / "data" / "items.parquet").read_bytes()
+    writer = pq.ParquetWriter
+
+    def newer(path: Path, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
+        return writer(path, schema, **options | {"compression": "snappy", "write_page_index": True})
+
+    monkeypatch.setattr(pq, "ParquetWriter", newer)
+    monkeypatch.setattr(shard_writer, "ROWS", 7)
+    assert made(tmp_path) == first
+    assert (tmp_path / "data" / "items.parquet").read_bytes() != before
+
+
+def test_pre_training_that_saw_cold_users_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrained, tuned = infos(tmp_path, made(tmp_path))
+    for options, said in (
+        ({"simulate_cold": 0.2}, "simulate_cold 0.0 then, 0.2"),
+        ({"cold_threshold": 12}, "10 then, 12"),
+    ):
+        changed = made(tmp_path, **options)  # type: ignore[arg-type]
+        for info in (pretrained, tuned):
+            with pytest.raises(UserError, match=f"data was prepared again since, .*{said} now.*pre-train again"):
+                check_held_out(info, Path("run"), changed, tmp_path / "data")
+            with pytest.raises(UserError, match=f"elsewhere has other cold users than run .*{said} now"):
+                check_held_out(info, Path("run"), changed, tmp_path / "elsewhere")
+    changed = made(tmp_path, tune_test_fraction=0.5)
+    check_held_out(pretrained, Path("run"), changed, tmp_path / "data")
+    assert capsys.readouterr().err == ""
+    check_held_out(tuned, Path("run"), changed, tmp_path / "data")
+    assert "run was tuned with tune_test_fraction 0.2" in capsys.readouterr().err
+
+
+def test_a_run_of_an_older_version_is_named(tmp_path: Path) -> None:
+    info = infos(tmp_path, made(tmp_path))[0]
+    runs.create(tmp_path / "run", Config(), info, {}, resume=False)
+    assert runs.read(tmp_path / "run")[1] == info
+    body = dataclasses.asdict(info)
+    del body["cold_users"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(body))
+    with pytest.raises(UserError, match="run: written by another version of ppr_dist; train again"):
+        runs.read(tmp_path / "run")
+
+
+def test_a_hash_of_ids_is_of_the_ids_alone() -> None:
+    words = ["", "a", "bc", "Århus", "d" * 50]
+    whole = pa.array(words)
+    same = [
+        [whole],
+        [whole[:2], whole[2:]],
+        [pa.array(words, pa.large_string())],
+        [pa.array(["x", *words])[1:]],
+        [whole[:0], whole],
+    ]
+    assert len({ids_sha256(chunks) for chunks in same}) == 1
+    numbers = np.arange(5) + 2**40
+    others = [["a", "", "bc", "Århus", "d" * 50], ["", "ab", "c", "Århus", "d" * 50], words[::-1], words[:-1], numbers]
+    hashes = {ids_sha256([pa.array(other)]) for other in [words, *others, numbers[::-1]]}
+    assert len(hashes) == 7
+    assert ids_sha256([pa.array(numbers)]) == ids_sha256([pa.array(numbers[:2]), pa.array(numbers[2:])])
