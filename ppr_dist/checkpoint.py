@@ -1,19 +1,18 @@
 """Checkpoints: tables through DCP, dense state by parameter name, atomic on disk.
 
 Layout: ``RUN/checkpoints/step-00000100/`` with DCP's files and ``position.json``. A folder of that name is complete:
-it is written as ``.step-…`` and renamed at the end. Loading runs no code from a checkpoint.
+it is written as ``.step-…`` and renamed at the end, and back before it is deleted.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import os
-import pickle
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.metadata import Metadata
 
+from ppr_dist.checkpoint_data import load, names
 from ppr_dist.data.stream import StreamState
 from ppr_dist.errors import UserError
 from ppr_dist.parallel import dense
@@ -89,7 +87,27 @@ class Checkpointer:
         best = position.best and checkpoint_of(self.run, position.best.step)
         for old in checkpoints(self.run)[: -self.keep]:
             if old != best:
-                shutil.rmtree(old)
+                self._drop(old)
+
+    def _drop(self, old: Path) -> None:
+        """Delete a checkpoint, first its name; where that fails, say so and go on: the next save tries again."""
+        try:
+            self.sweep()
+            os.replace(old, old.with_name("." + old.name))
+        except OSError as error:
+            _warn(f"{old}: {error.strerror}: an old checkpoint stays")
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Delete what is no checkpoint (any more): half-written ones of a killed run, and old ones.
+
+        What cannot be deleted is said and left: training goes on, and the next sweep tries again.
+        """
+        for folder in (self.run / "checkpoints").glob(".step-*"):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                _warn(f"{error.filename or folder}: {error.strerror or error}: the rest of an old checkpoint stays")
 
     def resume(self, parallel: Parallel, stream: StreamState) -> Position | None:
         """Load the latest checkpoint, if there is one; return where it stands. A collective.
@@ -107,11 +125,15 @@ class Checkpointer:
                 "resume on as many ranks"
             )
         state = _state(parallel)
-        _load(state, found[-1])  # tables and their optimizer in place
+        load(state, found[-1])  # tables and their optimizer in place
         parallel.tables.set_optimizer_steps(state["tables_steps"])
         dense.load_state_dict(parallel.engine, state["dense"])
         _set_rng(state["rng"])
         return position
+
+
+def _warn(message: str) -> None:
+    print(f"ppr_dist: warning: {message}", file=sys.stderr, flush=True)
 
 
 def _state(parallel: Parallel) -> dict[str, Any]:
@@ -181,7 +203,7 @@ def load_tables(tables: Tables, checkpoint: Path, *, with_optimizer: bool) -> No
 
     ``with_optimizer``: their optimizer state too, so that a table goes on with steps of the size it had come to.
     """
-    saved = set(_Reader(str(checkpoint)).read_metadata().state_dict_metadata)
+    saved = names(checkpoint)
     state: dict[str, Any] = {"tables": {k: v for k, v in tables.state_dict().items() if f"tables.{k}" in saved}}
     if with_optimizer:
         prefixes = {key.removeprefix("tables_optimizer.") for key in saved if key.startswith("tables_optimizer.")}
@@ -194,86 +216,21 @@ def load_tables(tables: Tables, checkpoint: Path, *, with_optimizer: bool) -> No
         new = {key.split(".")[0] for key in tables.state_dict() if f"tables.{key}" not in saved}
         steps = {name: step for name, step in tables.optimizer_steps().items() if name not in new}
         state["tables_steps"] = steps
-    _load(state, checkpoint)
+    load(state, checkpoint)
     if with_optimizer:
         tables.set_optimizer_steps(state["tables_steps"])
 
 
 def load_dense(module: torch.nn.Module, checkpoint: Path, *, strict: bool) -> None:
     """Load dense parameters by name into a module outside any engine; ``strict``: all must be there. A collective."""
-    saved = set(_Reader(str(checkpoint)).read_metadata().state_dict_metadata)
+    saved = names(checkpoint)
     own = {f"parameter.{name}": p.detach().float().cpu().clone() for name, p in module.named_parameters()}
     wanted = {key: value for key, value in own.items() if strict or f"dense.{key}" in saved}
-    _load({"dense": wanted}, checkpoint)
+    load({"dense": wanted}, checkpoint)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if f"parameter.{name}" in wanted:
                 parameter.copy_(wanted[f"parameter.{name}"])
-
-
-def _load(state: dict[str, Any], checkpoint: Path) -> None:
-    try:
-        dcp.load(state, storage_reader=_Reader(str(checkpoint)), planner=_DataOnlyPlanner())
-    except dcp.api.CheckpointException as error:
-        reason = next(iter(error.failures.values()))[0] if error.failures else error
-        raise UserError(f"{checkpoint}: does not fit this model ({str(reason).splitlines()[0]})") from error
-
-
-class _DataOnlyUnpickler(pickle.Unpickler):
-    """DCP pickles its table of contents; accept only the plain data classes that it consists of.
-
-    Each by its full name: a module let in whole would bring what it imports (``torch.serialization`` → ``os.system``).
-    """
-
-    _NAMES = (
-        ("torch", "Size"),
-        ("torch.serialization", "_get_layout"),  # a layout by its name
-        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-        ("pathlib", "PosixPath"),
-        *(
-            ("torch.distributed.checkpoint.metadata", name)
-            for name in (
-                "BytesStorageMetadata",
-                "ChunkStorageMetadata",
-                "Metadata",
-                "MetadataIndex",
-                "StorageMeta",
-                "TensorProperties",
-                "TensorStorageMetadata",
-                "_MEM_FORMAT_ENCODING",
-            )
-        ),
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if dtype or (module, name) in self._NAMES:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not checkpoint data")
-
-
-class _Reader(dcp.FileSystemReader):
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        path = Path(self.path) / ".metadata"
-        try:
-            metadata = _DataOnlyUnpickler(io.BytesIO(path.read_bytes())).load()
-            if not isinstance(metadata, Metadata):
-                raise TypeError(f"it holds a {type(metadata).__name__}")
-        except Exception as error:  # a damaged pickle raises whatever it comes to
-            raise UserError(f"{path}: cannot be read ({error})") from error
-        metadata.storage_meta = metadata.storage_meta or dcp.metadata.StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _DataOnlyPlanner(DefaultLoadPlanner):
-    def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
-        """Non-tensor entries, under torch's weights-only unpickler."""
-        loaded = torch.load(value, weights_only=True)
-        if self.flatten_state_dict:
-            dcp._nested_dict.set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], loaded)
-        else:
-            self.state_dict[read_item.dest_index.fqn] = loaded
 
 
 def _rng() -> dict[str, Tensor]:

@@ -45,6 +45,29 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TunedModel:
+    """The sequence model of a tuning run: the pre-trained run's. What is given must agree, but ``dropout``."""
+
+    dim: int | None = None
+    """See pretrain, as for all of these; none = the pre-trained run's."""
+    blocks: int | None = None
+    heads: int | None = None
+    max_length: int | None = None
+    positions: Literal["first", "last"] | None = None
+    feed_forward: int | None = None
+    dropout: float | None = None
+    """Dropout probability while tuning."""
+
+    def of(self, pretrained: Model) -> Model:
+        """The model to tune; raise :class:`UserError` where another one is asked for."""
+        asked = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        for name, value in asked.items():
+            if name != "dropout" and value != (has := getattr(pretrained, name)):
+                raise UserError(f"model.{name} is {value}, but the pre-trained run has {has}; leave it out")
+        return dataclasses.replace(pretrained, **asked)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
     """Prompt generator and profile tower."""
 
@@ -235,6 +258,13 @@ def parse(
     """
     (own,), sections = options.parse(prog, argv, [arguments], _sections() if with_config else {})
     return own, Config(**sections)
+
+
+def parse_tuning(prog: str, argv: list[str] | None, arguments: type[Arguments]) -> tuple[Arguments, TunedModel, Config]:
+    """As :func:`parse`, for a run whose model is another run's: that section has only what the user wrote."""
+    (own,), sections = options.parse(prog, argv, [arguments], _sections() | {"model": TunedModel})
+    model = sections.pop("model")
+    return own, model, Config(**sections)
 
 
 def read(path: Path) -> Config:

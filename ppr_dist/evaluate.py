@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ppr_dist import cli, runs
+from ppr_dist import cli, files, runs
 from ppr_dist.config import parse
 from ppr_dist.data.instances import Task
 from ppr_dist.data.manifest import Manifest
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.predictions and len(arguments.task) > 1:
         raise UserError("--predictions holds one task; evaluate the others in commands of their own")
     with mesh() as ranks, contextlib.ExitStack() as stack:
+        on_main(lambda: files.check_writable(arguments.run_dir))
         folder = stack.enter_context(data_set(arguments.predictions, ranks)) if arguments.predictions else None
         trained = load_trained(arguments.run_dir, arguments.data, ranks)
         if not set(arguments.task) <= {"next-item", "validation"}:
@@ -87,10 +88,9 @@ def main(argv: list[str] | None = None) -> None:
                 method = arguments.baseline or trained.info.method or "pre-train"
                 asked = {"method": method, "seed": arguments.seed, "leave_out_seen": arguments.leave_out_seen}
                 of = {"run": str(arguments.run_dir.resolve()), "step": trained.step}
-                line = json.dumps({**metrics, **asked, **of, "data": trained.manifest.fingerprint})
-                with (arguments.run_dir / "evaluations.jsonl").open("a") as file:
-                    file.write(line + "\n")
-                print(line, flush=True)
+                row = {**metrics, **asked, **of, "data": trained.manifest.fingerprint}
+                files.append_line(arguments.run_dir / "evaluations.jsonl", row)
+                print(json.dumps(row), flush=True)
 
 
 class _Predictions:

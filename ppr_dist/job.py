@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from ppr_dist import runs
-from ppr_dist.checkpoint import Checkpointer, Position
+from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of
 from ppr_dist.config import Config
 from ppr_dist.data.collate import Collator
 from ppr_dist.data.instances import Task
@@ -105,6 +106,7 @@ def run_job(
         prepare_parallel: sets initial tables, before a checkpoint is resumed.
     """
     check_validation(job, config)
+    on_main(lambda: runs.check_new(job.run, config, resume=job.resume))
     loader = make_loader(job, config, mesh)
     torch.manual_seed(config.train.seed)
     tower = make_tower(job.info, config)
@@ -118,8 +120,11 @@ def run_job(
     if job.resume:
         position = checkpointer.resume(parallel, stream_state) or position
         check_metric(position, config, job.run)
+        if mesh.main:
+            _say_from_where(job.run, position)
     # Only now: a refusal to resume leaves the run's description as it was.
     on_main(lambda: runs.create(job.run, config, job.info, parallel.tables.plan, resume=job.resume))
+    on_main(checkpointer.sweep)
     observer = Observer(
         job.run,
         config,
@@ -130,17 +135,40 @@ def run_job(
     )
     try:
         validate = make_validate(job, config, parallel, mesh) if config.train.eval_every_epochs else None
-        train(parallel, loader, config, mesh, observer, checkpointer, position, validate)
+        end = train(parallel, loader, config, mesh, observer, checkpointer, position, validate)
     finally:
         observer.close()
+    if mesh.main:
+        print(_summary(job, end, end.step - position.step, observer.loss), flush=True)
+
+
+def _say_from_where(run: Path, position: Position) -> None:
+    if position.step:
+        print(f"resumed from step {position.step}: {checkpoint_of(run, position.step)}", flush=True)
+    else:
+        reason = f"no checkpoint in {run}" if run.is_dir() else f"{run} is not there"
+        print(f"ppr_dist: --resume: {reason}: starting at step 0", file=sys.stderr, flush=True)
+
+
+def _summary(job: Job, end: Position, steps: int, loss: float | None) -> str:
+    """One line on what a run came to."""
+    did = f"{steps} steps, loss {loss:.4f}" if steps else "nothing left to do"
+    text = f"{job.info.method or job.info.job}: {did}, {checkpoint_of(job.run, end.step)}"
+    if end.best:
+        text += f"; best {end.best.metric} {end.best.value:.4f} at step {end.best.step}"
+        text += f", {end.best.since} validations before the last" if end.best.since else ""
+    return text
 
 
 def check_validation(job: Job, config: Config) -> None:
     """Raise :class:`UserError` where validation is asked for and nobody is there to validate on."""
-    _, split = job.validation
-    if config.train.eval_every_epochs and (split not in job.manifest.splits or not job.manifest.splits[split].users):
+    task, name = job.validation
+    split = job.manifest.splits.get(name)
+    if config.train.eval_every_epochs and (
+        split is None or split.events <= split.users
+    ):  # one click each is no history
         raise UserError(
-            f"train.eval_every_epochs: {job.data} has no users in {split}; prepare again with "
+            f"train.eval_every_epochs: {job.data} has no {task} instances in {name}; prepare again with "
             "--tune_validation_fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppr_dist.config import Config, Observe
+from ppr_dist.files import read_lines, replace
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.mesh import Mesh
 
@@ -35,6 +36,7 @@ class Observer:
         self.targets, self.steps, self.waited = 0.0, 0, 0.0
         self.began = self.last = time.perf_counter()
         self.bar = self.file = self.wandb = None
+        self.loss: float | None = None
         # Where no terminal shows a bar (a batch job's log), a line now and then says the same.
         self.lines, self.printed = config.observe.progress and not sys.stderr.isatty(), self.began
         if mesh.main:
@@ -94,6 +96,7 @@ class Observer:
         if self.mesh.device.type == "cuda":
             record["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
         self.log(record)
+        self.loss = record["loss"]
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['users_per_s']:.0f} samples/s")
             if self.lines and now - self.printed > LINE_EVERY:
@@ -134,9 +137,8 @@ class Observer:
 
 def _from_step(path: Path, step: int) -> TextIO:
     """Open for appending what comes after ``step``: records a crashed run wrote beyond its checkpoint are dropped."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    path.write_text("".join(kept))
+    kept = [record for record in read_lines(path) if record["step"] <= step]
+    replace(path, "".join(json.dumps(record) + "\n" for record in kept))
     return path.open("a")
 
 

@@ -7,7 +7,6 @@ set figures side by side that do not compare: of other data, another seed of neg
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from ppr_dist import cli
 from ppr_dist.config import parse
 from ppr_dist.errors import UserError
+from ppr_dist.files import read_lines
 
 Row = dict[str, Any]
 
@@ -64,14 +64,13 @@ def _evaluations(run: Path, label: str, protocol: str) -> list[Row]:
         raise UserError(f"{run}: nothing evaluated yet (no evaluations.jsonl)")
     latest: dict[tuple[str, str], Row] = {}
     before: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, row in enumerate(read_lines(path), 1):
         try:
-            row = json.loads(line)
             key = row["method"], row["task"]
             if row["protocol"] == protocol:
                 before[key] = before.get(key, -1) + 1
                 latest[key] = {**row, "label": label, "where": f"{path}:{number}"}
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise UserError(f"{path}: line {number} is not an evaluation ({error!r})") from error
     if not latest:
         raise UserError(f"{path}: no evaluation under protocol {protocol}")
@@ -96,9 +95,7 @@ def check_alike(rows: list[Row]) -> None:
 
 
 def _losses(run: Path) -> list[Row]:
-    path = run / "metrics.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return [record for record in records if "loss" in record]
+    return [record for record in read_lines(run / "metrics.jsonl") if "loss" in record]
 
 
 def _metrics(row: Row) -> list[str]:

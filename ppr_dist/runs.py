@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from ppr_dist import config as configuration
+from ppr_dist import files
 from ppr_dist.checkpoint import checkpoints
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
@@ -129,25 +130,32 @@ def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> 
         )
 
 
-def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, resume: bool) -> None:
-    """Write the run's description; raise :class:`UserError` where the folder holds a run and ``resume`` is off.
+def check_new(run: Path, config: Config, *, resume: bool) -> None:
+    """Raise :class:`UserError` where ``run`` cannot be written, or holds a run and ``resume`` is off; writes nothing.
 
     Resumed with positions counted otherwise, a model would fit and be wrong: that is refused too.
     """
-    if not resume:
-        if checkpoints(run):
+    files.check_writable(run)
+    if checkpoints(run):
+        if not resume:
             raise UserError(f"{run} already holds a run; pass --resume to go on with it, or choose another folder")
-        if run.is_file():
-            raise UserError(f"{run} is a file; --run-dir takes a folder")
-        (run / "metrics.jsonl").unlink(missing_ok=True)
-    elif checkpoints(run) and (positions := _config(run).model.positions) != config.model.positions:
-        raise UserError(f"{run} counts positions from the {positions}; resume it with --model.positions {positions}")
+        if (positions := _config(run).model.positions) != config.model.positions:
+            raise UserError(
+                f"{run} counts positions from the {positions}; resume it with --model.positions {positions}"
+            )
+        files.read_lines(run / "metrics.jsonl")
+
+
+def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, resume: bool) -> None:
+    """Write the run's description."""
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    if not resume:
+        (run / "metrics.jsonl").unlink(missing_ok=True)
     body = dataclasses.asdict(config)
     body["tables"]["sharding"] = str(config.tables.sharding) if config.tables.sharding else None
-    (run / "config.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
-    (run / "run.json").write_text(json.dumps(dataclasses.asdict(info), indent=1) + "\n")
-    (run / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+    files.replace(run / "config.yaml", yaml.safe_dump(body, sort_keys=False))
+    files.replace(run / "run.json", json.dumps(dataclasses.asdict(info), indent=1) + "\n")
+    files.replace(run / "plan.json", json.dumps(plan, indent=1) + "\n")
 
 
 def read(run: Path) -> tuple[Config, RunInfo]:
@@ -157,9 +165,9 @@ def read(run: Path) -> tuple[Config, RunInfo]:
         if "cold_users" not in body:
             raise UserError(f"{run}: written by another version of ppr_dist; train again")
         info = RunInfo(**body)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{run}: not a run (no run.json)") from error
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{run / 'run.json'}: cannot be read ({error})") from error
     return _config(run), info
 

@@ -8,9 +8,8 @@ from typing import Literal
 
 from ppr_dist import cli, runs
 from ppr_dist.checkpoint import chosen, load_dense, load_tables
-from ppr_dist.config import Config, Model, parse
+from ppr_dist.config import parse_tuning
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.errors import UserError
 from ppr_dist.job import Job, check_tunable, run_job, trainable_share
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.apply import Parallel
@@ -36,14 +35,14 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, config = parse("ppr_dist.tune", argv, Arguments)
+    arguments, model, config = parse_tuning("ppr_dist.tune", argv, Arguments)
     with mesh() as ranks:
         manifest = on_main(lambda: load_manifest(arguments.data))
         pretrained, pretrained_info = on_main(lambda: runs.read(arguments.init))
         runs.check_catalogue(pretrained_info, arguments.init, manifest, arguments.data)
         on_main(lambda: runs.check_held_out(pretrained_info, arguments.init, manifest, arguments.data))
         start = on_main(lambda: chosen(arguments.init))
-        config = _with_model_of(pretrained, config)
+        config = dataclasses.replace(config, model=model.of(pretrained.model))
         info = runs.describe("tune", arguments.method, arguments.data, manifest)
         info = dataclasses.replace(info, init=str(arguments.init.resolve()))
         check_tunable(info)
@@ -82,17 +81,6 @@ def freeze_backbone(tower: DenseTower) -> None:
     """PPR-light: the pre-trained parameters stand still."""
     tower.backbone.requires_grad_(False)
     tower.position.requires_grad_(False)
-
-
-def _with_model_of(pretrained: Config, config: Config) -> Config:
-    """Take the model from the pre-trained run; only dropout may be set anew."""
-    default = Model()
-    for field in dataclasses.fields(Model):
-        asked, given = getattr(config.model, field.name), getattr(pretrained.model, field.name)
-        if field.name != "dropout" and asked not in (given, getattr(default, field.name)):
-            raise UserError(f"model.{field.name} is {asked}, but the pre-trained run has {given}; leave it out")
-    dropout = config.model.dropout if config.model.dropout != default.dropout else pretrained.model.dropout
-    return dataclasses.replace(config, model=dataclasses.replace(pretrained.model, dropout=dropout))
 
 
 def _print_share(parallel: Parallel, info: RunInfo, ranks: Mesh) -> None:

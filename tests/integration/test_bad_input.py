@@ -138,9 +138,13 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "missing flag": (lambda p: ("pretrain", "--data", p.data), "required.*run"),
     "no such method": (lambda p: p.tune("--method", "lora"), "method.*lora"),
     "another model": (lambda p: (*p.tune(), "--model.dim", 32), "model.dim is 32, but the pre-trained run has 16"),
+    "another model that is the default": (
+        lambda p: (*p.tune(), "--config", p.file("c.yaml", "model:\n  max_length: 50\n")),
+        "model.max_length is 50, but the pre-trained run has 12; leave it out",
+    ),
     "validation without users": (
         lambda p: (*p.tune(), "--train.eval_every_epochs", 1),
-        "train.eval_every_epochs: .* no users in tune-validation; prepare again with --tune_validation_fraction",
+        "train.eval_every_epochs: .* no few-shot instances in tune-validation; prepare again with --tune_val",
     ),
     "patience without validation": (lambda p: p.train("--train.patience", 2), "train.patience does nothing without"),
     "a metric without validation": (
@@ -163,6 +167,14 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     # Folders that are not what they should be.
     "evaluate no run": (lambda p: ("evaluate", "--run-dir", p.data, *EVALUATE), "data: not a run"),
     "recommend no run": (lambda p: p.recommend("--run-dir", p.tmp), "not a run"),
+    "a run that is a file": (
+        lambda p: p.train("--run-dir", p.file("run", "")),
+        "run is a file; --run-dir takes a folder",
+    ),
+    "a run below a file": (lambda p: p.train("--run-dir", p.file("run", "") / "a"), "run is a file"),
+    "a run that cannot be written": (lambda p: p.train("--run-dir", "/proc/run"), r"/proc: cannot be written \("),
+    "evaluate a file": (lambda p: ("evaluate", "--run-dir", p.file("run", ""), *EVALUATE), "run is a file"),
+    "tune from a file": (lambda p: p.tune("--init", p.file("run", "")), "run: not a run"),
     "tune from no run": (lambda p: p.tune("--init", p.tmp / "absent"), "absent: not a run"),
 }
 
@@ -356,12 +368,26 @@ def payloads(trap: Path) -> dict[str, bytes]:
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no checkpoint": (lambda c: shutil.rmtree(c), "no checkpoint in .*checkpoints"),
-    "metadata truncated": (lambda c: _shorten(c / ".metadata"), r"\.metadata: cannot be read"),
-    "metadata missing": (lambda c: (c / ".metadata").unlink(), r"\.metadata: cannot be read"),
-    "metadata of a list": (lambda c: (c / ".metadata").write_bytes(pickle.dumps([1])), r"\.metadata: .*list"),
-    "metadata of noise": (lambda c: (c / ".metadata").write_bytes(bytes(range(256))), r"\.metadata: cannot be read"),
-    "tensors truncated": (lambda c: _shorten(next(c.glob("*.distcp"))), "step-[0-9]*: "),
-    "tensors missing": (lambda c: next(c.glob("*.distcp")).unlink(), "step-[0-9]*: "),
+    "metadata truncated": (lambda c: _shorten(c / ".metadata"), r"\.metadata: damaged, or not checkpoint data"),
+    "metadata missing": (lambda c: (c / ".metadata").unlink(), r"\.metadata: cannot be read \(No such file"),
+    "metadata of a list": (lambda c: (c / ".metadata").write_bytes(pickle.dumps([1])), r"\.metadata: damaged.*list"),
+    "metadata of noise": (lambda c: (c / ".metadata").write_bytes(bytes(range(256))), r"\.metadata: damaged, or not"),
+    "tensors truncated": (
+        lambda c: _shorten(next(c.glob("*.distcp"))),
+        r"/__0_0\.distcp: damaged, or not checkpoint data$",
+    ),
+    "tensors of noise": (
+        lambda c: next(c.glob("*.distcp")).write_bytes(bytes(range(256)) * 4096),
+        r"/__0_0\.distcp: damaged, or not checkpoint data$",
+    ),
+    "tensors that would run": (
+        lambda c: next(c.glob("*.distcp")).write_bytes(pickle.dumps(Touch(c / "trap")) * 9999),
+        r"/__0_0\.distcp: damaged, or not checkpoint data$",
+    ),
+    "tensors missing": (
+        lambda c: next(c.glob("*.distcp")).unlink(),
+        r"/__0_0\.distcp: cannot be read \(No such file or directory\)$",
+    ),
     "no config": (lambda c: (c.parents[1] / "config.yaml").unlink(), "config.yaml: no such file"),
     "config of another version": (
         lambda c: (c.parents[1] / "config.yaml").write_text("train:\n  rate: 1\n"),

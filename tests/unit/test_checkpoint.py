@@ -1,10 +1,19 @@
-"""What a checkpoint says of validation."""
+"""What a checkpoint says of validation, and which checkpoints stay."""
 
 from __future__ import annotations
 
 import math
+import shutil
+from pathlib import Path
+from typing import Any
 
-from ppr_dist.checkpoint import Best
+import pytest
+
+from ppr_dist import checkpoint
+from ppr_dist.checkpoint import Best, Checkpointer, Position, checkpoint_of, checkpoints, chosen
+from ppr_dist.data.stream import StreamState
+
+STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=1)
 
 
 def test_the_best_is_the_highest_the_earliest_of_equals_and_a_number() -> None:
@@ -15,3 +24,55 @@ def test_the_best_is_the_highest_the_earliest_of_equals_and_a_number() -> None:
     worst = Best(metric="auc", value=math.nan, step=10)
     assert worst.then(math.nan, 20).since == 1
     assert worst.then(0.0, 20) == Best(metric="auc", value=0.0, step=20)
+
+
+def save(run: Path, step: int, best: int | None = None, keep: int = 2) -> None:
+    """As :meth:`Checkpointer.save` does once the tensors are written."""
+    folder = checkpoint_of(run, step)
+    partial = folder.with_name("." + folder.name)
+    partial.mkdir(parents=True)
+    (partial / "__0_0.distcp").write_text("tensors")
+    found = None if best is None else Best(metric="auc", value=0.5, step=best)
+    Checkpointer(run, keep)._complete(partial, folder, Position(step=step, stream=STREAM, world_size=1, best=found))
+
+
+def steps(run: Path) -> list[int]:
+    return [int(p.name.removeprefix("step-")) for p in checkpoints(run)]
+
+
+def test_the_latest_and_the_best_stay(tmp_path: Path) -> None:
+    kept = []
+    for step, best in ((1, None), (2, 2), (3, 2), (4, 2), (5, 2), (6, 6), (7, 6), (8, 6), (9, 6)):
+        save(tmp_path, step, best)
+        kept.append(steps(tmp_path))
+        assert chosen(tmp_path).step == (best or step)
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8], [6, 8, 9]]
+    assert str(chosen(tmp_path)) == f"{tmp_path}: step 6 (best auc of validation, 0.5000)"
+
+
+def test_what_a_killed_run_left_is_deleted(tmp_path: Path) -> None:
+    for name in (".step-00000003", ".step-00000001"):
+        (tmp_path / "checkpoints" / name / "a").mkdir(parents=True)
+    save(tmp_path, 2)
+    Checkpointer(tmp_path, 1).sweep()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_a_disk_that_will_not_delete_ends_no_training_and_leaves_no_half_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def half(folder: Path, *_: Any, **__: Any) -> None:
+        (folder / "__0_0.distcp").unlink(missing_ok=True)
+        raise OSError(5, "Input/output error", str(folder / "position.json"))
+
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", half)
+        save(tmp_path, 2, keep=1)
+    assert steps(tmp_path) == [2]
+    assert capsys.readouterr().err.startswith(
+        f"ppr_dist: warning: {tmp_path}/checkpoints/.step-00000001/position.json: Input/output error"
+    )
+    assert shutil.rmtree is not half
+    save(tmp_path, 3, keep=1)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]

@@ -43,7 +43,7 @@ def test_what_the_file_says_counts(positions: str, tmp_path: Path) -> None:
 def test_resuming_otherwise_is_refused(older: Path) -> None:
     before = (older / "config.yaml").read_text()
     with pytest.raises(UserError, match=r"counts positions from the last; resume it with --model\.positions last"):
-        runs.create(older, Config(model=Model(positions="first")), INFO, {}, resume=True)
+        runs.check_new(older, Config(model=Model(positions="first")), resume=True)
     assert (older / "config.yaml").read_text() == before
     runs.create(older, Config(model=Model(positions="last")), INFO, {}, resume=True)
     assert runs.read(older)[0].model.positions == "last"

@@ -1,0 +1,119 @@
+"""What DCP wrote, read as data: nothing in a checkpoint's files is run, and a damaged one is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import Metadata
+
+from ppr_dist.errors import UserError
+
+
+def names(checkpoint: Path) -> set[str]:
+    """Names of all that a checkpoint holds."""
+    return set(_Reader(str(checkpoint)).read_metadata().state_dict_metadata)
+
+
+def load(state: dict[str, Any], checkpoint: Path) -> None:
+    """Fill ``state`` in place from a checkpoint. A collective.
+
+    Raises :class:`UserError` naming the file that is damaged or missing, or where names and shapes are others.
+    """
+    try:
+        dcp.load(state, storage_reader=_Reader(str(checkpoint)), planner=_DataOnlyPlanner())
+    except dcp.api.CheckpointException as error:
+        reasons = [reason for reason, _ in error.failures.values()]
+        for reason in reasons:
+            if isinstance(reason, UserError):
+                raise reason from error
+        # What the plan of the reading refuses: names and shapes. The files themselves are _Reader's.
+        reason = next(iter(reasons), error)
+        raise UserError(f"{checkpoint}: does not fit this model ({str(reason).splitlines()[0]})") from error
+
+
+class _DataOnlyUnpickler(pickle.Unpickler):
+    """DCP pickles its table of contents; accept only the plain data classes that it consists of.
+
+    Each by its full name: a module let in whole would bring what it imports (``torch.serialization`` → ``os.system``).
+    """
+
+    _NAMES = (
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),  # a layout by its name
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("pathlib", "PosixPath"),
+        *(
+            ("torch.distributed.checkpoint.metadata", name)
+            for name in (
+                "BytesStorageMetadata",
+                "ChunkStorageMetadata",
+                "Metadata",
+                "MetadataIndex",
+                "StorageMeta",
+                "TensorProperties",
+                "TensorStorageMetadata",
+                "_MEM_FORMAT_ENCODING",
+            )
+        ),
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if dtype or (module, name) in self._NAMES:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not checkpoint data")
+
+
+class _Reader(dcp.FileSystemReader):
+    def read_data(self, plan: Any, planner: Any) -> Any:
+        """File by file, so that a damaged one is named; what torch says of it may advise to load it unsafely."""
+        files: dict[str, list[Any]] = {}
+        for item in plan.items:
+            files.setdefault(self.storage_data[item.storage_index].relative_path, []).append(item)
+        done: Any = torch.futures.Future()
+        for name, items in files.items():
+            path = Path(self.path) / name
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a damaged file's, of noise
+                    super().read_data(dataclasses.replace(plan, items=items), planner)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
+            except Exception as error:  # a damaged file raises whatever it comes to
+                raise UserError(f"{path}: damaged, or not checkpoint data") from error
+        done.set_result(None)
+        return done
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path) / ".metadata"
+        try:
+            metadata = _DataOnlyUnpickler(io.BytesIO(path.read_bytes())).load()
+            if not isinstance(metadata, Metadata):
+                raise TypeError(f"it holds a {type(metadata).__name__}")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        except Exception as error:  # a damaged pickle raises whatever it comes to
+            raise UserError(f"{path}: damaged, or not checkpoint data ({error})") from error
+        metadata.storage_meta = metadata.storage_meta or dcp.metadata.StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _DataOnlyPlanner(DefaultLoadPlanner):
+    def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
+        """Non-tensor entries, under torch's weights-only unpickler."""
+        loaded = torch.load(value, weights_only=True)
+        if self.flatten_state_dict:
+            dcp._nested_dict.set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], loaded)
+        else:
+            self.state_dict[read_item.dest_index.fqn] = loaded
