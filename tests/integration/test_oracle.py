@@ -50,6 +50,7 @@ def world(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     for method, init in {"ppr-full": "pre-train", "fine-tune": "last"}.items():
         flags = ("--data", data, "--init", runs[init], "--method", method, "--run-dir", runs[method])
         succeed("tune", *flags, *TRAIN)
+    assert oracle.read_model(runs["fine-tune"]).settings["positions"] == "last"  # tuning goes on as pre-training did
     return World(folder / "interactions.parquet", folder / "users.parquet", data, runs)
 
 

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from ppr_dist.batch import Batch
-from ppr_dist.config import Model, Prompt
+from ppr_dist.config import Loss, Model, Prompt
 from ppr_dist.data import padding
+from ppr_dist.data.collate import Collator
+from ppr_dist.data.instances import Instances, history_batch
 from ppr_dist.data.padding import group_by_length, regroup
 from ppr_dist.model.sequences import Rectangle
 from ppr_dist.model.tower import DenseTower, Views
+from tests.shards import random_users
 
 ITEMS, DIM, FEATURES = 30, 8, 6
 TABLE = torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(0))
@@ -122,6 +125,36 @@ def test_training_on_a_history_asks_what_evaluation_asks_at_each_prefix(made: De
         for prefix in range(len(history) + 1):
             cut = slots(made, [history[:prefix]], X[i : i + 1], Y[i : i + 1])[0][-1]
             torch.testing.assert_close(together[prefix], cut, rtol=1e-5, atol=1e-5)
+
+
+def test_training_and_evaluation_cut_a_history_alike() -> None:
+    """The real collation of both: at every prefix of a history that fits, at the last one of a longer history."""
+    made = tower(with_prompt=False, with_tower=False)
+    users = random_users(20, ITEMS, shortest=1, longest=20)
+    collate = Collator(
+        loss=Loss(uniform_negatives=4, in_batch_per_user=1),
+        items=ITEMS,
+        probability=np.full(ITEMS, 1 / ITEMS, np.float32),
+        max_length=8,
+        hold_out=0,
+        first_slot=1,
+        views=False,
+        seed=0,
+        rank=0,
+        world_size=1,
+    )
+    trained = collate(users, epoch=0, step=0, global_users=len(users))
+    vectors, _ = made(TABLE[trained.item_ids], trained, None, None)
+    row = torch.argsort(trained.users)  # users are numbered 0, 1, … here
+    compared = 0
+    for user, clicks in enumerate(users.lengths.tolist()):
+        mine = vectors[trained.owner == row[user]]
+        for nth, prefix in enumerate(range(1, clicks) if clicks <= 9 else [clicks - 1]):
+            asked = history_batch(Instances(users, np.array([user]), np.array([prefix])), max_length=8)
+            vector, _ = made(TABLE[asked.item_ids], asked, None, None)
+            torch.testing.assert_close(mine[nth if clicks <= 9 else -1], vector[0], rtol=1e-5, atol=1e-5)
+            compared += 1
+    assert compared > 30
 
 
 def test_positions_count_from_the_first_item_kept(made: DenseTower) -> None:
