@@ -109,7 +109,7 @@ class Loss:
 
     kind: Literal["softmax", "full_softmax", "bpr", "bce"] = "softmax"
     """``softmax``: own positive against shared candidates; ``full_softmax``: against the whole catalogue, each rank
-    scoring a part of it (for up to some 10^5 items per rank); ``bpr``: one pair per uniform negative (PPR eq. 8);
+    scoring a part of it (for up to some 10^5 items per rank); ``bpr``: one pair per uniform negative (PPR eq. 2, 5);
     ``bce``: binary cross-entropy with uniform negatives (SASRec eq. 6)."""
     uniform_negatives: int = 512
     """softmax: uniform negatives shared by the whole batch, summed over ranks. bpr and bce: negatives per target."""

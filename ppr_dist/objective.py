@@ -159,7 +159,7 @@ def step_loss(
     user: Tensor,
     views: Views | None,
 ) -> StepLoss:
-    """L_p + λ·L_CL (PPR eq. 12), each the mean over all ranks' targets or users.
+    """L_p + λ·L_CL (PPR eq. 7), each the mean over all ranks' targets or users.
 
     ``backward`` is scaled by W, because DeepSpeed and TorchRec both divide the summed gradients by W.
     """

@@ -1,7 +1,8 @@
 """Does a catalogue fit on a cluster? Plans the tables, says bytes per rank, and tries what would help.
 
 ``python -m ppr_dist.plan --cluster sharding/gpu-32.yaml --items 1e9 --dim 128`` needs no GPU and no data, and takes
-``--config`` and every option of training. Prints the plan and, as the last line, one JSON. Status: 0 it fits, 1 it
+``--config`` and every option of training. Prints the plan,
+what a step sends and computes by part and, as the last line, one JSON. Status: 0 it fits, 1 it
 does not, 2 bad input.
 """
 
@@ -21,6 +22,7 @@ from ppr_dist.data.manifest import load_manifest
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.planning import Cluster, DoesNotFitError, load_cluster, make_plan
 from ppr_dist.parallel.sparse import SparseModule, TableSizes, make_sharder, say_plan
+from ppr_dist.parallel.step_cost import step_cost, typical
 from ppr_dist.runs import Method, RunInfo
 
 MOST_RANKS = 4096  # where the search for enough ranks gives up
@@ -42,6 +44,8 @@ class Arguments:
     """The same as --model.dim."""
     world_size: int | None = None
     """Ranks; by default the whole cluster."""
+    history: float | None = None
+    """Clicks of a user that a step trains on; by default the mean in --data, or model.max_length + 1."""
     json: bool = False
     """Print the JSON line alone."""
 
@@ -137,6 +141,33 @@ def show(question: Question, said: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def step_by_part(arguments: Arguments, config: Config, question: Question) -> dict[str, dict[str, dict[str, int]]]:
+    """:func:`step_cost` as planned, and on twice the ranks with twice the users: what grows between is by the ranks."""
+    history = arguments.history
+    if history is None and arguments.data:
+        split = load_manifest(arguments.data).split("tune-train" if arguments.method else "pretrain")
+        history = split.events / max(split.users, 1)
+    found = {}
+    for name, times in (("planned", 1), ("twice", 2)):
+        grown = dataclasses.replace(config, train=dataclasses.replace(config.train, batch=config.train.batch * times))
+        ranks = question.world_size * times
+        shape = typical(grown, question.sizes, ranks, history or config.model.max_length + 1)
+        found[name] = step_cost(grown, question.sizes, ranks, shape, question.cluster.compute_device)
+    return found
+
+
+def show_step(step: dict[str, dict[str, dict[str, int]]], world_size: int, batch: int) -> Iterator[str]:
+    """The cost of a step as lines for a reader."""
+    yield f"a step of {batch:,} users: what a rank receives and computes, and with twice the ranks and users"
+    yield f"{'':22}{'bytes':>16}{f'on {2 * world_size} ranks':>18}{'FLOPs':>14}{f'on {2 * world_size} ranks':>18}"
+    planned, twice = step["planned"], step["twice"]
+    for part in planned:
+        (one, one_flops), (two, two_flops) = (tuple(cost[part].values()) for cost in (planned, twice))
+        if one or two or one_flops:
+            yield f"{part:22}{one:>16,}{two:>18,}{one_flops:>14.3g}{two_flops:>18.3g}"
+    yield ""
+
+
 def question_of(arguments: Arguments, config: Config) -> Question:
     """Raises :class:`UserError` where the arguments do not make one question."""
     path = arguments.cluster or config.tables.sharding
@@ -180,7 +211,8 @@ def main(argv: list[str] | None = None) -> None:
     question = question_of(arguments, config)
     said, fault = question.ask()
     report: dict[str, Any] = {"fits": fault is None, "items": question.sizes.items, "dim": question.sizes.dim}
-    lines = list(show(question, said))
+    step = step_by_part(arguments, config, question)
+    lines = [*show(question, said), *show_step(step, question.world_size, config.train.batch)]
     if fault is None:
         lines.append("It fits.")
     else:
@@ -197,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
         lines.append(f"cheapest change that makes it fit: {cheapest or 'none of those tried'}")
     if not arguments.json:
         print("\n".join(lines))
-    print(json.dumps({**report, **said}), flush=True)
+    print(json.dumps({**report, **said, "step": step}), flush=True)
     if fault is not None:
         print(f"ppr_dist: does not fit: {fault}", file=sys.stderr, flush=True)
         sys.exit(1)

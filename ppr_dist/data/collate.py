@@ -158,7 +158,7 @@ class Collator:
         )
 
     def _with_view(self, batch: Batch, epoch: int) -> Batch:
-        """Drop each interaction but the last with probability γ2 and close the gaps (PPR §4.4)."""
+        """Drop each interaction but the last with probability γ2 and close the gaps (PPR §3.5.2)."""
         users, lengths = batch.users.numpy(), batch.lengths.numpy()
         row, position = ragged_arange(lengths)
         keep = uniform(self.seed, _DROP, epoch, users[row], position) >= self.loss.behaviour_mask

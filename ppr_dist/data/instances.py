@@ -42,7 +42,7 @@ class Instances:
 
 
 def instances_of(users: Users, task: Task) -> Instances:
-    """Cut users into a task's instances (PPR §5.1.3 for the cold tasks).
+    """Cut users into a task's instances (PPR §4.3 for the cold tasks).
 
     zero-shot: the first click, from the profile alone; few-shot: each later click; joint: both; next-item: the
     last click of users with at least two; validation: the one before.

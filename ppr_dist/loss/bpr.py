@@ -18,7 +18,7 @@ def bpr(
     negative_ids: Tensor,
     temperature: float,
 ) -> Tensor:
-    """Return the sum over P of the mean over n of −log σ(u·v⁺ − u·v⁻); a scalar (PPR eq. 8; Rendle et al. 2009).
+    """Return the sum over P of the mean over n of −log σ(u·v⁺ − u·v⁻); a scalar (PPR eq. 2, 5; Rendle et al. 2009).
 
     A negative that is its own positive carries no preference and is left out of the mean.
 

@@ -1,4 +1,4 @@
-"""Prompt-oriented contrastive loss (PPR §3.5): a user's state against the views of all users.
+"""Prompt-oriented contrastive loss (PPR §3.5.3, eq. 6): a user's state against the views of all users.
 
 Shapes: B users, N keys, D width.
 """

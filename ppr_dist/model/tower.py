@@ -46,7 +46,7 @@ class ProfileMLP(nn.Module):
 class DenseTower(nn.Module):
     """Backbone, and where tuned: prompt generator and profile tower.
 
-    ``user vector after t items = u_a + u_s(t)`` (PPR eq. 6 and 7): u_a = tower(x_u) where there is a profile tower,
+    ``user vector after t items = u_a + u_s(t)`` (PPR eq. 4): u_a = tower(x_u) where there is a profile tower,
     u_s(t) the backbone's output after [prompt | first t items]; without a prompt u_s(0) = 0.
     """
 

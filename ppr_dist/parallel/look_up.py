@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrec.distributed.sharding.dp_sharding import DpSparseFeaturesDist
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-_SAMPLES = 4096  # see _features; some thousand warps keep a GPU's memory busy
+SAMPLES = 4096  # see _features; some thousand warps keep a GPU's memory busy
 
 
 class Request:
@@ -84,7 +84,7 @@ def _features(keys: list[str], values: Tensor) -> KeyedJaggedTensor:
     where they sort ids by owning rank), so there the ids are dealt to many; as many on every rank, though the number of
     ids may differ, because other numbers would have to be exchanged first.
     """
-    each, samples = len(values) // len(keys), _SAMPLES if values.is_cuda else 1
+    each, samples = len(values) // len(keys), SAMPLES if values.is_cuda else 1
     lengths = torch.full((len(keys), samples), each // samples, dtype=torch.int64, device=values.device)
     lengths[:, : each % samples] += 1
     # length_per_key is what TorchRec would otherwise copy back from the GPU.

@@ -1,4 +1,4 @@
-"""Rule 2 for the losses and their collectives alone, in float64: value and gradients do not depend on the ranks."""
+"""One gradient, for the losses and their collectives alone, in float64: it does not depend on the number of ranks."""
 
 from __future__ import annotations
 
