@@ -171,9 +171,10 @@ def read_model(run: Path) -> Model:
     return Model(settings, attributes, weights)
 
 
-def tensors(run: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a run's latest checkpoint by its name, read with nothing but torch."""
-    reader = dcp.FileSystemReader(sorted((run / "checkpoints").glob("step-*"))[-1])
+def tensors(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """Every tensor of a run's checkpoint (its latest one) by its name, read with nothing but torch."""
+    name = "step-*" if step is None else f"step-{step:08d}"
+    reader = dcp.FileSystemReader(sorted((run / "checkpoints").glob(name))[-1])
     entries = reader.read_metadata().state_dict_metadata
     state = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)

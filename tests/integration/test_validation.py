@@ -18,7 +18,8 @@ from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.trained import load_trained
 from tests.commands import run_command, succeed
 from tests.integration.conftest import PREPARE, TINY
-from tests.integration.test_methods import ITEM, tensors
+from tests.integration.test_methods import ITEM
+from tests.oracle import tensors
 from tests.ranks import run_ranks
 
 STOPS = ("--train.epochs", 40, "--train.eval_every_epochs", 1, "--train.patience", 2)
