@@ -14,10 +14,15 @@ from ppr_dist.data.manifest import Attribute, Kind
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.profiles import find_kinds, load_profiles, value_indices
 from ppr_dist.data.sources import Source, first_row, literal, scalars
+from ppr_dist.data.splits import SPLITS
 from ppr_dist.errors import UserError
 
 RESERVED = ("user", "items")
 """A shard's own columns: an attribute of that name would make the record batch ambiguous."""
+NEARLY_EACH = 0.5
+"""Values of a column per user who has one, beyond which most users share theirs with nobody or one other."""
+FEW_USERS = 100
+"""Fewer users say nothing of a column's values."""
 
 
 def load(con: duckdb.DuckDBPyConnection, source: Source, config: PrepareConfig, user_type: str) -> dict[str, Kind]:
@@ -57,11 +62,14 @@ def encode(
 ) -> tuple[Attribute, ...]:
     """Fill ``profile(user_id, a0 BIGINT, …)`` and ``attribute_values(attribute, value_index, value)``.
 
-    Reads ``raw_profile`` for the users in ``users`` alone: a value that only users without clicks have would be an
-    embedding that no click trains. An attribute that is null for all of them keeps cardinality 1 (everyone unknown)
-    and is said on stderr.
+    Reads ``raw_profile`` for the users in ``users`` alone. A category that fewer than ``min_attribute_count``
+    tune-train users have (of all users, where tune-train is empty) is unknown: its embedding would hardly be trained.
+    An attribute that is unknown for all keeps cardinality 1. That, and a column with nearly a value of its own for
+    each user, is said on stderr.
     """
-    con.execute("CREATE TABLE clicked AS SELECT p.* FROM raw_profile p SEMI JOIN users u ON p.user_id = u.user_id")
+    con.execute("CREATE TABLE clicked AS SELECT p.*, u.split FROM raw_profile p JOIN users u ON p.user_id = u.user_id")
+    tuning = scalars(con, f"SELECT count(*) FROM users WHERE split = {SPLITS.index('tune-train')}") != (0,)
+    counted = f"split = {SPLITS.index('tune-train')}" if tuning else "true"
     con.execute("CREATE TABLE attribute_values(attribute VARCHAR, value_index BIGINT, value VARCHAR)")
     result = []
     for k, (name, kind) in enumerate(kinds.items()):
@@ -76,14 +84,29 @@ def encode(
             by_size = f"TRY_CAST(a{k} AS HUGEINT), " if kind == "integer" else ""
             con.execute(
                 f"INSERT INTO attribute_values SELECT {literal(name)}, row_number() OVER (ORDER BY {by_size}a{k}), a{k}"
-                f" FROM clicked WHERE a{k} IS NOT NULL GROUP BY a{k} ORDER BY ALL"
+                f" FROM clicked WHERE a{k} IS NOT NULL GROUP BY a{k}"
+                f" HAVING count(*) FILTER ({counted}) >= {config.min_attribute_count} ORDER BY ALL"
             )
+            distinct, known = scalars(con, f"SELECT count(DISTINCT a{k}), count(a{k}) FROM clicked")
+            if known >= FEW_USERS and distinct > known * NEARLY_EACH:
+                tqdm.write(
+                    f"warning: {path}: column {name!r} has {distinct:,} values for {known:,} users: nearly each has its"
+                    " own, which teaches nothing of others; give it fewer (--buckets, a coarser value) or leave it out"
+                    " (--attributes)",
+                    file=sys.stderr,
+                )
         sql = f"SELECT value FROM attribute_values WHERE attribute = {literal(name)} ORDER BY value_index"
         values = con.sql(sql).to_arrow_table().column(0)
         digest = ids_sha256([*values.chunks, pa.array([repr(edges)])])  # labels alone are rounded
         result.append(Attribute(name=name, kind=kind, cardinality=1 + len(values), buckets=edges, values=digest))
         if scalars(con, f"SELECT count(a{k}) FROM clicked") == (0,):
             tqdm.write(f"warning: {path}: column {name!r} is null for every user", file=sys.stderr)
+        elif not len(values):
+            tqdm.write(
+                f"warning: {path}: no value of column {name!r} is had by {config.min_attribute_count} users"
+                " (min_attribute_count): it is unknown for every user",
+                file=sys.stderr,
+            )
     con.execute(f"CREATE TABLE profile AS SELECT * EXCLUDE row FROM ({value_indices(result, 'clicked')})")
     con.execute("DROP TABLE raw_profile; DROP TABLE clicked")
     return tuple(result)

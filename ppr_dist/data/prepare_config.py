@@ -45,6 +45,9 @@ class PrepareConfig:
     attributes: list[str] | str | None = None
     """Profile columns to use, as a list or comma-separated; null = all but the user column."""
 
+    min_attribute_count: int = 2
+    """Categories of fewer tune-train users (of all users where there are none of these) are unknown; 0 = keep all."""
+
     buckets: dict[str, int | list[float]] = dataclasses.field(default_factory=dict)
     """Numeric profile column to a number of quantile buckets, or to the increasing edges between buckets."""
 
@@ -74,6 +77,7 @@ class PrepareConfig:
         for name, low in (
             ("cold_threshold", 2),
             ("min_item_count", 1),
+            ("min_attribute_count", 0),
             ("users_per_member", 1),
             ("members_per_shard", 1),
         ):

@@ -110,7 +110,7 @@ def test_text_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
     log = pd.DataFrame({"user_id": [f"u{i}" for i in range(5)] * 2, "item_id": ["a", "b"] * 5, "position": range(10)})
     profile = pd.DataFrame({"user_id": [f"u{i}" for i in range(5)], "code": codes})
     interactions, users = save(tmp_path, log, profile, "csv")
-    prepare(interactions, users, tmp_path / "data", PrepareConfig())
+    prepare(interactions, users, tmp_path / "data", PrepareConfig(min_attribute_count=0))
     values = pd.read_parquet(tmp_path / "data" / "attributes.parquet").set_index("value").value_index
     for code in codes:
         raw = read(tmp_path, tmp_path / "data", pd.DataFrame({"user_id": ["501"], "code": [code]}), None, "csv")

@@ -147,6 +147,32 @@ def test_all_null_attribute_is_kept_as_unknown_with_a_warning(
     assert "'empty'" in err
 
 
+def test_rare_values_are_unknown_and_a_value_each_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, profile = make_log(users=300)
+    profile["address"] = [f"{k} Main St" for k in range(len(profile))]
+    profile["club"] = np.where(profile.index % 30 == 0, "chess", "none")
+    paths = save(tmp_path, log, profile)
+    cardinality: dict[tuple[float, int], dict[str, int]] = {}
+    for cold, least in ((0.0, 2), (0.5, 2), (0.5, 0), (0.5, 10**6)):
+        config = PrepareConfig(simulate_cold=cold, min_attribute_count=least)
+        manifest = prepare(*paths, tmp_path / "data", config, overwrite=True)
+        check(tmp_path / "data", log, profile, config)
+        cardinality[cold, least] = {a.name: a.cardinality for a in manifest.attributes}
+        err = capsys.readouterr().err
+        assert "column 'address' has 295 values for 295 users" in err
+        assert ("no value of column 'address' is had by" in err) == (least > 0)
+        assert "'city' has" not in err
+    assert cardinality[0.5, 0]["address"] == 296
+    assert cardinality[0.5, 2]["address"] == 1
+    assert cardinality[0.5, 2]["club"] == 3
+    assert set(cardinality[0.5, 10**6].values()) == {1}
+    # Without a cold user all users count.
+    warm = log.groupby("user_id").filter(lambda clicks: len(clicks) > 9)
+    prepare(*save(tmp_path, warm, profile), tmp_path / "warm", PrepareConfig())
+    check(tmp_path / "warm", warm, profile, PrepareConfig())
+    assert {a.name: a.cardinality for a in load_manifest(tmp_path / "warm").attributes}["club"] == 3
+
+
 def test_unused_profiles_add_no_values_and_whole_floats_are_integers(tmp_path: Path) -> None:
     log, profile = make_log()
     profile["age"] = profile.age.astype(float)
