@@ -34,6 +34,8 @@ class Arguments:
     """few-shot, zero-shot, joint (cold test users), next-item, validation (warm users); one or several."""
     data: Path | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
+    sharding: Path | None = None
+    """Cluster file (sharding/*.yaml) to place the tables by; by default the run's own, else what this machine has."""
     protocol: Literal["sampled-99", "full"] = "sampled-99"
     """Rank among 99 uniform unclicked items, or among the whole catalogue but what the user had seen."""
     predictions: Path | None = None
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     with mesh() as ranks, contextlib.ExitStack() as stack:
         on_main(lambda: files.check_writable(arguments.run_dir))
         folder = stack.enter_context(data_set(arguments.predictions, ranks)) if arguments.predictions else None
-        trained = load_trained(arguments.run_dir, arguments.data, ranks)
+        trained = load_trained(arguments.run_dir, arguments.data, ranks, arguments.sharding)
         if not set(arguments.task) <= {"next-item", "validation"}:
             on_main(lambda: runs.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))
         scorer: Scorer = trained.scorer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ppr_dist.config import parse
 from ppr_dist.data.instances import Instances, excluded, history_batch
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.raw_ids import item_ids
-from ppr_dist.data.raw_users import read_raw_users
+from ppr_dist.data.raw_users import load_raw_users
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.mesh import mesh, on_main
 from ppr_dist.parts import ID_TYPES, PartWriter, data_set
@@ -37,10 +38,14 @@ class Arguments:
     """Parquet or CSV with the users' clicks; users without any are served from the profile alone."""
     data: Path | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
+    sharding: Path | None = None
+    """Cluster file (sharding/*.yaml) to place the tables by; by default the run's own, else what this machine has."""
     k: int = 10
     """Items per user."""
     batch: int = 4096
     """Users each rank reads at once."""
+    memory_limit: str = "1GB"
+    """Memory DuckDB may use, on rank 0, to read the raw files, before it spills beside the output."""
     progress: bool = True
     """Show a progress bar on rank 0."""
 
@@ -50,8 +55,13 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.k < 1 or arguments.batch < 1:
         raise UserError("--k and --batch must be at least 1")
     with mesh() as ranks, torch.no_grad(), data_set(arguments.out, ranks) as folder:
-        trained = load_trained(arguments.run_dir, arguments.data, ranks)
-        raw = on_main(lambda: read_raw_users(arguments.users, arguments.interactions, trained.data, trained.manifest))
+        trained = load_trained(arguments.run_dir, arguments.data, ranks, arguments.sharding)
+        work = folder / ".users"
+        raw = on_main(
+            lambda: load_raw_users(
+                arguments.users, arguments.interactions, trained.data, trained.manifest, work, arguments.memory_limit
+            )
+        )
         if ranks.main and raw.unknown_clicks:
             print(
                 f"ppr_dist: warning: {raw.unknown_clicks} of {raw.clicks} clicks are on items the catalogue of "
@@ -65,23 +75,22 @@ def main(argv: list[str] | None = None) -> None:
                 f"{trained.data} and are read as unknown: {', '.join(unknown)}",
                 file=sys.stderr,
             )
-        clickless = int((raw.users.lengths == 0).sum())
-        if ranks.main and clickless and not trained.info.with_tower:
+        if ranks.main and raw.clickless and not trained.info.with_tower:
             print(
-                f"ppr_dist: warning: {clickless} users have no clicks and {arguments.run_dir} knows no profiles: to it "
-                "all items are alike for them; use a tuned run",
+                f"ppr_dist: warning: {raw.clickless} users have no clicks and {arguments.run_dir} knows no profiles: "
+                "to it all items are alike for them; use a tuned run",
                 file=sys.stderr,
             )
         k = min(arguments.k, trained.manifest.items)
-        low, high = (rank * len(raw.users) // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
-        steps = -(-len(raw.users) // ranks.world_size // arguments.batch) or 1
+        low, high = (rank * raw.users // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
+        steps = -(-raw.users // ranks.world_size // arguments.batch) or 1
         vocabulary = item_ids(trained.data)
         with PartWriter(folder, ranks, _schema(trained.manifest)) as parts:
             hidden = None if arguments.progress and ranks.main else True
             for step in tqdm(range(steps), desc="recommend", disable=hidden):
                 start, stop = (low + (high - low) * n // steps for n in (step, step + 1))
-                owner = np.arange(start, stop)
-                instances = Instances(raw.users, owner, raw.users.lengths[owner])
+                ids, users = raw.read(start, stop)
+                instances = Instances(users, np.arange(len(users)), users.lengths)
                 vectors = trained.scorer.user_vectors(history_batch(instances, trained.config.model.max_length))
                 for rows in passes(len(vectors), ranks.device, gathered=True):
                     seen = excluded(instances.select(rows), with_target=False)
@@ -90,14 +99,15 @@ def main(argv: list[str] | None = None) -> None:
                     user, column = np.nonzero(items >= 0)
                     parts.write(
                         {
-                            "user_id": raw.ids.take(pa.array(owner[rows][user])),
+                            "user_id": ids.take(pa.array(rows.start + user)),
                             "item_id": vocabulary.take(pa.array(items[user, column])),
                             "rank": column + 1,
                             "score": scores[user, column],
                         }
                     )
         if ranks.main:
-            print(f"{arguments.out}: {k} items for each of {len(raw.users)} users", flush=True)
+            shutil.rmtree(work)
+            print(f"{arguments.out}: {k} items for each of {raw.users} users", flush=True)
 
 
 def _schema(manifest: Manifest) -> pa.Schema:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from ppr_dist import runs
 from ppr_dist.checkpoint import chosen, load_dense, load_tables
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest, load_manifest
+from ppr_dist.errors import UserError
 from ppr_dist.job import make_tower
 from ppr_dist.parallel.apply import make_tables
+from ppr_dist.parallel.cluster import load_cluster
 from ppr_dist.parallel.mesh import Mesh, on_main
+from ppr_dist.parallel.sparse import Tables
 from ppr_dist.runs import RunInfo
 from ppr_dist.scoring import ModelScorer
 
@@ -27,13 +31,15 @@ class Trained:
     scorer: ModelScorer
 
 
-def load_trained(run: Path, data: Path | None, ranks: Mesh) -> Trained:
+def load_trained(run: Path, data: Path | None, ranks: Mesh, sharding: Path | None = None) -> Trained:
     """Load a run's :func:`chosen` checkpoint for scoring, on any number of ranks. A collective.
 
     Where it is the best of a validation and not the latest, it says so.
 
     Args:
-        data: the prepared data; by default where the run found it.
+        data: the prepared data; by default where the run found it;
+        sharding: cluster file to place the tables by; by default the run's own, or, where that does not fit the
+        machines this runs on, what is seen of these.
 
     Raises :class:`UserError` where the run, its checkpoint or its data are missing or do not belong together.
     """
@@ -42,13 +48,37 @@ def load_trained(run: Path, data: Path | None, ranks: Mesh) -> Trained:
     manifest = on_main(lambda: load_manifest(folder))
     runs.check_catalogue(info, run, manifest, folder)
     checkpoint = on_main(lambda: chosen(run))
-    # Scoring never updates a table, so the optimizer is the one every device has and keeps no state; and it may run on
-    # other machines than training did, so the plan is made for these.
-    config = dataclasses.replace(config, tables=dataclasses.replace(config.tables, optimizer="sgd", sharding=None))
-    tables = make_tables(info.table_sizes(config), config, ranks, train_items=False)
+    tables = _tables(run, config, info, ranks, sharding)
     load_tables(tables, checkpoint.path, with_optimizer=False)
     tower = make_tower(info, config).to(ranks.device).eval()
     load_dense(tower, checkpoint.path, strict=True)
     if ranks.main and checkpoint.best:
         print(checkpoint, flush=True)
     return Trained(config, info, manifest, folder, checkpoint.step, ModelScorer(tables, tower, ranks.device))
+
+
+def _tables(run: Path, config: Config, info: RunInfo, ranks: Mesh, sharding: Path | None) -> Tables:
+    """Tables to be loaded: planned for ``sharding``, or for the run's own cluster file, or for this machine."""
+
+    def planned(path: Path | None) -> Tables:
+        if path:
+            cluster = on_main(lambda: load_cluster(path))
+            if cluster.compute_device != ranks.device.type:
+                raise UserError(f"{path}: describes {cluster.compute_device}, and this runs on {ranks.device.type}")
+        # Scoring never updates a table, so the optimizer is the one every device has, which keeps no state.
+        changed = dataclasses.replace(config.tables, optimizer="sgd", sharding=path)
+        return make_tables(
+            info.table_sizes(config), dataclasses.replace(config, tables=changed), ranks, train_items=False
+        )
+
+    if sharding or not config.tables.sharding:
+        return planned(sharding)
+    # The run's own first: a table it kept in host memory may fit in no other way.
+    try:
+        return planned(config.tables.sharding)
+    except UserError as error:
+        if ranks.main:
+            print(
+                f"ppr_dist: warning: tables are placed otherwise than in training: {error}", file=sys.stderr, flush=True
+            )
+    return planned(None)

@@ -21,7 +21,7 @@ from ppr_dist.data.folder import new_folder, work_folder
 from ppr_dist.data.item_shares import write_item_shares
 from ppr_dist.data.manifest import MANIFEST, Kind, Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import connect, literal, open_source, scalars
+from ppr_dist.data.sources import connect, limit_memory, open_source, scalars
 from ppr_dist.errors import UserError
 
 ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}
@@ -60,12 +60,7 @@ def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyCo
     parent = folder if config.temp_dir is None else Path(config.temp_dir)
     try:
         with work_folder(parent) as work, connect(str(work / "tables.duckdb")) as con:
-            con.execute(f"SET temp_directory = {literal(str(work / 'spill'))}")
-            if config.memory_limit is not None:
-                try:
-                    con.execute(f"SET memory_limit = {literal(config.memory_limit)}")
-                except duckdb.Error as error:
-                    raise UserError(f"memory_limit: {config.memory_limit!r} is not a size such as 4GB") from error
+            limit_memory(con, work / "spill", config.memory_limit)
             yield con
     except duckdb.OutOfMemoryException as error:
         reason = str(error).splitlines()[0]

@@ -6,7 +6,7 @@ Shapes: n users, E clicks, A attributes.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -17,74 +17,129 @@ from ppr_dist.data import logs
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.profiles import load_profiles, read_values, value_indices
-from ppr_dist.data.sources import Source, connect, literal, named_errors, open_source, scalars
-from ppr_dist.data.users import Int64, Users
+from ppr_dist.data.sources import Source, connect, limit_memory, literal, named_errors, open_source, scalars
+from ppr_dist.data.users import Users, attribute_names, to_users
 from ppr_dist.errors import UserError
+
+BLOCK = 16_384
+"""Users of one record batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RawUsers:
-    """The users of a file, in its order."""
+    """The users of a file, in its order, on disk: an Arrow file that every rank reads a part of."""
 
-    ids: pa.Array
-    """Raw user ids, [n]."""
-    users: Users
-    """Their clicks on items of the catalogue, oldest first, and profiles; ``index`` is the row in the file."""
+    path: Path
+    """Record batches of BLOCK users: user_id, items (of the catalogue, oldest first), one column per attribute."""
+    attributes: tuple[str, ...]
+    users: int
+    """Rows of the users file."""
     clicks: int
     """Clicks of these users in the log."""
     unknown_clicks: int
-    """Those on items that the catalogue does not have; they are left out of ``users``."""
+    """Those on items that the catalogue does not have; they are left out."""
+    clickless: int
+    """Users with no click left."""
     values: dict[str, int]
     """Users whose value of an attribute is given, by attribute."""
     unknown_values: dict[str, int]
     """Those whose value the catalogue does not have."""
 
+    def read(self, start: int, stop: int) -> tuple[pa.Array, Users]:
+        """Raw ids and clicks of users ``start`` … ``stop`` − 1; a user's index is the row in the users file."""
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as reader:
+            numbers = range(start // BLOCK, -(-stop // BLOCK)) if start < stop else range(1)
+            table = pa.Table.from_batches([reader.get_batch(n) for n in numbers])
+        table = table.slice(start - numbers.start * BLOCK, stop - start).combine_chunks()
+        table = table.append_column("user", pa.array(np.arange(start, stop)))
+        return table.column("user_id").combine_chunks(), to_users(table, self.attributes)
 
-def read_raw_users(users: Path, interactions: Path | None, data: Path, manifest: Manifest) -> RawUsers:
+
+def load_raw_users(
+    users: Path, interactions: Path | None, data: Path, manifest: Manifest, work: Path, memory_limit: str | None = None
+) -> RawUsers:
     """Read profiles and clicks as ``prepare`` read those of ``data``: same columns, id types, order and buckets.
 
     Users may be new, and need no click. An attribute value that is null or was not seen by ``prepare`` is unknown
     (0). Clicks of users who are not in the users file are ignored.
 
+    Args:
+        work: folder for the result and for what DuckDB keeps on the way; memory_limit: DuckDB's, such as 4GB.
+
     Raises :class:`UserError` of one line on a file or column that is missing or of the wrong type, a users file
-    that is empty or names a user twice, and an interactions file that is empty.
+    that is empty or names a user twice, an interactions file that is empty, and too little memory or disk.
     """
     config = PrepareConfig(**manifest.settings)
-    with tempfile.TemporaryDirectory(prefix="ppr_dist-") as work, connect(f"{work}/tables.duckdb") as con:
-        profiles = open_source(con, str(users))
-        _require_ids(con, profiles, {config.user_column: manifest.user_id_type}, data, "users")
-        kinds = {attribute.name: attribute.kind for attribute in manifest.attributes}
-        load_profiles(con, profiles, config.user_column, manifest.user_id_type, kinds)
-        read_values(con, data)
-        con.execute(f"CREATE TABLE people AS {value_indices(manifest.attributes)} ORDER BY row")
-        ids = _column(con, "SELECT user_id FROM people ORDER BY row")
-        attributes = [_int64(con, f"SELECT a{k} FROM people ORDER BY row") for k in range(len(kinds))]
-        given = ", ".join(f"count(a{k})" for k in range(len(kinds)))
-        values = scalars(con, f"SELECT {given} FROM raw_profile") if kinds else ()
-        owner = item = np.zeros(0, np.int64)
-        if interactions is not None:
-            log = open_source(con, str(interactions))
-            ids_of = {config.user_column: manifest.user_id_type, config.item_column: manifest.item_id_type}
-            _require_ids(con, log, ids_of, data, "interactions")
-            logs.load_interactions(con, log, config, manifest.user_id_type, manifest.item_id_type)
-            owner, item = _clicks(con, data)
-    known = item >= 0
-    counts = np.bincount(owner[known], minlength=len(ids))
+    work.mkdir(parents=True, exist_ok=True)
+    database = work / "tables.duckdb"
+    try:
+        with connect(str(database)) as con:
+            limit_memory(con, work / "spill", memory_limit)
+            profiles = open_source(con, str(users))
+            _require_ids(con, profiles, {config.user_column: manifest.user_id_type}, data, "users")
+            kinds = {attribute.name: attribute.kind for attribute in manifest.attributes}
+            load_profiles(con, profiles, config.user_column, manifest.user_id_type, kinds)
+            read_values(con, data)
+            con.execute(f"CREATE TABLE people AS {value_indices(manifest.attributes)} ORDER BY row")
+            con.execute("CREATE TABLE clicks(owner BIGINT, item_index BIGINT)")
+            if interactions is not None:
+                log = open_source(con, str(interactions))
+                ids_of = {config.user_column: manifest.user_id_type, config.item_column: manifest.item_id_type}
+                _require_ids(con, log, ids_of, data, "interactions")
+                logs.load_interactions(con, log, config, manifest.user_id_type, manifest.item_id_type)
+                _load_clicks(con, data)
+            return _write(con, work / "users.arrow", manifest)
+    except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{work}: out of memory or disk; raise --memory-limit or make room ({reason})") from error
+    finally:
+        database.unlink(missing_ok=True)
+        shutil.rmtree(work / "spill", ignore_errors=True)
+
+
+def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest) -> RawUsers:
+    """Write ``people`` and ``clicks`` as record batches, a range of users at a time."""
+    names = attribute_names(manifest)
+    integer = pa.int64()
+    schema = pa.schema(
+        [
+            ("user_id", pa.large_string() if manifest.user_id_type == "string" else integer),
+            ("items", pa.large_list(integer)),
+            *((name, integer) for name in names),
+        ]
+    )
+    (count,) = scalars(con, "SELECT count(*) FROM people")
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for low in range(0, count, BLOCK):
+            ranges = f">= {low} AND {{0}} < {low + BLOCK}"
+            people = _fetch(con, f"SELECT * FROM people WHERE row {ranges.format('row')} ORDER BY row")
+            clicks = _fetch(
+                con,
+                f"SELECT owner, item_index FROM clicks WHERE owner {ranges.format('owner')} AND item_index >= 0"
+                " ORDER BY rowid",
+            )
+            counts = np.bincount(clicks["owner"].to_numpy() - low, minlength=people.num_rows)
+            offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]))
+            items = pa.LargeListArray.from_arrays(offsets, clicks["item_index"].combine_chunks())
+            columns = {"user_id": people["user_id"], "items": items}
+            columns |= {name: people[f"a{k}"] for k, name in enumerate(names)}
+            writer.write_table(pa.table(columns).cast(schema))
+    clicks, unknown, clicking = scalars(
+        con,
+        "SELECT count(*), count(*) FILTER (item_index < 0), count(DISTINCT owner) FILTER (item_index >= 0) FROM clicks",
+    )
+    given = scalars(con, f"SELECT {', '.join(f'count(a{k})' for k in range(len(names))) or 0} FROM raw_profile")
+    found = ", ".join(f"count(*) FILTER (a{k} > 0)" for k in range(len(names)))
+    known = scalars(con, f"SELECT {found or 0} FROM people")
     return RawUsers(
-        ids=ids,
-        users=Users(
-            index=np.arange(len(ids), dtype=np.int64),
-            items=item[known],
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            attributes=np.stack(attributes) if attributes else np.zeros((0, len(ids)), np.int64),
-        ),
-        clicks=len(item),
-        unknown_clicks=int((~known).sum()),
-        values=dict(zip(kinds, values, strict=True)),
-        unknown_values={
-            name: given - int((index > 0).sum())
-            for (name, given), index in zip(zip(kinds, values, strict=True), attributes, strict=True)
-        },
+        path=path,
+        attributes=names,
+        users=count,
+        clicks=clicks,
+        unknown_clicks=unknown,
+        clickless=count - clicking,
+        values=dict(zip(names, given, strict=False)),
+        unknown_values={name: all_ - some for name, all_, some in zip(names, given, known, strict=False)},
     )
 
 
@@ -101,23 +156,17 @@ def _require_ids(con: duckdb.DuckDBPyConnection, source: Source, types: dict[str
             raise UserError(f"{source.path}: column {column!r} is {found[0]}, but {wanted} in {data}")
 
 
-def _clicks(con: duckdb.DuckDBPyConnection, data: Path) -> tuple[Int64, Int64]:
-    """(row of the user, item index or −1) of every click of the users, user after user, oldest first, each [E]."""
+def _load_clicks(con: duckdb.DuckDBPyConnection, data: Path) -> None:
+    """Fill ``clicks(owner, item_index)``: row of the user, item or −1; user after user, oldest first."""
     table = data / "items.parquet"
     with named_errors(str(table)):
         con.execute(
-            "CREATE TABLE clicks AS SELECT p.rowid AS owner, coalesce(i.item_index, -1) AS item_index"
-            " FROM log JOIN raw_profile p ON log.user_id = p.user_id"
+            "INSERT INTO clicks SELECT p.row AS owner, coalesce(i.item_index, -1) AS item_index"
+            " FROM log JOIN people p ON log.user_id = p.user_id"
             f" LEFT JOIN read_parquet({literal(str(table))}) i ON log.item_id = i.item_id"
-            " ORDER BY p.rowid, log.nth"
+            " ORDER BY p.row, log.nth"
         )
-    owner, item = (_int64(con, f"SELECT {name} FROM clicks ORDER BY rowid") for name in ("owner", "item_index"))
-    return owner, item
 
 
-def _column(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Array:
-    return con.sql(sql).to_arrow_table().column(0).combine_chunks()
-
-
-def _int64(con: duckdb.DuckDBPyConnection, sql: str) -> Int64:
-    return _column(con, sql).to_numpy().astype(np.int64)
+def _fetch(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+    return con.sql(sql).to_arrow_table()

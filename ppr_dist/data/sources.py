@@ -83,6 +83,16 @@ def connect(path: str = ":memory:") -> duckdb.DuckDBPyConnection:
     return con
 
 
+def limit_memory(con: duckdb.DuckDBPyConnection, spill: Path, limit: str | None) -> None:
+    """Let DuckDB hold no more than ``limit`` (None: its own default) in memory, and spill the rest to a folder."""
+    con.execute(f"SET temp_directory = {literal(str(spill))}")
+    if limit is not None:
+        try:
+            con.execute(f"SET memory_limit = {literal(limit)}")
+        except duckdb.Error as error:
+            raise UserError(f"memory_limit: {limit!r} is not a size such as 4GB") from error
+
+
 def open_source(con: duckdb.DuckDBPyConnection, path: str) -> Source:
     """Find the file, glob or folder ``path`` and read its columns."""
     files = _files(path)

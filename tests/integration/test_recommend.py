@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from ppr_dist.data.instances import Instances, history_batch
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.data.raw_users import read_raw_users
+from ppr_dist.data.raw_users import load_raw_users
 from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.trained import load_trained
 from tests.commands import succeed
@@ -23,17 +24,19 @@ USERS = 40
 
 def all_scores(mesh: Mesh, run: Path, data: Path, users: Path, interactions: Path | None) -> dict[str, Any]:
     """Scores of every user for every item, and what each of them saw."""
-    raw = read_raw_users(users, interactions, data, load_manifest(data))
+    with tempfile.TemporaryDirectory() as work:
+        raw = load_raw_users(users, interactions, data, load_manifest(data), Path(work))
+        ids, users_read = raw.read(0, raw.users)
     with torch.no_grad():
         trained = load_trained(run, data, mesh)
-        instances = Instances(raw.users, np.arange(len(raw.users)), raw.users.lengths)
+        instances = Instances(users_read, np.arange(len(users_read)), users_read.lengths)
         vectors = trained.scorer.user_vectors(history_batch(instances, trained.config.model.max_length))
         items = trained.scorer.item_vectors(torch.arange(trained.manifest.items))
     seen = [
-        set(raw.users.items[low:high].tolist())
-        for low, high in zip(raw.users.offsets[:-1], raw.users.offsets[1:], strict=True)
+        set(users_read.items[low:high].tolist())
+        for low, high in zip(users_read.offsets[:-1], users_read.offsets[1:], strict=True)
     ]
-    return {"ids": raw.ids.to_pylist(), "scores": (vectors @ items.T).numpy(), "seen": seen}
+    return {"ids": ids.to_pylist(), "scores": (vectors @ items.T).numpy(), "seen": seen}
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import io
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppr_dist import scoring
+from ppr_dist import evaluation, scoring
 from ppr_dist.batch import Batch
 from ppr_dist.config import Config, Model, Prompt, Tables
 from ppr_dist.data.instances import Instances, history_batch, sampled_negatives
@@ -86,6 +88,13 @@ def small_chunks() -> None:
 
 def evaluate_all(mesh: Mesh, data: Path) -> dict[tuple[str, str, bool], tuple[dict[str, Any], list[tuple[int, ...]]]]:
     small_chunks()
+    gathered, gather = [], evaluation.gather_queries
+
+    def spy(*given: Any) -> Any:
+        gathered.append(gather(*given))
+        return gathered[-1]
+
+    evaluation.gather_queries = spy
     found = {}
     for task in TASKS:
         for protocol in ("full", "sampled-99"):
@@ -105,6 +114,8 @@ def evaluate_all(mesh: Mesh, data: Path) -> dict[tuple[str, str, bool], tuple[di
                     keep=lambda ranked, rows=rows: rows.extend(listed(ranked)),  # type: ignore[misc]
                 )
                 found[task, protocol, seen_targets] = (metrics, rows)
+    # Whatever the number of ranks, a pass over the catalogue holds no more.
+    assert 0 < max(len(queries.users) for queries in gathered) <= scoring.QUERY_BLOCK
     return found
 
 
@@ -227,6 +238,34 @@ def nothing_to_rank(mesh: Mesh, data: Path) -> str:
 def test_a_split_without_instances_is_one_error_on_every_rank(tmp_path: Path) -> None:
     write_data(tmp_path / "d", {"tune-test": random_users(3, ITEMS, longest=1)}, items=ITEMS, per_shard=2)
     assert all("no few-shot instance" in error for error in run_ranks(nothing_to_rank, 2, tmp_path / "d"))
+
+
+def with_a_bot(mesh: Mesh, data: Path) -> tuple[dict[str, Any], str]:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        metrics = evaluate(
+            IntegerScorer(), data, load_manifest(data), mesh, task="next-item", protocol="sampled-99", max_length=3
+        )
+    return metrics, said.getvalue()
+
+
+def test_a_bot_that_clicked_everything_refuses_nobody_else(tmp_path: Path) -> None:
+    few = random_users(7, ITEMS, shortest=2, longest=9)
+    bot = np.arange(ITEMS)[: ITEMS - 98]  # one item too many
+    often = np.repeat(np.arange(50), 40)  # 2,000 clicks, but 50 items
+    users = Users(
+        index=np.arange(9),
+        items=np.concatenate([few.items, bot, often]),
+        offsets=np.concatenate([few.offsets, few.offsets[-1] + np.cumsum([len(bot), len(often)])]),
+        attributes=np.zeros((2, 9), np.int64),
+    )
+    write_data(tmp_path / "d", {"pretrain": users}, items=ITEMS, per_shard=4)
+    (metrics, said), (same, silent) = run_ranks(with_a_bot, 2, tmp_path / "d")
+    assert metrics == same
+    assert (metrics["users"], metrics["instances"], metrics["left_out"]) == (8, 8, 1)
+    assert said.count("\n") == 1
+    assert "1 of 9 next-item instances are left out: their users leave fewer than 99 items unclicked" in said
+    assert silent == ""
 
 
 # Top k --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ppr_dist.data import raw_users
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.prepared import prepare
-from ppr_dist.data.raw_users import RawUsers, read_raw_users
+from ppr_dist.data.raw_users import load_raw_users
 from ppr_dist.errors import UserError
+from tests.served import Served, read_raw_users
+from tests.shards import clicks_of
 from tests.unit.data.click_logs import make_log, read_split, save
 
 BUCKETS: dict[str, Any] = {"age": 4}
@@ -38,10 +40,11 @@ def data(tmp_path_factory: pytest.TempPathFactory, frames: Frames) -> Path:
     return folder / "data"
 
 
-def read(folder: Path, data: Path, users: pd.DataFrame, log: pd.DataFrame | None, kind: str = "parquet") -> RawUsers:
+def read(folder: Path, data: Path, users: pd.DataFrame, log: pd.DataFrame | None, kind: str = "parquet") -> Served:
     interactions, profiles = save(folder, log if log is not None else pd.DataFrame({"x": [1]}), users, kind)
     assert profiles is not None
-    return read_raw_users(Path(profiles), Path(interactions) if log is not None else None, data, load_manifest(data))
+    clicks = Path(interactions) if log is not None else None
+    return read_raw_users(Path(profiles), clicks, data, load_manifest(data))
 
 
 def prepared_users(data: Path, manifest: Manifest) -> dict[int, tuple[list[int], list[int]]]:
@@ -60,37 +63,56 @@ def test_reads_users_as_prepare_did(tmp_path: Path, data: Path, frames: Frames, 
     log, profile = frames
     manifest = load_manifest(data)
     assert [a.name for a in manifest.attributes] == ["age", "city", "zone"]
-    raw = pickle.loads(pickle.dumps(read(tmp_path, data, profile, log, kind)))
+    raw = read(tmp_path, data, profile, log, kind)
     assert raw.ids.to_pylist() == profile.user_id.tolist()
-    assert raw.users.index.tolist() == list(range(len(profile)))
+    assert raw.all.index.tolist() == list(range(len(profile)))
     expected = prepared_users(data, manifest)
     compared = 0
     for row, user in enumerate(profile.user_id):
         if user in expected:
             items, values = expected[user]
-            assert raw.users.items[raw.users.offsets[row] : raw.users.offsets[row + 1]].tolist() == items
-            assert raw.users.attributes[:, row].tolist() == values
+            assert raw.all.items[raw.all.offsets[row] : raw.all.offsets[row + 1]].tolist() == items
+            assert raw.all.attributes[:, row].tolist() == values
             compared += 1
     assert compared > 50
     rare = set(log.item_id) - set(pd.read_parquet(data / "items.parquet").item_id)
     mine = log[log.user_id.isin(profile.user_id)]
     assert rare
     assert (raw.clicks, raw.unknown_clicks) == (len(mine), int(mine.item_id.isin(rare).sum()))
-    assert raw.users.offsets[-1] == len(raw.users.items) == raw.clicks - raw.unknown_clicks
+    assert raw.all.offsets[-1] == len(raw.all.items) == raw.clicks - raw.unknown_clicks
     for name in ("index", "items", "offsets", "attributes"):
-        assert getattr(raw.users, name).dtype == np.int64
+        assert getattr(raw.all, name).dtype == np.int64
+
+
+def test_any_range_of_users_is_that_of_all(
+    tmp_path: Path, data: Path, frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, profile = frames
+    whole = read(tmp_path, data, profile, log).all
+    monkeypatch.setattr(raw_users, "BLOCK", 8)
+    interactions, users = save(tmp_path, log, profile)
+    raw = load_raw_users(Path(str(users)), Path(interactions), data, load_manifest(data), tmp_path / "work")
+    assert len(whole) == raw.users == len(profile)
+    assert raw.clickless == (whole.lengths == 0).sum() > 0
+    for start, stop in ((0, 8), (8, 16), (3, 5), (3, 30), (len(profile) - 1, len(profile)), (9, 9)):
+        ids, part = raw.read(start, stop)
+        assert ids.to_pylist() == profile.user_id.tolist()[start:stop]
+        assert part.index.tolist() == list(range(start, stop))
+        assert part.attributes.tolist() == whole.attributes[:, start:stop].tolist()
+        clicks = [clicks_of(whole, row) for row in range(start, stop)]
+        assert [clicks_of(part, row) for row in range(len(part))] == clicks
 
 
 def test_new_users_need_nothing_but_a_profile(tmp_path: Path, data: Path, frames: Frames) -> None:
     new = pd.DataFrame({"zone": [3, 99], "city": ["Oslo", "Atlantis"], "user_id": [987654, 123456], "age": [-5, 200]})
     raw = read(tmp_path, data, new, None)
     assert raw.ids.to_pylist() == [987654, 123456]
-    assert (raw.clicks, raw.unknown_clicks, len(raw.users.items)) == (0, 0, 0)
-    assert raw.users.offsets.tolist() == [0, 0, 0]
+    assert (raw.clicks, raw.unknown_clicks, len(raw.all.items)) == (0, 0, 0)
+    assert raw.all.offsets.tolist() == [0, 0, 0]
     age = load_manifest(data).attributes[0]
     values = pd.read_parquet(data / "attributes.parquet").set_index(["attribute", "value"]).value_index
     assert age.cardinality == 5
-    assert raw.users.attributes.tolist() == [[1, 4], [values["city", "Oslo"], 0], [values["zone", "3"], 0]]
+    assert raw.all.attributes.tolist() == [[1, 4], [values["city", "Oslo"], 0], [values["zone", "3"], 0]]
     # The log holds nobody of them.
     assert read(tmp_path, data, new, frames[0]).clicks == 0
 
@@ -99,10 +121,10 @@ def test_unknown_values_are_null_of_whatever_type(tmp_path: Path, data: Path) ->
     new = pd.DataFrame({"user_id": [1, 2], "age": [None, None], "city": [None, None], "zone": [np.nan, 4.0]})
     for kind in ("parquet", "csv"):
         raw = read(tmp_path, data, new, None, kind)
-        assert raw.users.attributes[:, 0].tolist() == [0, 0, 0]
-        assert raw.users.attributes[:2, 1].tolist() == [0, 0]
-        assert raw.users.attributes[2, 1] > 0  # 4.0, as pandas writes a 4 beside a null
-    assert read(tmp_path, data, new.assign(age=np.nan), None).users.attributes[0].tolist() == [0, 0]
+        assert raw.all.attributes[:, 0].tolist() == [0, 0, 0]
+        assert raw.all.attributes[:2, 1].tolist() == [0, 0]
+        assert raw.all.attributes[2, 1] > 0  # 4.0, as pandas writes a 4 beside a null
+    assert read(tmp_path, data, new.assign(age=np.nan), None).all.attributes[0].tolist() == [0, 0]
 
 
 def test_text_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
@@ -114,7 +136,7 @@ def test_text_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
     values = pd.read_parquet(tmp_path / "data" / "attributes.parquet").set_index("value").value_index
     for code in codes:
         raw = read(tmp_path, tmp_path / "data", pd.DataFrame({"user_id": ["501"], "code": [code]}), None, "csv")
-        assert raw.users.attributes.tolist() == [[values[code]]]
+        assert raw.all.attributes.tolist() == [[values[code]]]
         assert raw.ids.to_pylist() == ["501"]
 
 

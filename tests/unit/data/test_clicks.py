@@ -10,8 +10,8 @@ import pytest
 
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.prepared import prepare
-from ppr_dist.data.raw_users import read_raw_users
 from ppr_dist.prepare import summary
+from tests.served import read_raw_users
 from tests.unit.data.click_logs import make_log, save, sequences
 
 
@@ -92,7 +92,7 @@ def test_a_log_delivered_twice_is_the_log(tmp_path: Path, option: str) -> None:
     kept, made = sequences(tmp_path / "twice"), pd.read_parquet(tmp_path / "twice" / "items.parquet").item_id
     compared = 0
     for row, user in enumerate(raw.ids.to_pylist()):
-        mine = made[raw.users.items[raw.users.offsets[row] : raw.users.offsets[row + 1]]].tolist()
+        mine = made[raw.all.items[raw.all.offsets[row] : raw.all.offsets[row + 1]]].tolist()
         if user in kept:
             assert mine[: len(kept[user])] == kept[user]  # a simulated cold user's clicks go on
             compared += 1

@@ -15,8 +15,8 @@ import pytest
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.prepared import prepare
-from ppr_dist.data.raw_users import RawUsers, read_raw_users
 from ppr_dist.errors import UserError
+from tests.served import Served, read_raw_users
 from tests.unit.data.click_logs import read_split, save
 
 USERS = 24
@@ -64,7 +64,7 @@ DRESSES: dict[str, list[pd.Series]] = {
 """Columns that say the same, by what they say."""
 
 
-def read(folder: Path, data: Path, column: pd.Series, kind: str) -> RawUsers:
+def read(folder: Path, data: Path, column: pd.Series, kind: str) -> Served:
     _, users = save(folder, LOG, pd.DataFrame({"user_id": NUMBER, "x": column}), kind)
     return read_raw_users(Path(str(users)), None, data, load_manifest(data))
 
@@ -88,7 +88,7 @@ def test_the_same_values_in_any_dress(name: str, kind: str, tmp_path: Path) -> N
     for column in DRESSES[name]:
         for served in ("parquet", "csv"):
             raw = read(tmp_path, tmp_path / "data", column, served)
-            assert raw.users.attributes.tolist() == [expected], (column.dtype, served)
+            assert raw.all.attributes.tolist() == [expected], (column.dtype, served)
             assert raw.unknown_values == {"x": 0}
             assert raw.values == {"x": sum(value > 0 for value in expected)}
         # Prepared from another dress it is the same catalogue.
@@ -104,11 +104,11 @@ def test_time_zones_do_not_matter(tmp_path: Path) -> None:
     paths = save(tmp_path, LOG, users)
     program = (
         "import sys, json; from pathlib import Path; from ppr_dist.data.prepared import prepare;"
-        "from ppr_dist.data.prepare_config import PrepareConfig; from ppr_dist.data.raw_users import read_raw_users;"
+        "from ppr_dist.data.prepare_config import PrepareConfig; from tests.served import read_raw_users;"
         "log, users, out = sys.argv[1:];"
         "manifest = prepare(log, users, Path(out), PrepareConfig(), overwrite=True);"
         "print(json.dumps([manifest.fingerprint, read_raw_users(Path(users), None, Path(out), manifest)"
-        ".users.attributes.tolist()]))"
+        ".all.attributes.tolist()]))"
     )
     said = []
     for zone in ("UTC", "America/New_York", "Asia/Kathmandu"):

@@ -15,10 +15,10 @@ import pytest
 from ppr_dist.data import logs
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.prepared import prepare
-from ppr_dist.data.raw_users import read_raw_users
 from ppr_dist.data.sources import open_source
 from ppr_dist.errors import UserError
 from ppr_dist.prepare import summary
+from tests.served import read_raw_users
 from tests.unit.data.click_logs import save, sequences
 
 START = 1_700_000_000
@@ -116,7 +116,7 @@ def test_position_orders_and_the_time_beside_it_is_kept(tmp_path: Path, capsys: 
     pd.DataFrame({"user_id": [1]}).to_parquet(tmp_path / "new.parquet")
     raw = read_raw_users(tmp_path / "new.parquet", Path(wrong), tmp_path / "ignored", ignored)
     item = pd.read_parquet(tmp_path / "ignored" / "items.parquet").item_id.to_numpy()
-    assert item[np.asarray(raw.users.items)].tolist() == list(range(6))
+    assert item[np.asarray(raw.all.items)].tolist() == list(range(6))
 
 
 def test_clicks_without_a_time_beside_a_position_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
