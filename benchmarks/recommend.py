@@ -6,7 +6,7 @@ User and item ids are strings of 36 characters; each user has 3 clicks. The mode
 trained for a few steps on another log of the same items: it is there to be served. Each size is one process without
 torchrun, from raw Parquet files to the finished data set, top 10 of the whole catalogue. Peak memory is that process's;
 DuckDB, which reads the raw files, has its default limit. Reading is the time until the users lie on disk in the
-catalogue's indices.
+catalogue's indices. CPU seconds, of all threads, and the load before say how far others were at work.
 """
 
 from __future__ import annotations
@@ -115,13 +115,14 @@ def _measure(users: int, work: Path) -> dict[str, Any]:
     out = work / f"recommendations-{users}"
     argv = ["--run-dir", str(work / "run"), "--users", str(work / f"users-{users}.parquet"), "--k", str(K)]
     argv += ["--interactions", str(work / f"clicks-{users}.parquet"), "--out", str(out)]
-    before, load, start = resident(), os.getloadavg()[0], time.perf_counter()
+    before, load, start, cpu = resident(), os.getloadavg()[0], time.perf_counter(), time.process_time()
     recommend.main(argv)
     total = time.perf_counter() - start
     return {
         "users": users,
         "seconds": total,
         "users_per_s": users / total,
+        "cpu_s": time.process_time() - cpu,
         "score_s": total - seconds["read_s"],
         **seconds,
         "score_peak_bytes": peak_rss(),
@@ -148,12 +149,12 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
         *heading("recommend: users per second and memory by users", result, note),
         f"    python -m benchmarks.recommend --sizes {sizes} --threads {options.threads}",
         "",
-        "| users | seconds | users/s | reading, s | scoring and writing, s | peak while reading, GB "
+        "| users | seconds | CPU s | users/s | reading, s | scoring and writing, s | peak while reading, GB "
         "| peak while scoring, GB | of it imports, GB | output, GB (files) | load before |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(result["rows"], key=lambda row: row["users"]):
-        values = [f"{r['users']:,}", f"{r['seconds']:.0f}", f"{r['users_per_s']:,.0f}"]
+        values = [f"{r['users']:,}", f"{r['seconds']:.0f}", f"{r['cpu_s']:.0f}", f"{r['users_per_s']:,.0f}"]
         values += [f"{r['read_s']:.0f}", f"{r['score_s']:.0f}"]
         values += [f"{r[name] / 1e9:.2f}" for name in ("read_peak_bytes", "score_peak_bytes", "imports_bytes")]
         values += [f"{r['output_bytes'] / 1e9:.2f} ({r['output_files']})", f"{r['load_before']:.1f}"]
