@@ -63,6 +63,12 @@ class StreamState:
                 )
 
 
+def no_users(folder: Path, split: str) -> str:
+    """What to say of an empty split."""
+    cure = "; prepare again with --simulate_cold 0.2, and pre-train again" if split.startswith("tune-t") else ""
+    return f"{folder}: split {split!r} has no users{cure}"
+
+
 @dataclasses.dataclass(frozen=True)
 class _Lane:
     windows: tuple[tuple[Shard, ...], ...]
@@ -98,7 +104,7 @@ class UserStream:
         self.folder, self.manifest, self.split = folder, manifest, split
         self.shards = tuple(s for s in manifest.split(split).shards if s.users)
         if not self.shards:
-            raise UserError(f"{folder}: split {split!r} has no users")
+            raise UserError(no_users(folder, split))
         check_shards(folder, self.shards)
         self.batch, self.rank, self.world_size = batch, rank, world_size
         self.seed, self.shuffle, self.shuffle_shards = seed, shuffle, shuffle_shards
@@ -168,7 +174,7 @@ def users_in_order(
     """
     shards = tuple(s for s in manifest.split(split).shards if s.users)
     if not shards:
-        raise UserError(f"{folder}: split {split!r} has no users")
+        raise UserError(no_users(folder, split))
     check_shards(folder, shards)
     total = sum(shard.users for shard in shards)
     low, high = rank * total // world_size, (rank + 1) * total // world_size
