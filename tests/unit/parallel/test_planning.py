@@ -233,7 +233,7 @@ def test_the_command_ends_with_one_json_line():
         "--dim",
         "64",
     ]
-    done = subprocess.run([*command, "--world_size", "3"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "--world_size", "3"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["fits"] is True
@@ -243,7 +243,7 @@ def test_the_command_ends_with_one_json_line():
 @pytest.mark.parametrize("method", [None, "fine-tune", "ppr-light", "ppr-full"])
 def test_plan_takes_what_training_takes(method, tmp_path, capsys):
     write_data(tmp_path / "data", {"tune-train": random_users(9, 3000)}, items=3000, per_shard=4)
-    options = ["--cluster", str(SHARDING / "cpu.yaml"), "--world-size", "2", "--dim", "32"]
+    options = ["--cluster", str(SHARDING / "cpu.yaml"), "--world-size", "2", "--dim", "32", "--history", "9"]
     options += ["--prompt.attribute_dim", "16", "--tables.precision", "float16", "--tables.optimizer", "adagrad"]
     options += ["--method", method] if method else []
     said = []
