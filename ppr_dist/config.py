@@ -99,6 +99,10 @@ class Tables:
     float16 halves the table and keeps 11 bits of a weight. First values are rounded to the nearest; an update is
     computed in float32 and then rounded: on a GPU stochastically, right on average (FBGEMM's default); on a CPU to the
     nearest, so that a step of less than 1/4,096 of a weight is lost."""
+    exchange: Literal["float32", "bfloat16"] = "float32"
+    """What looked-up vectors, softmax's candidates and the gradients of both are rounded to on their way between ranks;
+    sums stay float32. bfloat16 halves these bytes and keeps 8 bits of a value; one rank sends nothing, and rounds
+    nothing."""
     sharding: Path | None = None
     """Cluster file (sharding/*.yaml) with topology and constraints; none = built-in defaults for the device."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -61,7 +62,9 @@ def share(batch: Batch, group: dist.ProcessGroup) -> Callable[[], Shared]:
     return shared
 
 
-def gather_candidates(loss: Loss, batch: Batch, items: Tensor) -> Gathering | None:
+def gather_candidates(
+    loss: Loss, batch: Batch, items: Tensor, exchange: Literal["float32", "bfloat16"] = "float32"
+) -> Gathering | None:
     """Start to communicate: vectors of the candidates of all ranks [W·C, D], where the loss has such.
 
     They travel while the tower computes, and their gradients go to the ranks that hold them while it computes backward.
@@ -69,7 +72,7 @@ def gather_candidates(loss: Loss, batch: Batch, items: Tensor) -> Gathering | No
     if loss.kind != "softmax":
         return None
     assert batch.candidates is not None
-    return Gathering(items.index_select(0, batch.candidates))
+    return Gathering(items.index_select(0, batch.candidates), torch.bfloat16 if exchange == "bfloat16" else None)
 
 
 def prediction_loss(

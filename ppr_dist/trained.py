@@ -65,8 +65,9 @@ def _tables(run: Path, config: Config, info: RunInfo, ranks: Mesh, sharding: Pat
             cluster = on_main(lambda: load_cluster(path))
             if cluster.compute_device != ranks.device.type:
                 raise UserError(f"{path}: describes {cluster.compute_device}, and this runs on {ranks.device.type}")
-        # Scoring never updates a table, so the optimizer is the one every device has, which keeps no state.
-        changed = dataclasses.replace(config.tables, optimizer="sgd", sharding=path)
+        # Scoring never updates a table, so the optimizer is the one every device has, which keeps no state; and
+        # what travels is not rounded, or ranks would depend on their number.
+        changed = dataclasses.replace(config.tables, optimizer="sgd", sharding=path, exchange="float32")
         return make_tables(
             info.table_sizes(config), dataclasses.replace(config, tables=changed), ranks, train_items=False
         )

@@ -63,7 +63,7 @@ def send(parallel: Parallel, batch: Batch) -> Sent:
 def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config) -> StepLoss:
     """One step: look up, gather, forward, loss, backward (tables move here), dense update."""
     items, prompt_profile, tower_profile = parallel.tables.look_up(sent.ids)
-    candidates = gather_candidates(config.loss, batch, items)
+    candidates = gather_candidates(config.loss, batch, items, config.tables.exchange)
     user, views = parallel.engine(items, batch, prompt_profile, tower_profile, config.loss.attribute_mask)
     loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views)
     parallel.engine.backward(loss.backward)

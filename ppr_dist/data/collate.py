@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from ppr_dist.batch import Batch
+from ppr_dist.batch import Batch, distinct_values
 from ppr_dist.config import Loss
 from ppr_dist.data.counter_random import integers, uniform
 from ppr_dist.data.item_shares import ItemShares
@@ -89,7 +89,7 @@ class Collator:
             prefix=torch.from_numpy(prefix),
             owner=torch.from_numpy(owner),
             targets=torch.from_numpy(rows["clicks"][is_target]),
-            profile=torch.from_numpy(users.attributes[:, by_length]),
+            **distinct_values(users.attributes[:, by_length]),
             total_targets=float(len(owner)),
             most_users=-(-global_users // self.world_size),
             candidates=torch.from_numpy(rows["candidates"]) if "candidates" in rows else None,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ppr_dist.batch import Batch
+from ppr_dist.batch import Batch, distinct_values
 from ppr_dist.data.counter_random import bits, integers
 from ppr_dist.data.padding import group_by_length, ragged_arange
 from ppr_dist.data.users import Int64, Users
@@ -79,7 +79,7 @@ def history_batch(instances: Instances, max_length: int) -> Batch:
         prefix=torch.from_numpy(lengths[back]),
         owner=torch.from_numpy(back),
         targets=nothing,
-        profile=torch.from_numpy(users.attributes[:, owner]),
+        **distinct_values(users.attributes[:, owner]),
         total_targets=0.0,
     )
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from torchrec.distributed.sharding.dp_sharding import DpSparseFeaturesDist
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-SAMPLES = 4096  # see _features; some thousand warps keep a GPU's memory busy
-
 
 class Request:
     """Ids of one collection on their way to the ranks that hold their rows.
@@ -22,13 +20,13 @@ class Request:
     wait for what their own stream has to do, the last one does not.
     """
 
-    def __init__(self, collection: Any, keys: list[str], ids: Tensor) -> None:
-        """Tell each rank how many of ``ids`` int64 it will get; the same number for every key, key after key.
+    def __init__(self, collection: Any, ids: Tensor, counts: dict[str, int]) -> None:
+        """Tell each rank how many of ``ids`` int64 it will get; ``counts``: how many each key has, key after key.
 
         A collective.
         """
         self.collection, self.context = collection, collection.create_context()
-        self._announced = collection.input_dist(self.context, _features(keys, ids))
+        self._announced = collection.input_dist(self.context, _features(ids, counts))
 
     def dispatch(self) -> None:
         """Send the ids. A collective."""
@@ -54,6 +52,8 @@ class SentIds:
 
     items: Request
     profiles: Request | None
+    profile_rows: Tensor
+    """``Batch.profile_rows``."""
 
     def dispatch(self) -> None:
         for request in self._requests():
@@ -77,18 +77,28 @@ def delivered(sent: Travelling) -> Travelling:
     return sent
 
 
-def _features(keys: list[str], values: Tensor) -> KeyedJaggedTensor:
-    """The same number of ids for every key, key after key, as TorchRec wants them. Does not wait for a GPU.
+def _features(values: Tensor, counts: dict[str, int]) -> KeyedJaggedTensor:
+    """Ids, key after key, as TorchRec wants them. Does not wait for a GPU.
 
     What TorchRec takes for samples means nothing here. FBGEMM's CUDA kernels give each sample one warp (and one thread
-    where they sort ids by owning rank), so there the ids are dealt to many; as many on every rank, though the number of
-    ids may differ, because other numbers would have to be exchanged first.
+    where they sort ids by owning rank), so there the ids are dealt to many.
     """
-    each, samples = len(values) // len(keys), SAMPLES if values.is_cuda else 1
-    lengths = torch.full((len(keys), samples), each // samples, dtype=torch.int64, device=values.device)
-    lengths[:, : each % samples] += 1
+    keys, samples = list(counts), samples_of(dist.get_world_size()) if values.is_cuda else 1
+    lengths = torch.empty(len(keys), samples, dtype=torch.int64, device=values.device)
+    for of_key, count in zip(lengths, counts.values(), strict=True):
+        of_key.fill_(count // samples)
+        of_key[: count % samples] += 1
     # length_per_key is what TorchRec would otherwise copy back from the GPU.
-    return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths.view(-1), length_per_key=[each] * len(keys))
+    return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths.view(-1), length_per_key=list(counts.values()))
+
+
+def samples_of(world_size: int) -> int:
+    """Samples to deal a key's ids to on a GPU; the same on all ranks, or the numbers would have to be exchanged first.
+
+    A length of 8 bytes for each goes to every rank. Those who look rows up see the samples of all ranks: 4,096 keep a
+    GPU's memory busy. Those who sort ids by owner have their own alone: at least 32, a warp.
+    """
+    return max(32, 4096 // world_size)
 
 
 def send_ids_over(collection: Any, group: dist.ProcessGroup | None) -> None:

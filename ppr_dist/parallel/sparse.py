@@ -18,11 +18,12 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBat
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs
+from torchrec.distributed.types import CommOp, ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
-from ppr_dist.batch import Batch
+from ppr_dist.batch import Batch, distinct_values
 from ppr_dist.config import Tables as TablesConfig
 from ppr_dist.data.counter_random import bits
 from ppr_dist.errors import UserError
@@ -40,6 +41,8 @@ _OPTIMIZERS = {
     "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
 }
 _GPU_ONLY = ("adam", "partial_rowwise_adam")
+_VECTORS = CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL
+_BFLOAT16 = QCommsConfig(forward_precision=CommType.BF16, backward_precision=CommType.BF16)
 _INIT_ROWS = 65_536  # rows drawn from one seed; part of what a seed means
 
 
@@ -93,6 +96,7 @@ def make_sharder(config: TablesConfig) -> EmbeddingCollectionSharder:
     return EmbeddingCollectionSharder(
         fused_params={"optimizer": _OPTIMIZERS[config.optimizer], "learning_rate": config.lr, "eps": config.eps},
         use_index_dedup=False,  # ids come deduplicated from the loader (data/collate.py)
+        qcomm_codecs_registry=None if config.exchange == "float32" else {_VECTORS.name: get_qcomm_codecs(_BFLOAT16)},
     )
 
 
@@ -160,11 +164,12 @@ class Tables:
 
     def announce(self, batch: Batch) -> SentIds:
         """Begin to send a batch's ids to the ranks that hold their rows. A collective."""
-        return SentIds(self._announce_items(batch.item_ids), self._announce_profile(batch.profile))
+        profiles = self._announce_profiles(batch.profile_values, batch.profile_counts)
+        return SentIds(self._announce_items(batch.item_ids), profiles, batch.profile_rows)
 
     def look_up(self, sent: SentIds) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Vectors as they stand now: items [U, D], x_u [B, A·d] or None for prompt and for tower. A collective."""
-        return self._item_vectors(sent.items), *self._profile_vectors(sent.profiles)
+        return self._item_vectors(sent.items), *self._profile_vectors(sent.profiles, sent.profile_rows)
 
     def look_up_batch(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What :meth:`look_up` returns, from the ids on. A collective."""
@@ -176,18 +181,19 @@ class Tables:
 
     def look_up_profiles(self, profile: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """x_u of value indices int64 [A, B]: (for the prompt, for the tower), each [B, A·d] or None. A collective."""
-        request = self._announce_profile(profile)
-        return self._profile_vectors(request and delivered(request))
+        distinct = distinct_values(profile.cpu().numpy())
+        request = self._announce_profiles(distinct["profile_values"].to(self.device), distinct["profile_counts"])
+        return self._profile_vectors(request and delivered(request), distinct["profile_rows"].to(self.device))
 
     def _announce_items(self, ids: Tensor) -> Request:
-        return Request(self.model.module.items, ["item"], ids)
+        return Request(self.model.module.items, ids, {"item": len(ids)})
 
-    def _announce_profile(self, profile: Tensor) -> Request | None:
+    def _announce_profiles(self, values: Tensor, counts: tuple[int, ...]) -> Request | None:
         if self.model.module.profiles is None:
             return None
-        uses = self.sizes.uses
-        keys = [profile_table(use, name) for use in uses for name in self.sizes.attributes]
-        return Request(self.model.module.profiles, keys, profile.reshape(-1).repeat(len(uses)))
+        uses, of_attribute = self.sizes.uses, list(zip(self.sizes.attributes, counts, strict=True))
+        by_table = {profile_table(use, name): count for use in uses for name, count in of_attribute}
+        return Request(self.model.module.profiles, values.repeat(len(uses)), by_table)
 
     def _item_vectors(self, sent: Request) -> Tensor:
         with torch.set_grad_enabled(self.train_items and torch.is_grad_enabled()):
@@ -195,7 +201,7 @@ class Tables:
         self._no_step_without_gradient("items")
         return out
 
-    def _profile_vectors(self, sent: Request | None) -> tuple[Tensor | None, Tensor | None]:
+    def _profile_vectors(self, sent: Request | None, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if sent is None:
             return None, None
         found = sent.look_up()
@@ -204,7 +210,8 @@ class Tables:
         def x_u(use: str) -> Tensor | None:
             if use not in self.sizes.uses:
                 return None
-            return torch.cat([found[profile_table(use, name)].values() for name in self.sizes.attributes], dim=1)
+            vectors = torch.cat([found[profile_table(use, name)].values() for name in self.sizes.attributes])
+            return nn.functional.embedding(rows.T, vectors).flatten(1)
 
         return x_u("prompt"), x_u("tower")
 

@@ -14,7 +14,7 @@ import torch
 
 from ppr_dist.config import Config
 from ppr_dist.model.tower import DenseTower
-from ppr_dist.parallel.look_up import SAMPLES
+from ppr_dist.parallel.look_up import samples_of
 from ppr_dist.parallel.sparse import TableSizes
 
 
@@ -29,6 +29,8 @@ class Shape:
     """Σ length² over the sequences, of all views: what attention's products go over."""
     items: int
     """U."""
+    profile_values: int
+    """V: distinct values of all attributes."""
     targets: int
     """P."""
     candidates: int
@@ -61,6 +63,7 @@ def typical(config: Config, sizes: TableSizes, world_size: int, history: float) 
         tokens=round(users * sum(lengths)),
         squared=round(users * sum(length**2 for length in lengths)),
         items=min(round(users * kept + negatives), sizes.items),
+        profile_values=sum(min(users, values) for values in sizes.attributes.values()),
         targets=round(targets),
         candidates=round(candidates),
         views=views,
@@ -73,7 +76,8 @@ def step_cost(
     """Bytes a rank receives and FLOPs it computes in one step, by part; ``device`` is cpu or cuda.
 
     Items row-wise and balanced: of what is looked up, (W − 1)/W lies on other ranks. Vectors that are looked up or
-    gathered travel forward and their gradients back, float32. Every parameter learns; ppr-light computes less.
+    gathered travel forward and their gradients back, as ``tables.exchange`` says. Every parameter learns; ppr-light
+    computes less.
     """
     bytes_, flops = _bytes(config, sizes, world_size, shape, device), _flops(config, sizes, world_size, shape)
     return {part: {"bytes": round(bytes_.get(part, 0)), "flops": round(flops.get(part, 0))} for part in PARTS}
@@ -94,20 +98,21 @@ PARTS = (
 def _bytes(config: Config, sizes: TableSizes, w: int, shape: Shape, device: str) -> dict[str, float]:
     other, dim = (w - 1) / w, config.model.dim
     tables = len(sizes.attributes) * len(sizes.uses)  # profile tables lie whole on a rank, so 1/W of them on each
-    samples = SAMPLES if device == "cuda" else 1
+    samples = samples_of(w) if device == "cuda" else 1
     lengths = 8 * (w - 1) * samples * (1 + tables / w)
     full, soft = config.loss.kind == "full_softmax", config.loss.kind == "softmax"
     # full_softmax: a rank's candidates are its own rows, and what it has besides lies elsewhere.
     items = shape.items - shape.candidates if full else other * shape.items
-    values = other * tables * shape.users
+    values = other * len(sizes.uses) * shape.profile_values
+    rounded = 2 if config.tables.exchange == "bfloat16" else 4
     lent = shape.candidates if soft else 0
     most_users = -(-config.train.batch // w)
     to_all = w - 1  # what a rank sends to all, it gets from each
     return {
         "ids and lengths": 8 * (items + values) + lengths,
-        "looked-up vectors": 2 * 4 * (dim * items + config.prompt.attribute_dim * values),
+        "looked-up vectors": 2 * rounded * (dim * items + config.prompt.attribute_dim * values),
         "candidate ids": 8 * to_all * (2 + 2 * lent),
-        "candidates": 2 * 4 * to_all * dim * lent,
+        "candidates": 2 * rounded * to_all * dim * lent,
         "loss": 4 * to_all * shape.targets * (2 * dim + 1 + w) if full else 0,
         "contrastive": 2 * 4 * to_all * 2 * most_users * dim if shape.views else 0,
         "dense gradients": (3 if config.train.zero_stage == 3 else 2) * 4 * other * dense_parameters(config, sizes),

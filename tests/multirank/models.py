@@ -135,7 +135,7 @@ def steps(
         batch = collator(mine, epoch=0, step=step, global_users=USERS).to(mesh.device)
         sent = send(parallel, batch)
         items, *profiles = parallel.tables.look_up(sent.ids)
-        candidates = gather_candidates(config.loss, batch, items)
+        candidates = gather_candidates(config.loss, batch, items, config.tables.exchange)
         user, views = parallel.engine(items, batch, *profiles, 0.0)
         loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views)
         parallel.engine.backward(loss.backward)

@@ -35,7 +35,7 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
     are those of the whole batch. ``gather`` stands in for the gathering of the package.
     """
     if gather:
-        objective.Gathering = lambda x: Pending(None, lambda: gather(x))  # type: ignore[assignment, misc]
+        objective.Gathering = lambda x, *_: Pending(None, lambda: gather(x))  # type: ignore[assignment, misc]
     collator = Collator(
         loss=config,
         items=ITEMS,
@@ -132,6 +132,29 @@ def with_a_mean(x: torch.Tensor) -> torch.Tensor:
     right = Gathering(x).result()
     share = right / torch.distributed.get_world_size()
     return share + (right - share).detach()
+
+
+def in_bfloat16(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """What each rank gets of all, and the gradient of what it gave."""
+    x, weight = (_drawn(mesh.rank, rows) for rows in (3, 3 * mesh.world_size))
+    x.requires_grad_()
+    gathered = Gathering(x, torch.bfloat16).result()
+    (gathered * weight).sum().backward()
+    assert x.grad is not None
+    return gathered.detach().numpy(), x.grad.numpy()
+
+
+def _drawn(rank: int, rows: int) -> torch.Tensor:
+    return torch.randn(rows, 5, generator=torch.Generator().manual_seed(10 * rows + rank))
+
+
+def test_candidates_may_travel_in_bfloat16_and_are_summed_in_float32() -> None:
+    ranks = run_ranks(in_bfloat16, 2)
+    rounded = torch.cat([_drawn(rank, 3) for rank in range(2)]).bfloat16().float().numpy()
+    back = sum(_drawn(rank, 6).bfloat16().float() for rank in range(2))
+    for rank, (gathered, gradient) in enumerate(ranks):
+        np.testing.assert_array_equal(gathered, rounded)
+        np.testing.assert_array_equal(gradient, back[3 * rank : 3 * rank + 3])
 
 
 @pytest.mark.parametrize("wrong", [without_gradient, without_reduction, with_a_mean], ids=lambda f: f.__name__)

@@ -76,13 +76,14 @@ def whole(tables: Any) -> dict[str, np.ndarray]:
     return {name: table.copy() for name, table in found.items()}
 
 
-def update(mesh: Mesh, optimizer: str, files: list[Path]) -> list[dict[str, Any]]:
+def update(mesh: Mesh, optimizer: str, files: list[Path], exchange: str = "float32") -> list[dict[str, Any]]:
     """Tables before and after two steps under each cluster file."""
     found = []
     for file in files:
-        settings = Tables(optimizer=optimizer, lr=LR, eps=EPS, init_std=0.3, sharding=file)  # type: ignore[arg-type]
+        settings = Tables(optimizer=optimizer, lr=LR, eps=EPS, init_std=0.3, sharding=file, exchange=exchange)  # type: ignore[arg-type]
         tables = make_tables(SIZES, Config(tables=settings), mesh)
-        before = whole(tables)
+        exact = dataclasses.replace(settings, exchange="float32")
+        before = whole(make_tables(SIZES, Config(tables=exact), mesh) if exchange == "bfloat16" else tables)
         for step in range(STEPS):
             items, profile = asked(mesh.rank, step)
             vectors = [tables.look_up_items(items), *tables.look_up_profiles(profile)]
@@ -90,22 +91,45 @@ def update(mesh: Mesh, optimizer: str, files: list[Path]) -> list[dict[str, Any]
             (mesh.world_size * sum(pull(v) for v in vectors)).backward()
         kinds = {table["name"]: table["sharding_type"] for table in tables.plan["tables"]}
         shards = {table["name"]: len(table["shards"]) for table in tables.plan["tables"]}
-        found.append({"before": before, "after": whole(tables), "kinds": kinds, "shards": shards})
+        own = [(name, weight.numpy().copy(), row, column) for name, weight, row, column in tables.local_shards()]
+        found.append({"before": before, "after": whole(tables), "kinds": kinds, "shards": shards, "own": own})
     return found
 
 
-def reference(before: dict[str, np.ndarray], optimizer: str, world_size: int) -> dict[str, np.ndarray]:
+class Rounded(torch.autograd.Function):
+    """To bfloat16 and back, the vectors and W times their gradients (which TorchRec divides by W after the journey)."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, world_size: int) -> Tensor:
+        ctx.world_size = world_size
+        return vectors.bfloat16().float()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return (grad * ctx.world_size).bfloat16().float() / ctx.world_size, None
+
+
+def reference(
+    before: dict[str, np.ndarray], optimizer: str, world_size: int, exchange: str = "float32"
+) -> dict[str, np.ndarray]:
     """The same two steps with ``nn.Embedding``, dense autograd and the optimizer written out."""
+
+    def rows(name: str, ids: Tensor) -> Tensor:
+        """Each distinct row once, as it travels."""
+        distinct, where = ids.unique(return_inverse=True)
+        vectors = tables[name](distinct)
+        return (Rounded.apply(vectors, world_size) if exchange == "bfloat16" else vectors)[where]
+
     tables = {name: nn.Embedding.from_pretrained(torch.tensor(w), freeze=False) for name, w in before.items()}
     sums = {name: torch.zeros(len(w), 1) for name, w in before.items()}
     for step in range(STEPS):
         loss = torch.zeros(())
         for rank in range(world_size):
             items, profile = asked(rank, step)
-            loss = loss + pull(tables["item"](items))
+            loss = loss + pull(rows("item", items))
             for use in SIZES.uses:
                 parts = [
-                    tables[profile_table(use, a)](values) for a, values in zip(SIZES.attributes, profile, strict=True)
+                    rows(profile_table(use, a), values) for a, values in zip(SIZES.attributes, profile, strict=True)
                 ]
                 loss = loss + pull(torch.cat(parts, dim=1))
         loss.backward()
@@ -144,6 +168,20 @@ def test_tables_move_like_plain_embeddings(optimizer: str, world_size: int, tmp_
                 np.testing.assert_allclose(
                     rank[case]["after"][name], table, rtol=1e-5, atol=1e-5, err_msg=f"{kind} {name}"
                 )
+
+
+def test_vectors_and_their_gradients_travel_in_bfloat16(tmp_path: Path) -> None:
+    files = [cluster_file(tmp_path, kind, kind) for kind in KINDS]
+    ranks = run_ranks(update, 2, "sgd", files, "bfloat16")
+    for case, kind in enumerate(KINDS):
+        before = ranks[0][case]["before"]
+        tables, plain = (reference(before, "sgd", 2, exchange) for exchange in ("bfloat16", "float32"))
+        for name, want in tables.items():
+            assert np.abs(want - plain[name]).max() > 1e-3
+        # The shards themselves, since a look-up rounds.
+        for name, weight, row, column in (shard for rank in ranks for shard in rank[case]["own"]):
+            want = tables[name][row : row + weight.shape[0], column : column + weight.shape[1]]
+            np.testing.assert_allclose(weight, want, rtol=1e-5, atol=1e-5, err_msg=f"{kind} {name}")
 
 
 def initial(mesh: Mesh, files: list[Path]) -> list[dict[str, np.ndarray]]:

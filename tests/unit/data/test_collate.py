@@ -85,6 +85,9 @@ def test_histories_and_targets(hold_out: int, max_length: int, first_slot: int, 
             assert asked[user] == [(t, clicks[t]) for t in range(first, len(clicks))]
             seen.append(user)
         assert batch.profile.tolist() == [[int(a[ROW[u]]) for u in batch.users.tolist()] for a in USERS.attributes]
+        # Each value of an attribute is asked for once, and attributes do not share rows.
+        of_attribute = batch.profile_values.split(batch.profile_counts)
+        assert [values.tolist() for values in of_attribute] == [sorted(set(row)) for row in batch.profile.tolist()]
         assert (batch.lengths.diff() <= 0).all()
         assert batch.total_targets == len(batch.targets)
         assert len(batch.item_ids.unique()) == len(batch.item_ids)

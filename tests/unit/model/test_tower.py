@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppr_dist.batch import Batch
+from ppr_dist.batch import Batch, distinct_values
 from ppr_dist.config import Loss, Model, Prompt
 from ppr_dist.data import padding
 from ppr_dist.data.collate import Collator
@@ -55,7 +55,7 @@ def batch_of(histories: list[list[int]], masked: list[list[int]] | None = None) 
         prefix=torch.cat([torch.arange(len(items) + 1) for items in histories]),
         owner=torch.repeat_interleave(torch.arange(len(histories)), lengths + 1),
         targets=torch.zeros(0, dtype=torch.int64),
-        profile=torch.zeros(2, len(histories), dtype=torch.int64),
+        **distinct_values(np.zeros((2, len(histories)), np.int64)),
         total_targets=0.0,
     )
     if masked is None:
