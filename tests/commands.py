@@ -7,6 +7,7 @@ import importlib
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -45,19 +46,26 @@ class Done:
 
 
 def run_command(
-    module: str, *argv: Any, world_size: int = 0, timeout: float = 60, end_with_first: bool = False
+    module: str,
+    *argv: Any,
+    world_size: int = 0,
+    timeout: float = 60,
+    end_with_first: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> Done:
     """Run ``python -m ppr_dist.<module> argv``; fail where it does not end within ``timeout`` seconds.
 
     Args:
+        module: of ``ppr_dist``, or ``tests.<module>``.
         world_size: ranks as torchrun would start them; 0 = one process without torchrun.
         end_with_first: end all ranks as soon as one has failed, as torchrun does; else each must end by itself.
+        variables: environment variables besides.
     """
     port = ranks.free_port()
     with tempfile.TemporaryDirectory() as folder:
         processes = []
         for rank in range(max(1, world_size)):
-            environment = {"CUDA_VISIBLE_DEVICES": ""}
+            environment = {"CUDA_VISIBLE_DEVICES": "", **(variables or {})}
             if world_size:
                 environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
                 environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -128,4 +136,5 @@ def _command(module: str, argv: list[str], environment: dict[str, str], output: 
     from ppr_dist import cli
 
     torch.set_num_threads(1)
-    cli.run(importlib.import_module(f"ppr_dist.{module}").main, argv)
+    name = module if module.startswith("tests.") else f"ppr_dist.{module}"
+    cli.run(importlib.import_module(name).main, argv)

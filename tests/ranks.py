@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import resource
 import socket
 import time
 import traceback
@@ -25,17 +26,24 @@ def free_port() -> int:
 
 
 def run_ranks(
-    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120, gpus: bool = False
+    function: Callable[..., Any],
+    world_size: int,
+    *args: Any,
+    timeout: float = 120,
+    gpus: bool = False,
+    open_files: int | None = None,
 ) -> list[Any]:
     """Return function(mesh, *args) of every rank; fail with the first traceback, or after ``timeout`` seconds.
 
-    ``gpus``: each on a GPU of its own, and not on the CPU.
+    ``gpus``: each on a GPU of its own, and not on the CPU. ``open_files``: each rank's soft limit as it starts.
     """
     context: Any = multiprocessing.get_context("spawn") if gpus else _CONTEXT
     results = context.Queue()
     port = free_port()
     ranks = [
-        context.Process(target=_rank, args=(function, rank, world_size, port, args, results, gpus), daemon=True)
+        context.Process(
+            target=_rank, args=(function, rank, world_size, port, args, results, gpus, open_files), daemon=True
+        )
         for rank in range(world_size)
     ]
     for process in ranks:
@@ -58,7 +66,14 @@ def run_ranks(
 
 
 def _rank(
-    function: Callable[..., Any], rank: int, world_size: int, port: int, args: tuple[Any, ...], results: Any, gpus: bool
+    function: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    port: int,
+    args: tuple[Any, ...],
+    results: Any,
+    gpus: bool,
+    open_files: int | None,
 ) -> None:
     os.environ.update(
         RANK=str(rank),
@@ -69,6 +84,8 @@ def _rank(
     )
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     import torch
 
     from ppr_dist.parallel.mesh import mesh

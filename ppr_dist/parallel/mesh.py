@@ -6,6 +6,8 @@ import dataclasses
 import datetime
 import logging
 import os
+import resource
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,10 +38,35 @@ def _hush_dependencies() -> None:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
+def _allow_many_sockets() -> None:
+    """Lift this process's limit of open files to what the system allows.
+
+    A rank talks to every other one, in gloo and in DeepSpeed's clone of the world group: by W = 340 ranks that is more
+    than the usual soft limit of 1,024. Gloo connects to a peer only once it is needed where it is asked to.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
+
+
+def _leave() -> None:
+    """Destroy the process groups, DeepSpeed's own names for them too: another job of this process makes new ones."""
+    deepspeed = sys.modules.get("deepspeed")
+    if deepspeed is not None and deepspeed.comm.is_initialized():
+        deepspeed.comm.destroy_process_group()
+    else:
+        dist.destroy_process_group()
+
+
 @contextmanager
 def mesh(timeout_minutes: float = 30) -> Iterator[Mesh]:
-    """Join the process group torchrun describes, or make one of a single process; leave it at the end."""
+    """Join the process group torchrun describes, or make one of a single process; leave it at the end.
+
+    After an error of one among several ranks nothing is left in order: under NCCL that is a collective, and the others
+    may never come. The process must end (:func:`ppr_dist.cli.run`).
+    """
     _hush_dependencies()
+    _allow_many_sockets()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
@@ -50,10 +77,14 @@ def mesh(timeout_minutes: float = 30) -> Iterator[Mesh]:
     else:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    alone = dist.get_world_size() == 1
     try:
         yield Mesh(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        if alone:
+            _leave()
+        raise
+    _leave()
 
 
 Result = TypeVar("Result")
@@ -62,7 +93,8 @@ Result = TypeVar("Result")
 def on_main(function: Callable[[], Result]) -> Result:
     """Run ``function`` on rank 0 and return its result on every rank.
 
-    A :class:`UserError` on rank 0 is raised on all ranks together, so that none waits for the others.
+    A :class:`UserError` on rank 0 is raised on all ranks together, so that none waits for the others; so is an OSError
+    (a full disk, a folder that may not be written), as a :class:`UserError`.
     """
     outcome: list[Result | UserError | None] = [None]
     if dist.get_rank() == 0:
@@ -70,6 +102,8 @@ def on_main(function: Callable[[], Result]) -> Result:
             outcome[0] = function()
         except UserError as error:
             outcome[0] = error
+        except OSError as error:
+            outcome[0] = UserError(str(error))
     dist.broadcast_object_list(outcome)
     if isinstance(outcome[0], UserError):
         raise outcome[0]

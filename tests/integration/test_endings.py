@@ -1,0 +1,50 @@
+"""How a training ends that ends badly: soon, on all ranks, in words that name the cause."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands import run_command
+from tests.integration.conftest import TINY
+
+FAULTS = {
+    "user": (2, r"error \(rank 1\): 00003.tar: member 7: not valid"),
+    "disk": (2, r"error \(rank 1\): \[Errno 28\] No space left on device: '/runs/shop/metrics.jsonl'"),
+    "checkpoint": (2, r"error \(rank 1\): \[Errno 28\] No space left on device: '/runs/shop/metrics.jsonl'"),
+    "memory": (2, r"out of memory \(rank 1\): .* you tried to allocate 4000000000000000 bytes.*"),
+    "bug": (1, r"fault \(rank 1\): KeyError: 'momentum'"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_one_failing_rank_says_why_and_leaves_at_once(kind: str) -> None:
+    """Also where destroy_process_group would wait for the others for ever, as under NCCL."""
+    status, said = FAULTS[kind]
+    done = run_command("tests.failing", kind, world_size=2, timeout=30)
+    assert done.codes == [3, status], done
+    assert re.fullmatch(r"ppr_dist: rank 0 ends: another rank is gone \(.*\)", done.err[0].strip()), done
+    *before, line = done.err[1].splitlines()
+    assert re.fullmatch(f"ppr_dist: {said}", line), done
+    assert bool(before) == (kind == "bug")
+
+
+def test_one_process_pre_trains_tunes_and_evaluates(
+    catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its folders may be called as one likes."""
+    shutil.copytree(catalogue, tmp_path / "shop:v2")
+    monkeypatch.chdir(tmp_path)
+    tiny = [str(word) for word in TINY]
+    commands = (
+        ["pretrain", "--data", "shop:v2", "--run-dir", "pre:1", *tiny],
+        ["tune", "--data", "shop:v2", "--init", "pre:1", "--run-dir", "tuned", "--method", "ppr-light", *tiny],
+        ["evaluate", "--run-dir", "tuned", "--task", "few-shot", "zero-shot", "--progress", "false"],
+    )
+    done = run_command("tests.chain", *map(json.dumps, commands), timeout=120)
+    assert done.codes == [0], done
+    assert [json.loads(line)["task"] for line in done.out[0].splitlines()[-2:]] == ["few-shot", "zero-shot"]
