@@ -7,8 +7,11 @@ wrong type is an error that names it.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import os
+from pathlib import Path, PosixPath
 from typing import Any, Literal, TypeVar
+
+from jsonargparse.typing import register_type
 
 from ppr_dist import options
 from ppr_dist.errors import UserError
@@ -82,6 +85,14 @@ class Prompt:
         _positive(self, "prompt", "tokens", "hidden", "attribute_dim")
 
 
+class ClusterFile(PosixPath):
+    """An absolute path. In a YAML file it is seen from the file's folder, and a copy in a run finds it too."""
+
+
+# While jsonargparse reads a YAML file it stands in that file's folder.
+register_type(ClusterFile, serializer=str, deserializer=lambda path: ClusterFile(os.path.abspath(path)))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tables:
     """Embedding tables and their optimizer."""
@@ -103,8 +114,9 @@ class Tables:
     """What looked-up vectors, softmax's candidates and the gradients of both are rounded to on their way between ranks;
     sums stay float32. bfloat16 halves these bytes and keeps 8 bits of a value; one rank sends nothing, and rounds
     nothing."""
-    sharding: Path | None = None
-    """Cluster file (sharding/*.yaml) with topology and constraints; none = built-in defaults for the device."""
+    sharding: ClusterFile | None = None
+    """Cluster file (sharding/*.yaml) with topology and constraints; none = built-in defaults for the device. In a YAML
+    file the path is relative to that file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

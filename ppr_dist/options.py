@@ -37,6 +37,14 @@ class StrictParser(ArgumentParser):
         args = sys.argv[1:] if args is None else args
         return super().parse_args(self._with_values([self._underscored(arg) for arg in args]), **kwargs)
 
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Name the file in whatever is wrong with its content."""
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except UserError as error:
+            said = str(error).replace(' in "<unicode string>"', "")
+            raise UserError(f"{path}: {said}") from error
+
     def _with_values(self, words: list[str]) -> list[str]:
         """Write a flag as ``--flag true`` and the words of a list as one JSON list, as jsonargparse reads them."""
         written: list[str] = []
@@ -86,11 +94,13 @@ def parse(
     Args:
         flat: dataclasses whose fields are options of their own (``--out``); their names must differ.
         sections: dataclasses by section name (``--train.lr``).
+        description: what --help says of the command; by default the docstring of the module of the first ``flat``.
 
     Returns the instances of ``flat`` in order, and those of ``sections`` by name. Raises :class:`UserError` naming
     the key where one is unknown, missing or of the wrong type, and what the dataclasses' own checks raise.
     """
-    parser = StrictParser(prog=f"python -m {prog}", description=description)
+    about = description or (sys.modules[flat[0].__module__].__doc__ or "").split("\n\n")[0]
+    parser = StrictParser(prog=f"python -m {prog}", description=about.replace("``", ""))
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     for arguments in flat:
         parser.add_class_arguments(arguments, as_group=False)
@@ -106,8 +116,9 @@ def read_file(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
     _add(parser, sections)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    parsed = parser.parse_path(path)
     try:
-        built = parser.build(parser.parse_path(path))
+        built = parser.build(parsed)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return {name: built[name] for name in sections}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.types import ShardedModule
 from torchrec.modules.embedding_modules import EmbeddingCollection
@@ -12,7 +14,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from ppr_dist.config import Config
 from ppr_dist.errors import UserError
 from ppr_dist.model.tower import DenseTower
-from ppr_dist.parallel.cluster import default_cluster, load_cluster
+from ppr_dist.parallel.cluster import Cluster, default_cluster, load_cluster
 from ppr_dist.parallel.dense import make_engine
 from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.parallel.sparse import Tables, TableSizes
@@ -29,9 +31,37 @@ def make_tables(sizes: TableSizes, config: Config, mesh: Mesh, *, train_items: b
     """Plan, shard and initialise the tables."""
     path = config.tables.sharding
     cluster = load_cluster(path) if path else default_cluster(mesh.device.type, mesh.world_size)
+    if path:
+        check_launch(cluster, str(path), mesh.device.type, local_sizes(mesh))
     tables = Tables(sizes, config.tables, cluster, mesh.device, train_items=train_items)
     tables.initialise(config.train.seed)
     return tables
+
+
+def local_sizes(mesh: Mesh) -> list[int]:
+    """Ranks on the machine of each rank, by rank, as torchrun started them. A collective."""
+    sizes: list[int] = [0] * mesh.world_size
+    dist.all_gather_object(sizes, int(os.environ.get("LOCAL_WORLD_SIZE", mesh.world_size)))
+    return sizes
+
+
+def check_launch(cluster: Cluster, path: str, device: str, local: list[int]) -> None:
+    """Raise :class:`UserError`, on all ranks alike, where a cluster file describes other machines than these.
+
+    Args:
+        local: ranks on the machine of each rank. On cuda TorchRec puts rank r's shards on GPU r modulo
+            ``ranks_per_node``, so the two must agree; on a CPU any number of ranks will do.
+    """
+    world_size = len(local)
+    fits = cluster.compute_device == device
+    if fits and device == "cuda":
+        fits = set(local) == {min(cluster.ranks_per_node, world_size)} and world_size <= cluster.world_size
+    if not fits:
+        each = "/".join(str(size) for size in sorted(set(local)))
+        raise UserError(
+            f"{path} describes {cluster.nodes} machine(s) of {cluster.ranks_per_node} {cluster.compute_device} ranks; "
+            f"this is {world_size} {device} rank(s), {each} per machine: name another tables.sharding, or null for none"
+        )
 
 
 def parallelize(

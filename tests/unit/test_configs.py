@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 
+from ppr_dist import config as configuration
 from ppr_dist.config import Config, parse
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.cluster import load_cluster
@@ -43,8 +44,8 @@ def test_it_parses_and_says_something(file: Path) -> None:
     assert read(file) != Config()
 
 
-def test_cluster_files_are_there_from_the_root_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_cluster_files_are_there_wherever_one_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     named = [sharding for file in FILES if (sharding := read(file).tables.sharding)]
     assert named
     assert all(load_cluster(sharding).world_size > 1 for sharding in named)
@@ -73,3 +74,31 @@ def test_a_key_that_no_section_has_is_refused(tmp_path: Path) -> None:
     file.write_text("train:\n  shiny: 1\n")
     with pytest.raises(UserError, match="shiny"):
         read(file)
+
+
+def test_a_path_in_a_file_is_seen_from_there_and_on_the_command_line_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    file = tmp_path / "sub" / "c.yaml"
+    file.write_text("tables:\n  sharding: ../mine.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    assert read(Path("sub/c.yaml")).tables.sharding == tmp_path / "mine.yaml"
+    assert read(Path("sub/c.yaml"), "--tables.sharding", "other.yaml").tables.sharding == tmp_path / "other.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: [1\n", "line 2, column 1"),
+        ("train:\n  lr: high\n", "train.lr.*high"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_with_its_name(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    for reads in (read, configuration.read):
+        with pytest.raises(UserError, match=f"^{file}: .*{said}") as caught:
+            reads(file)
+        assert str(caught.value).count(str(file)) == 1
+        assert "unicode string" not in str(caught.value)
