@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ppr_dist.config import Config, Observe
+from ppr_dist.config import Config
 from ppr_dist.files import read_lines, replace
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.wandb_run import WandbRun
 
 Item = TypeVar("Item")
 
@@ -49,7 +49,7 @@ class Observer:
                 disable=None if config.observe.progress else True,
                 dynamic_ncols=True,
             )
-            self.wandb = _wandb_run(run, config.observe, config, job) if config.observe.wandb else None
+            self.wandb = WandbRun(run, config, job) if config.observe.wandb else None
 
     def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Pass ``batches`` on, counting the time until each comes as waiting for data."""
@@ -124,7 +124,7 @@ class Observer:
             self.file.write(json.dumps(record) + "\n")
             self.file.flush()
         if self.wandb is not None:
-            self.wandb.log({k: v for k, v in record.items() if k != "step"}, step=record["step"])
+            self.wandb.log({k: v for k, v in record.items() if k != "step"}, record["step"])
 
     def close(self) -> None:
         if self.bar is not None:
@@ -132,7 +132,7 @@ class Observer:
         if self.file is not None:
             self.file.close()
         if self.wandb is not None:
-            self.wandb.finish()
+            self.wandb.close()
 
 
 def _from_step(path: Path, step: int) -> TextIO:
@@ -140,27 +140,3 @@ def _from_step(path: Path, step: int) -> TextIO:
     kept = [record for record in read_lines(path) if record["step"] <= step]
     replace(path, "".join(json.dumps(record) + "\n" for record in kept))
     return path.open("a")
-
-
-def _wandb_run(run: Path, observe: Observe, config: Config, job: str) -> Any:
-    import dataclasses
-
-    import wandb
-
-    # Without a key W&B would stop and ask; offline runs can be uploaded later by `wandb sync`.
-    if "WANDB_MODE" not in os.environ and not (os.environ.get("WANDB_API_KEY") or _logged_in()):
-        os.environ["WANDB_MODE"] = "offline"
-    settings = wandb.Settings(silent=True, console="off")
-    return wandb.init(
-        project=observe.wandb_project,
-        name=run.name,
-        job_type=job,
-        dir=str(run),
-        config=dataclasses.asdict(config),
-        settings=settings,
-    )
-
-
-def _logged_in() -> bool:
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return netrc.is_file() and "wandb" in netrc.read_text()

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from ppr_dist import config as configuration
-from ppr_dist import files
+from ppr_dist import files, wandb_run
 from ppr_dist.checkpoint import checkpoints
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
@@ -150,7 +150,8 @@ def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, re
     """Write the run's description."""
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     if not resume:
-        (run / "metrics.jsonl").unlink(missing_ok=True)
+        for of_another in ("metrics.jsonl", wandb_run.ID):
+            (run / of_another).unlink(missing_ok=True)
     body = dataclasses.asdict(config)
     body["tables"]["sharding"] = str(config.tables.sharding) if config.tables.sharding else None
     files.replace(run / "config.yaml", yaml.safe_dump(body, sort_keys=False))

@@ -33,6 +33,37 @@ def test_one_failing_rank_says_why_and_leaves_at_once(kind: str) -> None:
     assert bool(before) == (kind == "bug")
 
 
+# Weights & Biases ---------------------------------------------------------------------------------------------
+
+NOBODY_LISTENS = {"WANDB_MODE": "online", "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({**NOBODY_LISTENS, "WANDB_INIT_TIMEOUT": "3"}, "connection refused"),
+        ({"WANDB_MODE": "offlin"}, "WANDB_MODE|Settings"),
+    ],
+    ids=["outage", "mode"],
+)
+def test_training_goes_on_without_wandb_after_one_warning(
+    catalogue: Path, tmp_path: Path, variables: dict[str, str], said: str
+) -> None:
+    run = tmp_path / "run"
+    train = ("pretrain", "--data", catalogue, "--run-dir", run, *TINY, "--observe.wandb", "true")
+    done = run_command(*train, "--train.max_steps", 2, variables=variables)
+    assert done.codes == [0], done
+    warnings = [line for line in done.lines if "W&B" in line]
+    assert len(warnings) == 1, done
+    assert re.search(f"ppr_dist: warning: W&B: .*({said}).*; this run is logged offline", warnings[0])
+    assert "Traceback" not in done.err[0]
+    done = run_command(*train, "--train.max_steps", 3, "--resume", variables={"WANDB_MODE": "offline"})
+    assert done.codes == [0], done
+    both = list((run / "wandb").glob("offline-run-*"))
+    assert len(both) == 2
+    assert {folder.name.split("-")[-1] for folder in both} == {(run / "wandb-id").read_text().strip()}
+
+
 def test_one_process_pre_trains_tunes_and_evaluates(
     catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
