@@ -7,7 +7,7 @@
 # a job that is being cancelled is left to end.
 #
 #   NPROC_PER_NODE  ranks on each node                     (default: the GPUs that Slurm gave the node)
-#   TORCHRUN        the launcher, the same on all nodes    (default: .venv/bin/torchrun)
+#   TORCHRUN        the launcher, the same on all nodes    (default: .venv/bin/python launch/torchrun.py)
 #   RDZV_PORT       port of the rendezvous                 (default: by the job's number, 10000 to 29999)
 set -euo pipefail
 
@@ -17,8 +17,9 @@ state() { squeue --noheader --jobs "$SLURM_JOB_ID" --format %T 2>/dev/null || tr
 [ -n "${SLURM_JOB_ID:-}" ] || die "not in a Slurm job; submit launch/pretrain.sbatch or launch/tune.sbatch"
 ranks=${NPROC_PER_NODE:-${SLURM_GPUS_ON_NODE:-0}}
 [ "$ranks" != 0 ] || die "Slurm gave no GPU: submit with --gpus-per-node, or set NPROC_PER_NODE"
-torchrun=${TORCHRUN:-.venv/bin/torchrun}
-[ -x "$torchrun" ] || die "$torchrun is not there in $PWD: run 'make env', or set TORCHRUN"
+torchrun=(.venv/bin/python launch/torchrun.py)
+if [ -n "${TORCHRUN:-}" ]; then torchrun=("$TORCHRUN"); fi
+[ -x "${torchrun[0]}" ] || die "${torchrun[0]} is not there in $PWD: run 'make env', or set TORCHRUN"
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=${RDZV_PORT:-$((10000 + SLURM_JOB_ID % 20000))}
@@ -29,7 +30,7 @@ echo "launch: job $SLURM_JOB_ID, start $((start + 1)): $SLURM_JOB_NUM_NODES node
 # Job steps do not inherit the job's processors: without --cpus-per-task a launcher and its ranks share one.
 srun --nodes "$SLURM_JOB_NUM_NODES" --ntasks "$SLURM_JOB_NUM_NODES" --ntasks-per-node 1 \
     --cpus-per-task "${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --kill-on-bad-exit=1 \
-    "$torchrun" --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$ranks" \
+    "${torchrun[@]}" --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$ranks" \
     --rdzv-backend c10d --rdzv-endpoint "$first:$port" --rdzv-id "$SLURM_JOB_ID-$start" \
     -m "$@" &
 step=$!

@@ -25,6 +25,7 @@ from ppr_dist.model.tower import DenseTower
 from ppr_dist.observe import Observer
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.mesh import Mesh, on_main
+from ppr_dist.run_lock import LOCK
 from ppr_dist.runs import RunInfo
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.trainer import BEST_METRIC, Validate, seed_everything, total_steps, train
@@ -146,7 +147,8 @@ def _say_from_where(run: Path, position: Position) -> None:
     if position.step:
         print(f"resumed from step {position.step}: {checkpoint_of(run, position.step)}", flush=True)
     else:
-        reason = f"no checkpoint in {run}" if run.is_dir() else f"{run} is not there"
+        new = {path.name for path in run.iterdir()} == {LOCK}  # this process has made it
+        reason = f"{run} is not there" if new else f"no checkpoint in {run}"
         print(f"ppr_dist: --resume: {reason}: starting at step 0", file=sys.stderr, flush=True)
 
 

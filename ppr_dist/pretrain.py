@@ -10,6 +10,7 @@ from ppr_dist.config import parse
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.job import Job, run_job
 from ppr_dist.parallel.mesh import mesh, on_main
+from ppr_dist.run_lock import locked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments, config = parse("ppr_dist.pretrain", argv, Arguments)
-    with mesh() as ranks:
+    with mesh() as ranks, locked(arguments.run_dir, ranks):
         manifest = on_main(lambda: load_manifest(arguments.data))
         info = runs.describe("pretrain", None, arguments.data, manifest)
         job = Job(

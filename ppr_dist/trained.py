@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ppr_dist import runs
 from ppr_dist.checkpoint import chosen, load_dense, load_tables
-from ppr_dist.config import Config
+from ppr_dist.config import ClusterFile, Config
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.errors import UserError
 from ppr_dist.job import make_tower
@@ -67,7 +67,8 @@ def _tables(run: Path, config: Config, info: RunInfo, ranks: Mesh, sharding: Pat
                 raise UserError(f"{path}: describes {cluster.compute_device}, and this runs on {ranks.device.type}")
         # Scoring never updates a table, so the optimizer is the one every device has, which keeps no state; and
         # what travels is not rounded, or ranks would depend on their number.
-        changed = dataclasses.replace(config.tables, optimizer="sgd", sharding=path, exchange="float32")
+        chosen_file = ClusterFile(path) if path else None
+        changed = dataclasses.replace(config.tables, optimizer="sgd", sharding=chosen_file, exchange="float32")
         return make_tables(
             info.table_sizes(config), dataclasses.replace(config, tables=changed), ranks, train_items=False
         )

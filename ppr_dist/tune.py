@@ -14,6 +14,7 @@ from ppr_dist.job import Job, check_tunable, run_job, trainable_share
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.mesh import Mesh, mesh, on_main
+from ppr_dist.run_lock import locked
 from ppr_dist.runs import Method, RunInfo
 
 
@@ -36,7 +37,7 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments, model, config = parse_tuning("ppr_dist.tune", argv, Arguments)
-    with mesh() as ranks:
+    with mesh() as ranks, locked(arguments.run_dir, ranks):
         manifest = on_main(lambda: load_manifest(arguments.data))
         pretrained, pretrained_info = on_main(lambda: runs.read(arguments.init))
         runs.check_catalogue(pretrained_info, arguments.init, manifest, arguments.data)

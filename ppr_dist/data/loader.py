@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +62,7 @@ class Loader:
             pin_memory=self.pin,
             multiprocessing_context=context,
             persistent_workers=True,
+            worker_init_fn=_end_with_the_rank,
         )
         return _Workers(loader, start)
 
@@ -69,6 +72,21 @@ class _Workers:
     loader: DataLoader[tuple[int, Batch] | UserError]
     start: Any
     """Epoch and first step, in memory that the workers share."""
+
+
+def _end_with_the_rank(worker: int) -> None:
+    """End this worker when the rank that it works for is gone, however that ended.
+
+    DataLoader's own watch is on the server that forked the worker, and that lives as long as one worker does.
+    """
+
+    def watch() -> None:
+        rank = multiprocessing.parent_process()
+        assert rank is not None
+        rank.join()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Batches(IterableDataset[tuple[int, Batch] | UserError]):
