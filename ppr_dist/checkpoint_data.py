@@ -11,10 +11,15 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import LoadItemType
 
 from ppr_dist.errors import UserError
+
+PART = 2**24
+"""Most bytes of a tensor read at once."""
 
 
 def names(checkpoint: Path) -> set[str]:
@@ -84,7 +89,11 @@ class _Reader(dcp.FileSystemReader):
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a damaged file's, of noise
-                    super().read_data(dataclasses.replace(plan, items=items), planner)
+                    large = [item for item in items if self._in_parts(item)]
+                    rest = [item for item in items if not self._in_parts(item)]
+                    super().read_data(dataclasses.replace(plan, items=rest), planner)
+                    for item in large:
+                        self._read_in_parts(item, path, planner)
             except (MemoryError, torch.OutOfMemoryError):
                 raise
             except OSError as error:
@@ -93,6 +102,33 @@ class _Reader(dcp.FileSystemReader):
                 raise UserError(f"{path}: damaged, or not checkpoint data") from error
         done.set_result(None)
         return done
+
+    def _in_parts(self, item: Any) -> bool:
+        where = self.storage_data[item.storage_index]
+        return item.type == LoadItemType.TENSOR and where.length > PART and not where.transform_descriptors
+
+    def _read_in_parts(self, item: Any, path: Path, planner: Any) -> None:
+        """Rows [n, …] of a tensor into their place, PART bytes at a time: DCP would hold all it reads beside it."""
+        where, target = self.storage_data[item.storage_index], planner.resolve_tensor(item).detach()
+        with path.open("rb") as file:
+            with FakeTensorMode():  # its shape, and where in the file its numbers begin
+                saved = torch.load(self._slice_file(file, where), map_location="cpu", weights_only=True)
+            start = where.offset + saved.untyped_storage()._checkpoint_offset
+            start += saved.storage_offset() * saved.element_size()
+            (first, *offsets), (rows, *lengths) = item.storage_offsets, item.lengths
+            row_bytes = saved[0].numel() * saved.element_size()
+            if not saved.is_contiguous() or target.shape != torch.Size(item.lengths):
+                raise ValueError("not the tensor that was asked for")
+            at_once = max(1, PART // row_bytes)
+            for row in range(0, rows, at_once):
+                count = min(at_once, rows - row)
+                file.seek(start + (first + row) * row_bytes)
+                numbers = bytearray(file.read(count * row_bytes))
+                part = torch.frombuffer(numbers, dtype=saved.dtype).view(count, *saved.shape[1:])
+                for dim, (offset, length) in enumerate(zip(offsets, lengths, strict=True), 1):
+                    part = part.narrow(dim, offset, length)
+                target[row : row + count].copy_(part)
+        planner.commit_tensor(item, target)
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         path = Path(self.path) / ".metadata"
