@@ -67,8 +67,9 @@ def test_output_equals_brute_force(
     # A batch that does not divide the users: the last pass is a small one, and in it a rank may have nobody.
     done = succeed("recommend", *words, "--batch", 41, "--progress", "false", world_size=world_size)
     assert f"{USERS} of " in done.lines[0]  # the clicks on an unknown item
-    # Without profiles a run knows nothing of users without clicks, and says so.
-    assert ["users have no clicks" in line for line in done.lines[1:]] == [True] * (which == "pretrained")
+    # Without profiles a run knows nothing of users without clicks, and says so; with them, nothing of Nowhere.
+    want = "users have no clicks" if which == "pretrained" else "are read as unknown: "
+    assert [want in line for line in done.lines[1:]] == [True]
     truth = run_ranks(all_scores, 1, run, catalogue, *files)[0]
     vocabulary = pd.read_parquet(catalogue / "items.parquet").item_id.to_numpy()
     found = pd.read_parquet(out)
