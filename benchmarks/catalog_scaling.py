@@ -187,7 +187,8 @@ def _plain(items: int, *, sparse: bool) -> Any:
         vectors = table(batch.item_ids)
         user, views = tower(vectors, batch, None, None)
         candidates = gather_candidates(config.loss, batch, vectors)
-        step_loss(config.loss, batch, share(batch)(), vectors, candidates, user, views, USERS).backward.backward()
+        shared = share(batch, torch.distributed.group.WORLD)()
+        step_loss(config.loss, batch, shared, vectors, candidates, user, views).backward.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

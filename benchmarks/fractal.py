@@ -138,9 +138,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     data = options.work / "data"
     manifest = load_manifest(data)
     info = runs.describe("pretrain", None, data, manifest)
-    job = jobs.Job(
-        data=data, run=options.work, resume=False, manifest=manifest, info=info, split="pretrain", hold_out=2
-    )
+    job = jobs.Job(data=data, run=options.work, resume=False, manifest=manifest, info=info, split="pretrain")
     with mesh() as ranks:
         loader = jobs.make_loader(job, config, ranks)
         parallel = parallelize(info.table_sizes(config), jobs.make_tower(info, config), config, ranks)

@@ -84,7 +84,7 @@ def _measure(items: int, options: argparse.Namespace) -> list[dict[str, Any]]:
         nothing = np.zeros(0, np.int64)
 
         def ours(users: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-            queries = Queries(users=users, rows=nothing, items=nothing, mine=slice(0, len(users)))
+            queries = Queries(users=users, rows=nothing, items=nothing, sizes=(len(users),))
             ids, scores = top_k(scorer, queries, items, k)
             return ids.numpy(), scores.numpy()
 

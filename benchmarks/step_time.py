@@ -163,9 +163,8 @@ def _plain(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], N
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
             user, views = compiled(vectors, batch, None, None)
         candidates = gather_candidates(config.loss, batch, vectors)
-        step_loss(
-            config.loss, batch, share(batch)(), vectors, candidates, user, views, config.train.batch
-        ).backward.backward()
+        shared = share(batch, torch.distributed.group.WORLD)()
+        step_loss(config.loss, batch, shared, vectors, candidates, user, views).backward.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), config.train.clip)
         for optimizer in (tower_adam, table_adam):
             optimizer.step()

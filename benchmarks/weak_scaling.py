@@ -198,7 +198,7 @@ def _run_rank(given: dict[str, Any]) -> None:
     with mesh() as ranks:
         manifest = load_manifest(data)
         info = runs.describe("pretrain", None, data, manifest)
-        job = Job(data=data, run=data, resume=False, manifest=manifest, info=info, split="pretrain", hold_out=2)
+        job = Job(data=data, run=data, resume=False, manifest=manifest, info=info, split="pretrain")
         loader = make_loader(job, config, ranks)
         parallel = parallelize(info.table_sizes(config), make_tower(info, config), config, ranks)
         parallel.engine.train()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from pace import HOLD_OUT, Pacer
+from pace import Pacer
 
 from benchmarks.batches import random_batch
 from benchmarks.phases import Phases, watch_training
@@ -70,9 +70,7 @@ def _train(config: Config, data: Path, run: Path) -> None:
     with mesh() as ranks:
         manifest = load_manifest(data)
         info = runs.describe("pretrain", None, data, manifest)
-        job = Job(
-            data=data, run=run, resume=False, manifest=manifest, info=info, split="pretrain", hold_out=HOLD_OUT
-        )  # fmt: skip
+        job = Job(data=data, run=run, resume=False, manifest=manifest, info=info, split="pretrain")
         plain = make_loader(job, config, ranks)
         torch.manual_seed(0)
         parallel = parallelize(info.table_sizes(config), make_tower(info, config), config, ranks)

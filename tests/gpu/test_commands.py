@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from ppr_dist.data.synthetic import SyntheticConfig, generate
@@ -59,5 +60,5 @@ def test_prepare_pretrain_tune_evaluate_recommend(tmp_path: Path) -> None:
     found = json.loads(out.splitlines()[-1])
     assert found["instances"] > 100
     assert 0.5 < found["auc"] <= 1
-    _run("recommend", "--run-dir", "tuned", *raw, "--k", 5, "--out", "best.parquet", cwd=tmp_path)
-    assert (tmp_path / "best.parquet").is_file()
+    _run("recommend", "--run-dir", "tuned", *raw, "--k", 5, "--out", "best", cwd=tmp_path)
+    assert pq.read_table(tmp_path / "best").num_rows == 5 * pq.read_table(tmp_path / "raw/users.parquet").num_rows

@@ -61,7 +61,7 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
     loss = objective.step_loss(
         config,
         batch,
-        objective.share(batch)(),
+        objective.share(batch, torch.distributed.group.WORLD)(),
         items,
         objective.gather_candidates(config, batch, items),
         leaves["users"][batch.users[batch.owner], batch.prefix],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ppr_dist.data.counter_random import permutation
-from ppr_dist.data.manifest import Attribute, Manifest, load_manifest
+from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.stream import UserStream, stratified_permutation
 from ppr_dist.data.users import Users
 from ppr_dist.errors import UserError
@@ -189,7 +189,8 @@ def test_an_index_outside_its_table_is_refused_as_it_is_read(
 
 def test_columns_of_another_kind_are_refused(data: tuple[Path, Manifest]) -> None:
     folder, manifest = data
-    more = dataclasses.replace(manifest, attributes=(*manifest.attributes, Attribute(name="job", cardinality=3)))
+    job = dataclasses.replace(manifest.attributes[0], name="job")
+    more = dataclasses.replace(manifest, attributes=(*manifest.attributes, job))
     with pytest.raises(UserError, match="column 'job' is not what prepare writes"):
         read(stream((folder, more)))
 
