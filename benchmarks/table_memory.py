@@ -31,8 +31,8 @@ def planned_bytes(
 ) -> list[int]:
     """Bytes of weights and optimizer state that the plan gives each rank, [W]; ids in flight are left out."""
     from ppr_dist.config import Tables
+    from ppr_dist.parallel.question import Question
     from ppr_dist.parallel.sparse import TableSizes
-    from ppr_dist.plan import Question
 
     sizes = TableSizes(
         items=items,

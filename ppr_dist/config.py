@@ -16,6 +16,8 @@ from jsonargparse.typing import register_type
 from ppr_dist import options
 from ppr_dist.errors import UserError
 
+Method = Literal["ppr-light", "ppr-full", "fine-tune"]
+Task = Literal["few-shot", "zero-shot", "joint", "next-item", "validation"]
 Metric = Literal["auc", "hit@5", "hit@10", "hit@20", "hit@50", "ndcg@5", "ndcg@10", "ndcg@20", "ndcg@50"]
 
 

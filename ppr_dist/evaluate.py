@@ -9,21 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import pyarrow as pa
-import torch
-
-from ppr_dist import cli, files, runs
-from ppr_dist.config import parse
-from ppr_dist.data.instances import Task
-from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.raw_ids import UserIds, item_ids
+from ppr_dist import cli
+from ppr_dist.config import Task, parse
 from ppr_dist.errors import UserError
-from ppr_dist.evaluation import Evaluated, evaluate
-from ppr_dist.parallel.mesh import mesh, on_main
-from ppr_dist.parts import ID_TYPES, PartWriter, data_set
-from ppr_dist.scoring import PopularityScorer, Scorer
-from ppr_dist.trained import load_trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +45,18 @@ def main(argv: list[str] | None = None) -> None:
     arguments, _ = parse("ppr_dist.evaluate", argv, Arguments, with_config=False)
     if arguments.predictions and len(arguments.task) > 1:
         raise UserError("--predictions holds one task; evaluate the others in commands of their own")
+    # Imported once the options are read: torch, TorchRec and DeepSpeed take seconds, and --help none of them.
+    import numpy as np
+    import torch
+
+    from ppr_dist import files, runs
+    from ppr_dist.evaluation import Evaluated, evaluate
+    from ppr_dist.parallel.mesh import mesh, on_main
+    from ppr_dist.parts import data_set
+    from ppr_dist.predictions import Predictions, predictions_writer
+    from ppr_dist.scoring import PopularityScorer, Scorer
+    from ppr_dist.trained import load_trained
+
     with mesh() as ranks, contextlib.ExitStack() as stack:
         on_main(lambda: files.check_writable(arguments.run_dir))
         folder = stack.enter_context(data_set(arguments.predictions, ranks)) if arguments.predictions else None
@@ -69,8 +69,8 @@ def main(argv: list[str] | None = None) -> None:
             scorer = PopularityScorer(counts.to(ranks.device), ranks.device)
         keep: Callable[[Evaluated], None] = lambda ranked: None  # noqa: E731
         if folder:
-            parts = stack.enter_context(PartWriter(folder, ranks, _schema(trained.manifest)))
-            keep = _Predictions(parts, trained.data).keep
+            parts = stack.enter_context(predictions_writer(folder, trained.manifest, ranks))
+            keep = Predictions(parts, trained.data).keep
         for task in arguments.task:
             metrics = evaluate(
                 scorer,
@@ -93,37 +93,6 @@ def main(argv: list[str] | None = None) -> None:
                 row = {**metrics, **asked, **of, "data": trained.manifest.fingerprint}
                 files.append_line(arguments.run_dir / "evaluations.jsonl", row)
                 print(json.dumps(row), flush=True)
-
-
-class _Predictions:
-    """Writes ranked instances under their raw ids."""
-
-    def __init__(self, parts: PartWriter, data: Path) -> None:
-        self.parts, self.users, self.items = parts, UserIds(data), item_ids(data)
-
-    def keep(self, ranked: Evaluated) -> None:
-        self.parts.write(
-            {
-                "user_id": self.users.take(ranked.users),
-                "position": ranked.positions,
-                "item_id": self.items.take(pa.array(ranked.items)),
-                "rank": ranked.ranks,
-                "candidates": ranked.candidates,
-            }
-        )
-
-
-def _schema(manifest: Manifest) -> pa.Schema:
-    integer = pa.int64()
-    return pa.schema(
-        [
-            ("user_id", ID_TYPES[manifest.user_id_type]),
-            ("position", integer),
-            ("item_id", ID_TYPES[manifest.item_id_type]),
-            ("rank", integer),
-            ("candidates", integer),
-        ]
-    )
 
 
 if __name__ == "__main__":

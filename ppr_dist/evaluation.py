@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ppr_dist.config import Task
 from ppr_dist.data.instances import (
     Instances,
-    Task,
     clicked_before,
     excluded,
     history_batch,

@@ -12,9 +12,8 @@ import torch
 
 from ppr_dist import runs
 from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of
-from ppr_dist.config import Config
+from ppr_dist.config import Config, Task
 from ppr_dist.data.collate import Collator
-from ppr_dist.data.instances import Task
 from ppr_dist.data.item_shares import ItemShares
 from ppr_dist.data.loader import Loader
 from ppr_dist.data.manifest import Manifest

@@ -1,9 +1,8 @@
 """Does a catalogue fit on a cluster? Plans the tables, says bytes per rank, and tries what would help.
 
 ``python -m ppr_dist.plan --cluster sharding/gpu-32.yaml --items 1e9 --dim 128`` needs no GPU and no data, and takes
-``--config`` and every option of training. Prints the plan,
-what a step sends and computes by part and, as the last line, one JSON. Status: 0 it fits, 1 it
-does not, 2 bad input.
+``--config`` and every option of training. Prints the plan, what a step sends and computes by part and, as the last
+line, one JSON. Status: 0 it fits, 1 it does not, 2 bad input.
 """
 
 from __future__ import annotations
@@ -12,20 +11,11 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ppr_dist.cli import run
-from ppr_dist.config import Config, Tables, parse
-from ppr_dist.data.manifest import load_manifest
-from ppr_dist.errors import UserError
-from ppr_dist.parallel.planning import Cluster, DoesNotFitError, load_cluster, make_plan
-from ppr_dist.parallel.sparse import SparseModule, TableSizes, make_sharder, say_plan
-from ppr_dist.parallel.step_cost import step_cost, typical
-from ppr_dist.runs import Method, RunInfo
-
-MOST_RANKS = 4096  # where the search for enough ranks gives up
+from ppr_dist import cli
+from ppr_dist.config import Method, parse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,163 +40,14 @@ class Arguments:
     """Print the JSON line alone."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
-    """One thing to ask of the planner."""
-
-    cluster: Cluster
-    world_size: int
-    sizes: TableSizes
-    tables: Tables
-
-    def ask(self) -> tuple[dict[str, Any], DoesNotFitError | None]:
-        """Return ``describe_plan`` of the plan that training would make, or of the leanest and why it does not fit."""
-        module, fault = SparseModule(self.sizes, self.tables.precision), None
-        try:
-            plan = make_plan(module, self.cluster, self.world_size, [make_sharder(self.tables)])
-        except DoesNotFitError as error:
-            plan, fault = error.plan, error
-        return say_plan(plan, module, self.tables, self.cluster, self.world_size), fault
-
-    def with_item(self, **changes: Any) -> Question:
-        """The same question with the item table's constraint changed."""
-        item = dataclasses.replace(self.cluster.constraint("item"), **changes)
-        constraints = {**self.cluster.constraints, "item": item}
-        return dataclasses.replace(self, cluster=dataclasses.replace(self.cluster, constraints=constraints))
-
-
-def changes(question: Question) -> Iterator[tuple[str, Question]]:
-    """What might make it fit, cheapest first: other cuts, half the bits, slower memory, more machines."""
-    own = question.cluster.constraint("item").sharding_types
-    for kind in ("row_wise", "column_wise"):
-        if kind not in own:
-            yield f"item {kind}", question.with_item(sharding_types=(kind,))
-    half = dataclasses.replace(question, tables=dataclasses.replace(question.tables, precision="float16"))
-    yield "half-precision item table (tables.precision float16)", half
-    if question.cluster.compute_device == "cuda":
-        cached = {"compute_kernels": ("fused_uvm_caching",)}
-        yield (
-            "item rows in host memory, hot ones cached on the GPU",
-            question.with_item(**cached),
-        )
-        yield "both: half precision and host memory", half.with_item(**cached)
-    enough = more_ranks(question)
-    yield f"{enough.world_size} ranks", enough
-
-
-def more_ranks(question: Question) -> Question:
-    """The question on the fewest ranks, in whole machines, that fit; on MOST_RANKS where none do."""
-    step = min(question.cluster.ranks_per_node, question.world_size)
-
-    def on(machines: int) -> Question:
-        return dataclasses.replace(question, world_size=machines * step)
-
-    low = high = question.world_size // step
-    while high * step < MOST_RANKS and on(high).ask()[1]:
-        low, high = high, min(high * 2, MOST_RANKS // step)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if on(middle).ask()[1] else (low, middle)
-    return on(high)
-
-
-def show(question: Question, said: dict[str, Any]) -> Iterator[str]:
-    """The plan as lines for a reader."""
-    yield (
-        f"{question.sizes.items:,} items x {question.sizes.dim}, {question.tables.optimizer}, "
-        f"on {question.world_size} rank(s) of {question.cluster.name!r}"
-    )
-    yield ""
-    head = f"{'table':16}{'rows':>15}{'columns':>9}  {'dtype':7}{'sharding':13}{'kernel':19}{'shards':>6}"
-    yield f"{head}  largest shard"
-    for table in said["tables"]:
-        rows, columns = max((shard[1], shard[2]) for shard in table["shards"])
-        yield (
-            f"{table['name']:16}{table['rows']:>15,}{table['columns']:>9}  {table['dtype']:7}"
-            f"{table['sharding_type']:13}{table['compute_kernel']:19}{len(table['shards']):>6}"
-            f"  {rows:,} x {columns}"
-        )
-    yield ""
-    yield f"{'bytes per rank':22}{'largest':>18}{'mean':>18}"
-    for memory in ("hbm", "host"):
-        if not said["largest"][memory]:
-            continue
-        fullest = max(said["ranks"], key=lambda rank: rank[memory]["total"])[memory]
-        for part, count in fullest.items():
-            mean = sum(rank[memory][part] for rank in said["ranks"]) / len(said["ranks"])
-            if count:
-                yield f"{memory + ' ' + part:22}{count:>18,}{mean:>18,.0f}"
-        yield f"{memory + ' usable':22}{said['usable_bytes_per_rank'][memory]:>18,}"
-    yield from (f"note: {note}" for note in said["notes"])
-    yield ""
-
-
-def step_by_part(arguments: Arguments, config: Config, question: Question) -> dict[str, dict[str, dict[str, int]]]:
-    """:func:`step_cost` as planned, and on twice the ranks with twice the users: what grows between is by the ranks."""
-    history = arguments.history
-    if history is None and arguments.data:
-        split = load_manifest(arguments.data).split("tune-train" if arguments.method else "pretrain")
-        history = split.events / max(split.users, 1)
-    found = {}
-    for name, times in (("planned", 1), ("twice", 2)):
-        grown = dataclasses.replace(config, train=dataclasses.replace(config.train, batch=config.train.batch * times))
-        ranks = question.world_size * times
-        shape = typical(grown, question.sizes, ranks, history or config.model.max_length + 1)
-        found[name] = step_cost(grown, question.sizes, ranks, shape, question.cluster.compute_device)
-    return found
-
-
-def show_step(step: dict[str, dict[str, dict[str, int]]], world_size: int, batch: int) -> Iterator[str]:
-    """The cost of a step as lines for a reader."""
-    yield f"a step of {batch:,} users: what a rank receives and computes, and with twice the ranks and users"
-    yield f"{'':22}{'bytes':>16}{f'on {2 * world_size} ranks':>18}{'FLOPs':>14}{f'on {2 * world_size} ranks':>18}"
-    planned, twice = step["planned"], step["twice"]
-    for part in planned:
-        (one, one_flops), (two, two_flops) = (tuple(cost[part].values()) for cost in (planned, twice))
-        if one or two or one_flops:
-            yield f"{part:22}{one:>16,}{two:>18,}{one_flops:>14.3g}{two_flops:>18.3g}"
-    yield ""
-
-
-def question_of(arguments: Arguments, config: Config) -> Question:
-    """Raises :class:`UserError` where the arguments do not make one question."""
-    path = arguments.cluster or config.tables.sharding
-    if path is None:
-        raise UserError("name the cluster: --cluster sharding/gpu-32.yaml")
-    cluster = load_cluster(path)
-    items, attributes = arguments.items, arguments.attributes
-    if arguments.data:
-        if items is not None or attributes:
-            raise UserError("--data says the items and attributes itself; leave --items and --attributes out")
-        manifest = load_manifest(arguments.data)
-        items, attributes = manifest.items, {a.name: a.cardinality for a in manifest.attributes}
-    if items is None:
-        raise UserError("how many items? --items 1e9, or --data FOLDER")
-    if items < 1 or items != int(items) or min(attributes.values(), default=1) < 1:
-        raise UserError("--items and --attributes must be whole numbers of at least 1")
-    if config.model.dim % 4 or config.prompt.attribute_dim % 4:
-        raise UserError("--dim and --prompt.attribute_dim must be multiples of 4")
-    world_size = cluster.world_size if arguments.world_size is None else arguments.world_size
-    if cluster.compute_device == "cuda" and world_size > cluster.world_size:
-        have = f"{cluster.nodes} machine(s) of {cluster.ranks_per_node}"
-        raise UserError(f"--world-size {world_size}: {path} has {cluster.world_size} GPUs ({have}); raise its nodes")
-    info = RunInfo(
-        job="tune" if arguments.method else "pretrain",
-        method=arguments.method,
-        data="",
-        fingerprint="",
-        catalogue={},
-        items=int(items),
-        attributes=attributes,
-    )
-    return Question(cluster=cluster, world_size=world_size, sizes=info.table_sizes(config), tables=config.tables)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Plan, print, and exit with 1 where the tables do not fit."""
     arguments, config = parse("ppr_dist.plan", argv, Arguments)
     if arguments.dim is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dim=arguments.dim))
+    # Imported once the options are read: torch, TorchRec and DeepSpeed take seconds, and --help none of them.
+    from ppr_dist.parallel.question import changes, question_of, show, show_step, step_by_part
+
     logging.getLogger("torchrec").setLevel(logging.ERROR)
     question = question_of(arguments, config)
     said, fault = question.ask()
@@ -236,4 +77,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

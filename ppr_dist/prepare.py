@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppr_dist import cli, options
-from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
+
+if TYPE_CHECKING:
+    from ppr_dist.data.manifest import Manifest
 
 KINDS = {
     "duplicate": "exact duplicates",
@@ -37,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     """Parse ``argv``, prepare, and print a summary."""
     about = "Click logs and profiles into shards for training."
     (arguments, config), _ = options.parse("ppr_dist.prepare", argv, [Arguments, PrepareConfig], description=about)
+    from ppr_dist.data.prepared import prepare  # not before the options are read: --help should not wait for it
+
     started = time.perf_counter()
     manifest = prepare(
         arguments.interactions, arguments.users, Path(arguments.out), config, overwrite=arguments.overwrite

@@ -5,12 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ppr_dist import cli, runs
+from ppr_dist import cli
 from ppr_dist.config import parse
-from ppr_dist.data.manifest import load_manifest
-from ppr_dist.job import Job, run_job
-from ppr_dist.parallel.mesh import mesh, on_main
-from ppr_dist.run_lock import locked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +21,13 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments, config = parse("ppr_dist.pretrain", argv, Arguments)
+    # Imported once the options are read: torch, TorchRec and DeepSpeed take seconds, and --help none of them.
+    from ppr_dist import runs
+    from ppr_dist.data.manifest import load_manifest
+    from ppr_dist.job import Job, run_job
+    from ppr_dist.parallel.mesh import mesh, on_main
+    from ppr_dist.run_lock import locked
+
     with mesh() as ranks, locked(arguments.run_dir, ranks):
         manifest = on_main(lambda: load_manifest(arguments.data))
         info = runs.describe("pretrain", None, arguments.data, manifest)

@@ -7,22 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import torch
 from tqdm import tqdm
 
 from ppr_dist import cli
 from ppr_dist.config import parse
-from ppr_dist.data.instances import Instances, excluded, history_batch
-from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.raw_ids import item_ids
-from ppr_dist.data.raw_users import load_raw_users
 from ppr_dist.errors import UserError
-from ppr_dist.parallel.mesh import mesh, on_main
-from ppr_dist.parts import ID_TYPES, PartWriter, data_set
-from ppr_dist.scoring import gather_queries, passes, top_k
-from ppr_dist.trained import load_trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +43,19 @@ def main(argv: list[str] | None = None) -> None:
     arguments, _ = parse("ppr_dist.recommend", argv, Arguments, with_config=False)
     if arguments.k < 1 or arguments.batch < 1:
         raise UserError("--k and --batch must be at least 1")
+    # Imported once the options are read: torch, TorchRec and DeepSpeed take seconds, and --help none of them.
+    import numpy as np
+    import pyarrow as pa
+    import torch
+
+    from ppr_dist.data.instances import Instances, excluded, history_batch
+    from ppr_dist.data.raw_ids import item_ids
+    from ppr_dist.data.raw_users import load_raw_users
+    from ppr_dist.parallel.mesh import mesh, on_main
+    from ppr_dist.parts import ID_TYPES, PartWriter, data_set
+    from ppr_dist.scoring import gather_queries, passes, top_k
+    from ppr_dist.trained import load_trained
+
     with mesh() as ranks, torch.no_grad(), data_set(arguments.out, ranks) as folder:
         trained = load_trained(arguments.run_dir, arguments.data, ranks, arguments.sharding)
         work = folder / ".users"
@@ -85,7 +87,11 @@ def main(argv: list[str] | None = None) -> None:
         low, high = (rank * raw.users // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
         steps = -(-raw.users // ranks.world_size // arguments.batch) or 1
         vocabulary = item_ids(trained.data)
-        with PartWriter(folder, ranks, _schema(trained.manifest)) as parts:
+        user_type, item_type = (ID_TYPES[t] for t in (trained.manifest.user_id_type, trained.manifest.item_id_type))
+        schema = pa.schema(
+            [("user_id", user_type), ("item_id", item_type), ("rank", pa.int64()), ("score", pa.float32())]
+        )
+        with PartWriter(folder, ranks, schema) as parts:
             hidden = None if arguments.progress and ranks.main else True
             for step in tqdm(range(steps), desc="recommend", disable=hidden):
                 start, stop = (low + (high - low) * n // steps for n in (step, step + 1))
@@ -108,11 +114,6 @@ def main(argv: list[str] | None = None) -> None:
         if ranks.main:
             shutil.rmtree(work)
             print(f"{arguments.out}: {k} items for each of {raw.users} users", flush=True)
-
-
-def _schema(manifest: Manifest) -> pa.Schema:
-    user, item = ID_TYPES[manifest.user_id_type], ID_TYPES[manifest.item_id_type]
-    return pa.schema([("user_id", user), ("item_id", item), ("rank", pa.int64()), ("score", pa.float32())])
 
 
 if __name__ == "__main__":

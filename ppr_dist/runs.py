@@ -18,13 +18,12 @@ import yaml
 from ppr_dist import config as configuration
 from ppr_dist import files, wandb_run
 from ppr_dist.checkpoint import checkpoints
-from ppr_dist.config import Config
+from ppr_dist.config import Config, Method
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.sparse import TableSizes
 
 COLD_USERS = ("cold_threshold", "simulate_cold", "tune_test_fraction")
-Method = Literal["ppr-light", "ppr-full", "fine-tune"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

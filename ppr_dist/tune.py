@@ -6,16 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from ppr_dist import cli, runs
-from ppr_dist.checkpoint import chosen, load_dense, load_tables
-from ppr_dist.config import parse_tuning
-from ppr_dist.data.manifest import load_manifest
-from ppr_dist.job import Job, check_tunable, run_job, trainable_share
-from ppr_dist.model.tower import DenseTower
-from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.mesh import Mesh, mesh, on_main
-from ppr_dist.run_lock import locked
-from ppr_dist.runs import Method, RunInfo
+from ppr_dist import cli
+from ppr_dist.config import Method, parse_tuning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +29,16 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments, model, config = parse_tuning("ppr_dist.tune", argv, Arguments)
+    # Imported once the options are read: torch, TorchRec and DeepSpeed take seconds, and --help none of them.
+    from ppr_dist import runs
+    from ppr_dist.checkpoint import chosen, load_dense, load_tables
+    from ppr_dist.data.manifest import load_manifest
+    from ppr_dist.job import Job, check_tunable, run_job, trainable_share
+    from ppr_dist.model.tower import DenseTower
+    from ppr_dist.parallel.apply import Parallel
+    from ppr_dist.parallel.mesh import mesh, on_main
+    from ppr_dist.run_lock import locked
+
     with mesh() as ranks, locked(arguments.run_dir, ranks):
         manifest = on_main(lambda: load_manifest(arguments.data))
         pretrained, pretrained_info = on_main(lambda: runs.read(arguments.init))
@@ -59,14 +61,16 @@ def main(argv: list[str] | None = None) -> None:
         def prepare_tower(tower: DenseTower) -> None:
             load_dense(tower, start.path, strict=False)
             if arguments.method == "ppr-light":
-                freeze_backbone(tower)
+                tower.freeze_backbone()
 
         def prepare_parallel(parallel: Parallel) -> None:
             same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
             load_tables(parallel.tables, start.path, with_optimizer=same_optimizer)
+            share = trainable_share(parallel)
             if ranks.main:
                 print(f"from {start}", flush=True)
-            _print_share(parallel, info, ranks)
+                learn = f"{share['trainable']:,} of {share['total']:,} parameters learn ({share['share']:.2%})"
+                print(f"{info.method}: {learn}", flush=True)
 
         run_job(
             job,
@@ -75,21 +79,6 @@ def main(argv: list[str] | None = None) -> None:
             prepare_tower=prepare_tower,
             prepare_parallel=prepare_parallel,
             train_items=arguments.method != "ppr-light",
-        )
-
-
-def freeze_backbone(tower: DenseTower) -> None:
-    """PPR-light: the pre-trained parameters stand still."""
-    tower.backbone.requires_grad_(False)
-    tower.position.requires_grad_(False)
-
-
-def _print_share(parallel: Parallel, info: RunInfo, ranks: Mesh) -> None:
-    share = trainable_share(parallel)
-    if ranks.main:
-        print(
-            f"{info.method}: {share['trainable']:,} of {share['total']:,} parameters learn ({share['share']:.2%})",
-            flush=True,
         )
 
 

@@ -6,18 +6,17 @@ Shapes: n users, I instances, L longest history, A attributes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ppr_dist.batch import Batch, distinct_values
+from ppr_dist.config import Task
 from ppr_dist.data.counter_random import bits, integers
 from ppr_dist.data.padding import group_by_length, ragged_arange
 from ppr_dist.data.users import Int64, Users
 
-Task = Literal["few-shot", "zero-shot", "joint", "next-item", "validation"]
 _SAMPLED = 21  # what a draw is for, as a word of its key
 
 

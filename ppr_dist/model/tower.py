@@ -60,6 +60,11 @@ class DenseTower(nn.Module):
         self.prompt = ProfileMLP(features, prompt.hidden, self.tokens * model.dim) if with_prompt else None
         self.tower = ProfileMLP(features, prompt.hidden, model.dim) if with_tower else None
 
+    def freeze_backbone(self) -> None:
+        """PPR-light: the pre-trained parameters do not learn."""
+        self.backbone.requires_grad_(False)
+        self.position.requires_grad_(False)
+
     def forward(
         self,
         items: Tensor,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,16 @@ def test_a_runs_configuration_comes_back_and_its_errors_name_the_file(tmp_path: 
         config.read(tmp_path / "c.yaml")
     with pytest.raises(UserError, match=r"absent\.yaml: no such file"):
         config.read(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("command", ["prepare", "pretrain", "tune", "evaluate", "recommend", "report", "plan"])
+def test_help_waits_for_no_heavy_import(command: str) -> None:
+    heavy = ("torch", "torchrec", "deepspeed", "duckdb", "pyarrow", "matplotlib", "wandb")
+    program = (
+        f"import sys, ppr_dist.{command} as command\n"
+        "try: command.main(['--help'])\n"
+        f"except SystemExit: print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert done.stdout.startswith(f"usage: python -m ppr_dist.{command}")
