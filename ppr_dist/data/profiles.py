@@ -15,7 +15,7 @@ import duckdb
 
 from ppr_dist.data.logs import FLOATS, INTEGERS, SQL_TYPES, TIMES, WHOLE
 from ppr_dist.data.manifest import Attribute, Kind
-from ppr_dist.data.sources import Source, first_row, identifier, literal, named_errors, scalars
+from ppr_dist.data.sources import Source, first_row, identifier, is_nan, literal, named_errors, scalars
 from ppr_dist.errors import UserError
 
 DECIMAL_TEXT = r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"
@@ -70,7 +70,7 @@ def _given(source: Source, column: str) -> str:
     """SQL of a value as it is stored, null where it is unknown: null, NaN (also as text), or empty text."""
     x, stored = identifier(column), source.columns[column]
     if stored in ("FLOAT", "DOUBLE"):
-        return f"CASE WHEN NOT isnan({x}) THEN {x} END"
+        return f"CASE WHEN NOT {is_nan(x)} THEN {x} END"
     return f"CASE WHEN {x} NOT IN ('', 'nan', 'NaN') THEN {x} END" if stored == "VARCHAR" else x
 
 
@@ -89,9 +89,11 @@ def category(source: Source, column: str, kind: Kind) -> str:
     if stored == "VARCHAR":
         if kind == "integer":
             number = f"if({_matches(x, DECIMAL_TEXT)}, TRY_CAST({x} AS DOUBLE), NULL)"
-            return f"CASE WHEN {_matches(x, WHOLE)} THEN {x} ELSE {_whole_text(number, x)} END"
+            truth = f"CASE lower({x}) WHEN 'true' THEN '1' WHEN 'false' THEN '0' ELSE {x} END"
+            return f"CASE WHEN {_matches(x, WHOLE)} THEN {x} ELSE {_whole_text(number, truth)} END"
         if kind == "boolean":
-            return f"coalesce(CAST(TRY_CAST({x} AS BOOLEAN) AS VARCHAR), {x})"
+            number = f"CASE TRY_CAST({x} AS DOUBLE) WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE {x} END"
+            return f"coalesce(CAST(TRY_CAST({x} AS BOOLEAN) AS VARCHAR), {number})"
         return f"coalesce({_time_text(f'TRY_CAST({x} AS TIMESTAMPTZ)')}, {x})" if kind == "time" else x
     if stored.startswith(TIMES):
         return f"coalesce({_time_text(f'CAST({x} AS TIMESTAMPTZ)')}, {plain})"
@@ -143,7 +145,11 @@ def load_profiles(
 
 
 def _number(source: Source, column: str) -> str:
-    return f"TRY_CAST({_given(source, column)} AS DOUBLE)"
+    x = _given(source, column)
+    if source.columns[column] == "FLOAT":
+        # By its digits: as a double, 0.1 of 32 bits lies above an edge at 0.1 and 0.7 below one at 0.7.
+        x = f"CAST({x} AS VARCHAR)"
+    return f"TRY_CAST({x} AS DOUBLE)"
 
 
 def _require_numbers(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> None:

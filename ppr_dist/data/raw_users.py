@@ -30,7 +30,7 @@ class RawUsers:
     """The users of a file, in its order, on disk: an Arrow file that every rank reads a part of."""
 
     path: Path
-    """Record batches of BLOCK users: user_id, items (of the catalogue, oldest first), one column per attribute."""
+    """Record batches of BLOCK users: user (raw id), items (of the catalogue, oldest first), a column per attribute."""
     attributes: tuple[str, ...]
     users: int
     """Rows of the users file."""
@@ -51,8 +51,8 @@ class RawUsers:
             numbers = range(start // BLOCK, -(-stop // BLOCK)) if start < stop else range(1)
             table = pa.Table.from_batches([reader.get_batch(n) for n in numbers])
         table = table.slice(start - numbers.start * BLOCK, stop - start).combine_chunks()
-        table = table.append_column("user", pa.array(np.arange(start, stop)))
-        return table.column("user_id").combine_chunks(), to_users(table, self.attributes)
+        ids = table.column("user").combine_chunks()
+        return ids, to_users(table.set_column(0, "user", pa.array(np.arange(start, stop))), self.attributes)
 
 
 def load_raw_users(
@@ -103,7 +103,7 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest) -> Ra
     integer = pa.int64()
     schema = pa.schema(
         [
-            ("user_id", pa.large_string() if manifest.user_id_type == "string" else integer),
+            ("user", pa.large_string() if manifest.user_id_type == "string" else integer),
             ("items", pa.large_list(integer)),
             *((name, integer) for name in names),
         ]
@@ -121,7 +121,7 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest) -> Ra
             counts = np.bincount(clicks["owner"].to_numpy() - low, minlength=people.num_rows)
             offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]))
             items = pa.LargeListArray.from_arrays(offsets, clicks["item_index"].combine_chunks())
-            columns = {"user_id": people["user_id"], "items": items}
+            columns = {"user": people["user_id"], "items": items}
             columns |= {name: people[f"a{k}"] for k, name in enumerate(names)}
             writer.write_table(pa.table(columns).cast(schema))
     clicks, unknown, clicking = scalars(

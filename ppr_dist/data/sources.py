@@ -51,6 +51,14 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def is_nan(x: str) -> str:
+    """SQL of whether a FLOAT or DOUBLE is not a number.
+
+    Not ``isnan``: Parquet's statistics leave such values out, and by them DuckDB 2.0 takes it for false throughout.
+    """
+    return f"(NOT isfinite({x}) AND NOT isinf({x}))"
+
+
 def first_row(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...] | None:
     """Return the first row of ``sql``, or None; the result is read to its end, which frees the connection."""
     rows: list[tuple[Any, ...]] = con.execute(sql).fetchall()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
-from ppr_dist.data.sources import Source, first_row, identifier, named_errors, scalars
+from ppr_dist.data.sources import Source, first_row, identifier, is_nan, named_errors, scalars
 from ppr_dist.errors import UserError
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -22,7 +22,7 @@ def place(con: duckdb.DuckDBPyConnection, source: Source, column: str, kind: str
     name = identifier(column)
     if source.kind == "parquet":
         floating = source.columns[column] in ("FLOAT", "DOUBLE")
-        return f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END" if floating else name
+        return f"CASE WHEN {is_nan(name)} THEN NULL ELSE {name} END" if floating else name
     if kind == "BIGINT":
         return f"CAST({name} AS BIGINT)"
     if kind == "TIMESTAMP":

@@ -200,3 +200,13 @@ def test_missing_files_are_named(tmp_path: Path, data: Path, frames: Frames) -> 
         assert "\n" not in str(refused.value)
         (tmp_path / "half" / name).write_bytes((data / name).read_bytes())
     read_raw_users(Path(users), Path(interactions), tmp_path / "half", manifest)
+
+
+def test_an_attribute_may_have_the_name_that_ids_have_by_default(tmp_path: Path) -> None:
+    log = pd.DataFrame({"uid": [1, 1, 2, 2, 3], "item_id": [5, 6, 5, 7, 7], "position": range(5)})
+    users = pd.DataFrame({"uid": [1, 2, 3], "user_id": ["a", "b", "b"]})
+    config = PrepareConfig(user_column="uid", min_attribute_count=0)
+    prepare(*save(tmp_path, log, users), tmp_path / "data", config)
+    raw = read(tmp_path, tmp_path / "data", users, log)
+    assert raw.ids.to_pylist() == [1, 2, 3]
+    assert raw.all.attributes.tolist() == [[1, 2, 2]]

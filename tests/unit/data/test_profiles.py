@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ppr_dist.data.manifest import load_manifest
@@ -28,6 +31,12 @@ DRESSES: dict[str, list[pd.Series]] = {
     "boolean": [
         pd.Series(NUMBER % 2 == 0),
         pd.Series(np.where(NUMBER % 2 == 0, "TRUE", "false")),
+        pd.Series(NUMBER % 2 == 0).astype("string"),
+        pd.Series(NUMBER % 2 == 0).astype("float"),
+    ],
+    "zero or one": [
+        pd.Series((NUMBER % 2 == 0).astype("int64")),
+        pd.Series(NUMBER % 2 == 0),
         pd.Series(NUMBER % 2 == 0).astype("string"),
     ],
     "date": [
@@ -60,7 +69,13 @@ DRESSES: dict[str, list[pd.Series]] = {
         pd.Series(WITH_GAPS).astype("Float32"),
         pd.Series([None if np.isnan(x) else f"{x:.2f}" for x in WITH_GAPS]),
     ],
+    "fraction": [  # as doubles, 0.1 and 0.7 of 32 bits lie on either side of the edges
+        pd.Series((NUMBER % 11) / 10),
+        pd.Series((NUMBER % 11) / 10).astype("float32"),
+        pd.Series([f"{n % 11 / 10:.3e}" for n in NUMBER]),
+    ],
 }
+BUCKETS: dict[str, Any] = {"number": {"x": [1.0, 2.0]}, "fraction": {"x": 5}}
 """Columns that say the same, by what they say."""
 
 
@@ -72,11 +87,11 @@ def read(folder: Path, data: Path, column: pd.Series, kind: str) -> Served:
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 @pytest.mark.parametrize("name", DRESSES)
 def test_the_same_values_in_any_dress(name: str, kind: str, tmp_path: Path) -> None:
-    buckets = {"x": [1.0, 2.0]} if name == "number" else {}
+    buckets = BUCKETS.get(name, {})
     prepare(
         *save(tmp_path, LOG, pd.DataFrame({"user_id": NUMBER, "x": DRESSES[name][0]}), kind),
         tmp_path / "data",
-        PrepareConfig(buckets=buckets),  # type: ignore[arg-type]
+        PrepareConfig(buckets=buckets),
     )
     manifest = load_manifest(tmp_path / "data")
     ids = pd.read_parquet(tmp_path / "data" / "users.parquet").user_id.to_numpy()
@@ -94,9 +109,27 @@ def test_the_same_values_in_any_dress(name: str, kind: str, tmp_path: Path) -> N
         # Prepared from another dress it is the same catalogue.
         users = pd.DataFrame({"user_id": NUMBER, "x": column})
         other = tmp_path / "other"
-        again = prepare(*save(tmp_path, LOG, users), other, PrepareConfig(buckets=buckets), overwrite=True)  # type: ignore[arg-type]
-        if name != "integer" or not isinstance(column[1], str) or "." not in column[1]:  # text in Parquet is text
+        again = prepare(*save(tmp_path, LOG, users), other, PrepareConfig(buckets=buckets), overwrite=True)
+        dotted = name == "integer" and isinstance(column[1], str) and "." in column[1]  # text in Parquet is text
+        if not dotted and name != "zero or one" and (name, column.dtype) != ("boolean", float):  # or an integer
             assert again.attributes == manifest.attributes, column.dtype
+
+
+@pytest.mark.parametrize("stored", [pa.float64(), pa.float32()], ids=str)
+@pytest.mark.parametrize("buckets", [{}, {"x": [1.0]}, {"x": 2}], ids=str)
+def test_what_is_not_a_number_is_unknown(stored: pa.DataType, buckets: dict[str, Any], tmp_path: Path) -> None:
+    """As NaN in the file and not null, to which pandas turns it: Parquet's statistics do not tell of it."""
+    log, _ = save(tmp_path, LOG)
+    path = tmp_path / "users.parquet"
+    pq.write_table(pa.table({"user_id": NUMBER, "x": pa.array(WITH_GAPS, stored)}), path)
+    assert pq.ParquetFile(path).metadata.row_group(0).column(1).statistics.null_count == 0
+    manifest = prepare(log, str(path), tmp_path / "data", PrepareConfig(buckets=buckets))
+    raw = read_raw_users(path, None, tmp_path / "data", manifest)
+    ids = pd.read_parquet(tmp_path / "data" / "users.parquet").user_id.to_numpy()
+    frame = pd.concat([read_split(tmp_path / "data", manifest, split) for split in manifest.splits])
+    trained = dict(zip(ids[frame.user.to_numpy(dtype=np.int64)], frame.x, strict=True))
+    assert raw.all.attributes.tolist() == [[trained[user] for user in NUMBER]]
+    assert [trained[user] == 0 for user in NUMBER] == np.isnan(WITH_GAPS).tolist()
 
 
 def test_time_zones_do_not_matter(tmp_path: Path) -> None:

@@ -92,6 +92,14 @@ def test_no_times_are_refused_by_name(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_not_a_number_is_no_place_in_an_order(kind: str, tmp_path: Path) -> None:
+    """Also where other rows of a Parquet file have numbers: its statistics tell of those alone."""
+    with pytest.raises(UserError, match=rf"log.{kind}: column 'timestamp' is NaN in 1 of 4 rows"):
+        times(tmp_path, [0.0, float("nan"), 1.0, 2.0], kind, time_column="")
+    assert times(tmp_path, [0.0, 1.0, 2.0], kind, time_column="") == [None] * 3
+
+
 def test_position_orders_and_the_time_beside_it_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = pd.DataFrame({"user_id": 1, "item_id": range(6), "position": range(6)})
     log["timestamp"] = [START, START + 2, START + 1, START + 3, START + 3, START + 9]
