@@ -21,7 +21,7 @@ def evaluated(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders of the name ``run``, in ``a`` and ``b``; b has been evaluated twice."""
     root = tmp_path_factory.mktemp("report")
     for name, times in (("a", 1), ("b", 2)):
-        shutil.copytree(tuned, root / name / "run")
+        shutil.copytree(tuned, root / name / "run", ignore=shutil.ignore_patterns("evaluations.jsonl"))
         for _ in range(times):
             words = ("--task", "few-shot", "zero-shot", "--progress", "false")
             succeed("evaluate", "--run-dir", root / name / "run", *words)

@@ -45,7 +45,7 @@ def test_a_run_says_where_it_goes_on_and_what_it_came_to(catalogue: Path, tmp_pa
 
 
 def test_a_folder_that_cannot_take_the_results_is_refused_before_the_work(tuned: Path, tmp_path: Path) -> None:
-    shutil.copytree(tuned, tmp_path / "run")
+    shutil.copytree(tuned, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.jsonl"))
     (tmp_path / "run" / "evaluations.jsonl").mkdir()  # not even root can append to it
     done = run_command("evaluate", "--run-dir", tmp_path / "run", "--task", "few-shot")
     assert done.codes == [2]
