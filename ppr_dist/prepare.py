@@ -50,11 +50,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def summary(manifest: Manifest, out: str, seconds: float) -> str:
     """Return what was written, a line per split."""
-    lines = [f"{out}: {manifest.items:,} items in {seconds:.1f} s"]
-    for name, split in manifest.splits.items():
-        lines.append(f"  {name:<10} {split.users:,} users, {split.events:,} events, {len(split.shards)} shards")
-    sizes = ", ".join(f"{a.name} ({a.cardinality})" for a in manifest.attributes)
-    lines.append(f"  attributes {sizes or 'none'}")
+    rows = {
+        name: f"{split.users:,} users, {split.events:,} events, {len(split.shards)} shards"
+        for name, split in manifest.splits.items()
+    }
+    rows["attributes"] = ", ".join(f"{a.name} ({a.cardinality})" for a in manifest.attributes) or "none"
     read, dropped = manifest.clicks["read"], manifest.settings["deduplicate"]
     left_out = {"duplicate": dropped is not None, "repeated": dropped == "consecutive"}
     shares = [
@@ -63,9 +63,11 @@ def summary(manifest: Manifest, out: str, seconds: float) -> str:
     ]
     order, time = manifest.settings["order_column"], manifest.settings["time_column"]
     unit = manifest.settings["time_unit"]
-    lines.append(f"  log        {read:,} clicks; {', '.join(shares)}")
-    lines.append(f"  order      by {order}; {f'time is {time} (numbers in {unit})' if time else 'no time'}")
-    return "\n".join(lines)
+    rows["log"] = f"{read:,} clicks; {', '.join(shares)}"
+    rows["order"] = f"by {order}; {f'time is {time} (numbers in {unit})' if time else 'no time'}"
+    width = max(map(len, rows))
+    head = f"{out}: {manifest.items:,} items in {seconds:.1f} s"
+    return "\n".join([head, *(f"  {name:<{width}} {text}" for name, text in rows.items())])
 
 
 if __name__ == "__main__":

@@ -105,6 +105,9 @@ def train(
                 targets=batch.total_targets,
             )
             position = dataclasses.replace(position, step=step)
+            # All ranks ask rank 0's clock, at steps where they meet anyway.
+            if step % config.train.log_every == 0 and _passed(deadline, config):
+                total = step
             # Before the checkpoint, so that what is resumed knows of it.
             if validate and (step % validate_every == 0 or step == total):
                 with observer.paused():
@@ -117,9 +120,6 @@ def train(
             if due or (position.best and position.best.step == step):
                 with observer.paused():
                     checkpointer.save(parallel, position)
-            # All ranks ask rank 0's clock, at steps where they meet anyway.
-            if step % config.train.log_every == 0 and _passed(deadline, config):
-                total = step
             if step >= total or _patience_is_out(position, config):
                 break  # and the loop over epochs with it
     observer.flush(step, position.step // steps, lr)

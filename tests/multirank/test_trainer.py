@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ppr_dist.batch import Batch
-from ppr_dist.checkpoint import Checkpointer, Position, checkpoints
+from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of, checkpoints
 from ppr_dist.data.loader import Loader
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream import UserStream
@@ -31,13 +32,12 @@ class Noted(Loader):
         return super().epoch(epoch, first_step)
 
 
-def minutes_are_over(mesh: Mesh, data: Path, run: Path, metrics: list[float]) -> tuple[int, list[int]]:
-    """Train 30 epochs of 5 steps, by time or by patience; return the last step and the epochs that were opened."""
+def trained(mesh: Mesh, data: Path, run: Path, limits: dict[str, Any], metrics: list[float]) -> tuple[Any, ...]:
+    """Train 30 epochs of 5 steps at most; return the last step, the best one and the epochs that were opened."""
     config = small_config(with_loss("softmax"))
-    limits = {"max_minutes": 1e-9} if not metrics else {"eval_every_epochs": 1, "patience": 2}
     config = dataclasses.replace(
         config,
-        train=dataclasses.replace(config.train, batch=8, epochs=30, log_every=3, **limits),  # type: ignore[arg-type]
+        train=dataclasses.replace(config.train, batch=8, epochs=30, log_every=3, **limits),
         observe=dataclasses.replace(config.observe, progress=False),
     )
     parallel, collator = build(mesh, config, tuning=True)
@@ -58,15 +58,26 @@ def minutes_are_over(mesh: Mesh, data: Path, run: Path, metrics: list[float]) ->
         begin,
         (lambda: {"ndcg@10": next(left)}) if metrics else None,
     )
-    return end.step, OPENED
+    assert not list(left)
+    return end.step, end.best and end.best.step, OPENED
 
 
-@pytest.mark.parametrize("metrics", [[], [0.1, 0.3, 0.3, 0.2]])
-def test_an_end_opens_no_epoch_that_is_left(metrics: list[float], tmp_path: Path) -> None:
+OVER = {"max_minutes": 1e-9}
+
+
+@pytest.mark.parametrize(
+    ("limits", "metrics", "want", "kept"),
+    [
+        (OVER, [], (3, None, [0]), [3]),
+        (OVER | {"eval_every_epochs": 1}, [0.1], (3, 3, [0]), [3]),
+        ({"eval_every_epochs": 1, "patience": 2}, [0.1, 0.3, 0.3, 0.2], (20, 10, [0, 1, 2, 3]), [10, 20]),
+    ],
+    ids=["minutes", "minutes, validated", "patience"],
+)
+def test_an_end_is_validated_and_opens_no_epoch_that_is_left(
+    limits: dict[str, Any], metrics: list[float], want: tuple[Any, ...], kept: list[int], tmp_path: Path
+) -> None:
     write_data(tmp_path / "data", {"tune-train": random_users(40, ITEMS, shortest=2)}, items=ITEMS, per_shard=16)
     (tmp_path / "run").mkdir()
-    found = run_ranks(minutes_are_over, 2, tmp_path / "data", tmp_path / "run", metrics)
-    want = (20, [0, 1, 2, 3]) if metrics else (3, [0])
-    assert found == [want, want]
-    kept = ["step-00000010", "step-00000020"] if metrics else ["step-00000003"]
-    assert [p.name for p in checkpoints(tmp_path / "run")] == kept
+    assert run_ranks(trained, 2, tmp_path / "data", tmp_path / "run", limits, metrics) == [want, want]
+    assert checkpoints(tmp_path / "run") == [checkpoint_of(tmp_path / "run", step) for step in kept]
