@@ -12,7 +12,6 @@ import math
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from ppr_dist.checkpoint_data import load, names
 from ppr_dist.data.stream import StreamState
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.mesh import on_main
@@ -95,7 +94,7 @@ class Checkpointer:
             self.sweep()
             os.replace(old, old.with_name("." + old.name))
         except OSError as error:
-            _warn(f"{old}: {error.strerror}: an old checkpoint stays")
+            warn(f"{old}: {error.strerror}: an old checkpoint stays")
         self.sweep()
 
     def sweep(self) -> None:
@@ -107,7 +106,7 @@ class Checkpointer:
             try:
                 shutil.rmtree(folder)
             except OSError as error:
-                _warn(f"{error.filename or folder}: {error.strerror or error}: the rest of an old checkpoint stays")
+                warn(f"{error.filename or folder}: {error.strerror or error}: the rest of an old checkpoint stays")
 
     def resume(self, parallel: Parallel, stream: StreamState) -> Position | None:
         """Load the latest checkpoint, if there is one; return where it stands. A collective.
@@ -130,10 +129,6 @@ class Checkpointer:
         dense.load_state_dict(parallel.engine, state["dense"])
         _set_rng(state["rng"])
         return position
-
-
-def _warn(message: str) -> None:
-    print(f"ppr_dist: warning: {message}", file=sys.stderr, flush=True)
 
 
 def _state(parallel: Parallel) -> dict[str, Any]:

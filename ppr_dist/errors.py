@@ -1,4 +1,10 @@
-"""Errors a user can act on."""
+"""What a user can act on: errors that end a command, and warnings that do not."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
 
 
 class UserError(Exception):
@@ -6,3 +12,8 @@ class UserError(Exception):
 
     Entry points print it without a traceback and exit with status 2 (:mod:`ppr_dist.cli`).
     """
+
+
+def warn(text: str) -> None:
+    """Say one line on stderr, above a progress bar where there is one."""
+    tqdm.write(f"ppr_dist: warning: {text}", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -26,7 +25,7 @@ from ppr_dist.data.instances import (
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream import users_in_order
 from ppr_dist.data.users import Int64
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, warn
 from ppr_dist.metrics import finish, metric_sums
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.mesh import Mesh
@@ -120,7 +119,7 @@ def evaluate(
         few = (
             f"{int(unsampled)} of {int(found)} {task} instances are left out: their users leave fewer than {NEGATIVES}"
         )
-        print(f"ppr_dist: warning: {few} items unclicked to sample from", file=sys.stderr, flush=True)
+        warn(f"{few} items unclicked to sample from")
     metrics = finish(torch.tensor(total, dtype=torch.float64))
     counted = {"seen_targets": int(seen), "left_out": int(left_out)}
     return {"task": task, "protocol": protocol, "users": int(users), **metrics, **counted}

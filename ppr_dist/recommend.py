@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ppr_dist import cli
 from ppr_dist.config import parse
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, warn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,23 +64,20 @@ def main(argv: list[str] | None = None) -> None:
             )
         )
         if ranks.main and raw.unknown_clicks:
-            print(
-                f"ppr_dist: warning: {raw.unknown_clicks} of {raw.clicks} clicks are on items the catalogue of "
-                f"{trained.data} does not have, and are left out",
-                file=sys.stderr,
+            warn(
+                f"{raw.unknown_clicks} of {raw.clicks} clicks are on items the catalogue of "
+                f"{trained.data} does not have, and are left out"
             )
         unknown = [f"{name} {n / raw.values[name]:.1%}" for name, n in raw.unknown_values.items() if n]
         if ranks.main and unknown and trained.info.with_tower:
-            print(
-                f"ppr_dist: warning: {arguments.users}: of the values given, these shares are not known to "
-                f"{trained.data} and are read as unknown: {', '.join(unknown)}",
-                file=sys.stderr,
+            warn(
+                f"{arguments.users}: of the values given, these shares are not known to "
+                f"{trained.data} and are read as unknown: {', '.join(unknown)}"
             )
         if ranks.main and raw.clickless and not trained.info.with_tower:
-            print(
-                f"ppr_dist: warning: {raw.clickless} users have no clicks and {arguments.run_dir} knows no profiles: "
-                "to it all items are alike for them; use a tuned run",
-                file=sys.stderr,
+            warn(
+                f"{raw.clickless} users have no clicks and {arguments.run_dir} knows no profiles: "
+                "to it all items are alike for them; use a tuned run"
             )
         k = min(arguments.k, trained.manifest.items)
         low, high = (rank * raw.users // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))

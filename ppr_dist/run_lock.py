@@ -6,14 +6,13 @@ import datetime
 import fcntl
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ppr_dist import files
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel.mesh import Mesh, on_main
 
 LOCK = "lock"
@@ -61,7 +60,7 @@ def _take(run: Path) -> int:
                 raise UserError(f"{run} is being trained by another process: {holder}") from error
         except OSError as error:
             said = f"{run / 'lock'}: no locks on this file system ({error.strerror}); nothing stops a second trainer"
-            print(f"ppr_dist: warning: {said}", file=sys.stderr, flush=True)
+            warn(said)
             return file
         else:
             if _is(run / LOCK, file):  # else its last holder has removed it

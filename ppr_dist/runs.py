@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from ppr_dist import files, wandb_run
 from ppr_dist.checkpoint import checkpoints
 from ppr_dist.config import Config, Method
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel.sparse import TableSizes
 
 COLD_USERS = ("cold_threshold", "simulate_cold", "tune_test_fraction")
@@ -122,10 +121,9 @@ def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> 
             )
     then, found = info.cold_users["tune_test_fraction"], now.cold_users["tune_test_fraction"]
     if info.job == "tune" and found > then:
-        print(
-            f"ppr_dist: warning: {run} was tuned with tune_test_fraction {then}, {data} has {found}: it may have been "
-            "tuned on users that are for testing now",
-            file=sys.stderr,
+        warn(
+            f"{run} was tuned with tune_test_fraction {then}, {data} has {found}: it may have been "
+            "tuned on users that are for testing now"
         )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from ppr_dist import runs
 from ppr_dist.checkpoint import chosen, load_dense, load_tables
 from ppr_dist.config import ClusterFile, Config
 from ppr_dist.data.manifest import Manifest, load_manifest
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, warn
 from ppr_dist.job import make_tower
 from ppr_dist.parallel.apply import make_tables
 from ppr_dist.parallel.cluster import load_cluster
@@ -80,7 +79,5 @@ def _tables(run: Path, config: Config, info: RunInfo, ranks: Mesh, sharding: Pat
         return planned(config.tables.sharding)
     except UserError as error:
         if ranks.main:
-            print(
-                f"ppr_dist: warning: tables are placed otherwise than in training: {error}", file=sys.stderr, flush=True
-            )
+            warn(f"tables are placed otherwise than in training: {error}")
     return planned(None)

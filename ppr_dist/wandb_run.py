@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-import sys
 from pathlib import Path
 from typing import Any
 
 from ppr_dist.config import Config
+from ppr_dist.errors import warn
 
 ID = "wandb-id"
 """File in a run's folder with its id at W&B: a resumed run goes on under the same one."""
@@ -30,7 +30,8 @@ class WandbRun:
         try:
             self.run = self._start()
         except Exception as error:  # no network, a server that is down, a wrong key, a wrong WANDB_MODE
-            _warn(f"{_reason(error)}; this run is logged offline: `wandb sync {run}/wandb/offline-*` uploads it later")
+            offline = f"this run is logged offline: `wandb sync {run}/wandb/offline-*` uploads it later"
+            warn(f"W&B: {_reason(error)}; {offline}")
             os.environ["WANDB_MODE"] = "offline"
             self.run = self._guarded(lambda: self._start(again=True))
 
@@ -72,16 +73,12 @@ class WandbRun:
         try:
             return call()
         except Exception as error:
-            _warn(f"{_reason(error)}; going on without it, metrics.jsonl has it all")
+            warn(f"W&B: {_reason(error)}; going on without it, metrics.jsonl has it all")
             return None
 
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _warn(text: str) -> None:
-    print(f"ppr_dist: warning: W&B: {text}", file=sys.stderr, flush=True)
 
 
 def _logged_in() -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import duckdb
 import pyarrow as pa
-from tqdm import tqdm
 
 from ppr_dist.data.content import ids_sha256
 from ppr_dist.data.manifest import Attribute, Kind
@@ -15,7 +13,7 @@ from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.profiles import find_kinds, load_profiles, value_indices
 from ppr_dist.data.sources import Source, first_row, literal, scalars
 from ppr_dist.data.splits import SPLITS
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, warn
 
 RESERVED = ("user", "items")
 """A shard's own columns: an attribute of that name would make the record batch ambiguous."""
@@ -89,23 +87,21 @@ def encode(
             )
             distinct, known = scalars(con, f"SELECT count(DISTINCT a{k}), count(a{k}) FROM clicked")
             if known >= FEW_USERS and distinct > known * NEARLY_EACH:
-                tqdm.write(
-                    f"warning: {path}: column {name!r} has {distinct:,} values for {known:,} users: nearly each has its"
+                warn(
+                    f"{path}: column {name!r} has {distinct:,} values for {known:,} users: nearly each has its"
                     " own, which teaches nothing of others; give it fewer (--buckets, a coarser value) or leave it out"
-                    " (--attributes)",
-                    file=sys.stderr,
+                    " (--attributes)"
                 )
         sql = f"SELECT value FROM attribute_values WHERE attribute = {literal(name)} ORDER BY value_index"
         values = con.sql(sql).to_arrow_table().column(0)
         digest = ids_sha256([*values.chunks, pa.array([repr(edges)])])  # labels alone are rounded
         result.append(Attribute(name=name, kind=kind, cardinality=1 + len(values), buckets=edges, values=digest))
         if scalars(con, f"SELECT count(a{k}) FROM clicked") == (0,):
-            tqdm.write(f"warning: {path}: column {name!r} is null for every user", file=sys.stderr)
+            warn(f"{path}: column {name!r} is null for every user")
         elif not len(values):
-            tqdm.write(
-                f"warning: {path}: no value of column {name!r} is had by {config.min_attribute_count} users"
-                " (min_attribute_count): it is unknown for every user",
-                file=sys.stderr,
+            warn(
+                f"{path}: no value of column {name!r} is had by {config.min_attribute_count} users"
+                " (min_attribute_count): it is unknown for every user"
             )
     con.execute(f"CREATE TABLE profile AS SELECT * EXCLUDE row FROM ({value_indices(result, 'clicked')})")
     con.execute("DROP TABLE raw_profile; DROP TABLE clicked")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ppr_dist.data.item_shares import write_item_shares
 from ppr_dist.data.manifest import MANIFEST, Kind, Manifest
 from ppr_dist.data.prepare_config import PrepareConfig
 from ppr_dist.data.sources import connect, limit_memory, open_source, scalars
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, warn
 
 ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}
 STAGES = 7
@@ -69,11 +68,6 @@ def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyCo
         ) from error
     except duckdb.IOException as error:
         raise UserError(f"{parent}: {str(error).splitlines()[0]}") from error
-
-
-def warn(text: str) -> None:
-    """Say one line on stderr, above the progress bar."""
-    tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 def _tables(
