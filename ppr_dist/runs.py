@@ -136,7 +136,7 @@ def check_new(run: Path, config: Config, *, resume: bool) -> None:
     if checkpoints(run):
         if not resume:
             raise UserError(f"{run} already holds a run; pass --resume to go on with it, or choose another folder")
-        if (positions := _config(run).model.positions) != config.model.positions:
+        if (positions := read(run)[0].model.positions) != config.model.positions:
             raise UserError(
                 f"{run} counts positions from the {positions}; resume it with --model.positions {positions}"
             )
@@ -167,15 +167,7 @@ def read(run: Path) -> tuple[Config, RunInfo]:
         raise UserError(f"{run}: not a run (no run.json)") from error
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{run / 'run.json'}: cannot be read ({error})") from error
-    return _config(run), info
-
-
-def _config(run: Path) -> Config:
-    config = configuration.read(run / "config.yaml")
-    if "positions" in (yaml.safe_load((run / "config.yaml").read_text()).get("model") or {}):
-        return config
-    # Written before there was a choice, when positions were counted back from the last interaction.
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, positions="last"))
+    return configuration.read(run / "config.yaml"), info
 
 
 def item_counts(data: Path, column: Literal["train_count", "tune_count"]) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ppr_dist import runs
 from ppr_dist.config import Config, Model
@@ -16,34 +16,25 @@ from ppr_dist.runs import RunInfo
 INFO = RunInfo(job="pretrain", method=None, data="d", fingerprint="f", catalogue={}, items=3, attributes={})
 
 
-@pytest.fixture
-def older(tmp_path: Path) -> Path:
-    """A run with a checkpoint, made before there was a choice."""
-    run = tmp_path / "run"
-    runs.create(run, Config(model=Model(positions="last")), INFO, {}, resume=False)
-    (run / "checkpoints" / "step-00000001").mkdir()
-    body = yaml.safe_load((run / "config.yaml").read_text())
-    del body["model"]["positions"]
-    (run / "config.yaml").write_text(yaml.safe_dump(body))
-    return run
-
-
-def test_without_a_word_they_count_from_the_last(older: Path) -> None:
-    config, info = runs.read(older)
-    assert (config, info) == (Config(model=Model(positions="last")), INFO)
-
-
 @pytest.mark.parametrize("positions", ["first", "last"])
-def test_what_the_file_says_counts(positions: str, tmp_path: Path) -> None:
-    model = dataclasses.replace(Model(), positions=positions)
-    runs.create(tmp_path / "run", Config(model=model), INFO, {}, resume=False)
-    assert runs.read(tmp_path / "run")[0].model.positions == positions
+def test_what_the_file_says_counts_and_resuming_otherwise_is_refused(positions: str, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", {"first": "last", "last": "first"}[positions]
+    config, opposite = (Config(model=dataclasses.replace(Model(), positions=each)) for each in (positions, other))  # type: ignore[arg-type]
+    runs.create(run, config, INFO, {}, resume=False)
+    (run / "checkpoints" / "step-00000001").mkdir()
+    assert runs.read(run) == (config, INFO)
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(UserError, match=rf"from the {positions}; resume it with --model\.positions {positions}"):
+        runs.check_new(run, opposite, resume=True)
+    assert (run / "config.yaml").read_text() == before
+    runs.check_new(run, config, resume=True)
 
 
-def test_resuming_otherwise_is_refused(older: Path) -> None:
-    before = (older / "config.yaml").read_text()
-    with pytest.raises(UserError, match=r"counts positions from the last; resume it with --model\.positions last"):
-        runs.check_new(older, Config(model=Model(positions="first")), resume=True)
-    assert (older / "config.yaml").read_text() == before
-    runs.create(older, Config(model=Model(positions="last")), INFO, {}, resume=True)
-    assert runs.read(older)[0].model.positions == "last"
+def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
+    runs.create(tmp_path, Config(), INFO, {}, resume=False)
+    (tmp_path / "checkpoints" / "step-00000001").mkdir()
+    body = json.loads((tmp_path / "run.json").read_text())
+    del body["cold_users"]
+    (tmp_path / "run.json").write_text(json.dumps(body))
+    with pytest.raises(UserError, match="written by another version of ppr_dist; train again"):
+        runs.check_new(tmp_path, Config(), resume=True)
