@@ -99,8 +99,9 @@ def _id(kind: str, number: str) -> str:
 def _measure(users: int, work: Path) -> dict[str, Any]:
     from benchmarks.hardware import peak_rss, reset_peak_rss, resident
     from ppr_dist import recommend
+    from ppr_dist.data import raw_users
 
-    read = recommend.load_raw_users
+    read = raw_users.load_raw_users
     seconds = {}
 
     def timed(*given: Any) -> Any:
@@ -111,7 +112,7 @@ def _measure(users: int, work: Path) -> dict[str, Any]:
         reset_peak_rss()
         return raw
 
-    recommend.load_raw_users = timed
+    raw_users.load_raw_users = timed
     out = work / f"recommendations-{users}"
     argv = ["--run-dir", str(work / "run"), "--users", str(work / f"users-{users}.parquet"), "--k", str(K)]
     argv += ["--interactions", str(work / f"clicks-{users}.parquet"), "--out", str(out)]

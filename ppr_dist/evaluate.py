@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from ppr_dist import files, runs
-    from ppr_dist.evaluation import Evaluated, evaluate
+    from ppr_dist.evaluation import evaluate
     from ppr_dist.parallel.mesh import mesh, on_main
     from ppr_dist.parts import data_set
     from ppr_dist.predictions import Predictions, predictions_writer
@@ -67,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.baseline == "popularity":
             counts = torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
             scorer = PopularityScorer(counts.to(ranks.device), ranks.device)
-        keep: Callable[[Evaluated], None] = lambda ranked: None  # noqa: E731
+        keep = None
         if folder:
             parts = stack.enter_context(predictions_writer(folder, trained.manifest, ranks))
             keep = Predictions(parts, trained.data).keep

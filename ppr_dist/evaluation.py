@@ -65,7 +65,7 @@ def evaluate(
     seed: int = 0,
     batch: int = 1024,
     seen_targets: bool = True,
-    keep: Callable[[Evaluated], None] = lambda ranked: None,
+    keep: Callable[[Evaluated], None] | None = None,
     progress: bool = False,
 ) -> dict[str, float | int | str]:
     """Rank every instance of ``task``; return the metrics over all ranks. A collective.
@@ -102,7 +102,8 @@ def evaluate(
         for rows in passes(len(vectors), scorer.device, gathered=protocol == "full"):
             ranked = _rank(scorer, instances.select(rows), vectors[rows], manifest.items, protocol, seed)
             sums += metric_sums(torch.from_numpy(ranked.ranks), torch.from_numpy(ranked.candidates))
-            keep(ranked)
+            if keep:
+                keep(ranked)
         users += len(np.unique(instances.owner))
     counts = torch.tensor([users, found, seen, left_out, unsampled], dtype=torch.float64)
     *total, users, found, seen, left_out, unsampled = all_sum(torch.cat([sums, counts]).to(mesh.device)).tolist()

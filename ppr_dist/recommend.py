@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     from ppr_dist.data.instances import Instances, excluded, history_batch
     from ppr_dist.data.raw_ids import item_ids
     from ppr_dist.data.raw_users import load_raw_users
+    from ppr_dist.data.stream import spans_in_order
     from ppr_dist.parallel.mesh import mesh, on_main
     from ppr_dist.parts import ID_TYPES, PartWriter, data_set
     from ppr_dist.scoring import gather_queries, passes, top_k
@@ -80,8 +81,7 @@ def main(argv: list[str] | None = None) -> None:
                 "to it all items are alike for them; use a tuned run"
             )
         k = min(arguments.k, trained.manifest.items)
-        low, high = (rank * raw.users // ranks.world_size for rank in (ranks.rank, ranks.rank + 1))
-        steps = -(-raw.users // ranks.world_size // arguments.batch) or 1
+        spans = spans_in_order(raw.users, rank=ranks.rank, world_size=ranks.world_size, at_once=arguments.batch)
         vocabulary = item_ids(trained.data)
         user_type, item_type = (ID_TYPES[t] for t in (trained.manifest.user_id_type, trained.manifest.item_id_type))
         schema = pa.schema(
@@ -89,8 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         with PartWriter(folder, ranks, schema) as parts:
             hidden = None if arguments.progress and ranks.main else True
-            for step in tqdm(range(steps), desc="recommend", disable=hidden):
-                start, stop = (low + (high - low) * n // steps for n in (step, step + 1))
+            for start, stop in tqdm(spans, desc="recommend", disable=hidden):
                 ids, users = raw.read(start, stop)
                 instances = Instances(users, np.arange(len(users)), users.lengths)
                 vectors = trained.scorer.user_vectors(history_batch(instances, trained.config.model.max_length))

@@ -14,6 +14,7 @@ batches and a resumed run needs nothing but (epoch, step):
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,6 +164,17 @@ class UserStream:
         return lanes
 
 
+def spans_in_order(users: int, *, rank: int, world_size: int, at_once: int) -> list[tuple[int, int]]:
+    """(Start, stop) of the users this rank takes at each step, at most ``at_once``; as many steps on every rank.
+
+    The spans of all ranks, rank after rank, follow one another. In some step a rank may have nobody.
+    """
+    low, high = rank * users // world_size, (rank + 1) * users // world_size
+    steps = -(-users // world_size // at_once) or 1
+    edges = [low + (high - low) * step // steps for step in range(steps + 1)]
+    return list(itertools.pairwise(edges))
+
+
 def users_in_order(
     folder: Path, manifest: Manifest, split: str, *, rank: int, world_size: int, at_once: int
 ) -> tuple[int, Iterator[Users]]:
@@ -177,18 +189,16 @@ def users_in_order(
         raise UserError(no_users(folder, split))
     check_shards(folder, shards)
     total = sum(shard.users for shard in shards)
-    low, high = rank * total // world_size, (rank + 1) * total // world_size
-    steps = -(-total // world_size // at_once) or 1
+    spans = spans_in_order(total, rank=rank, world_size=world_size, at_once=at_once)
 
     def read() -> Iterator[Users]:
         lane = _Lane(windows=tuple((shard,) for shard in shards), key=())
         reader = _LaneReader(folder, manifest, lane, seed=0, shuffle=False)
-        for step in range(steps):
-            start, stop = (low + (high - low) * n // steps for n in (step, step + 1))
+        for start, stop in spans:
             pieces = list(reader.take(start, stop)) or [reader.empty()]
             yield to_users(pa.concat_tables(pieces), attribute_names(manifest))
 
-    return steps, read()
+    return len(spans), read()
 
 
 class _LaneReader:
