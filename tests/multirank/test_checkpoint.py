@@ -53,7 +53,7 @@ def _train(
 
 @pytest.mark.parametrize(
     ("world_size", "stage", "precision"),
-    [*((w, s, "float32") for w, s in ((1, 0), (2, 0), (2, 1), (2, 2), (3, 3))), (1, 0, "float16"), (2, 1, "float16")],
+    [(1, 0, "float32"), (2, 0, "float32"), (2, 1, "float16"), (2, 2, "float32"), (3, 3, "float32")],
 )
 def test_resume_equals_uninterrupted(tmp_path: Path, world_size: int, stage: int, precision: str) -> None:
     # ZeRO 3 frees parameters after use; its end state is compared through the tables, which see every difference.
