@@ -106,7 +106,7 @@ def run_job(
         prepare_parallel: sets initial tables, before a checkpoint is resumed.
     """
     check_validation(job, config)
-    on_main(lambda: runs.check_new(job.run, config, resume=job.resume))
+    on_main(lambda: runs.check_new(job.run, config, job.info, resume=job.resume))
     loader = make_loader(job, config, mesh)
     torch.manual_seed(config.train.seed)
     tower = make_tower(job.info, config)

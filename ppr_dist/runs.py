@@ -127,19 +127,22 @@ def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> 
         )
 
 
-def check_new(run: Path, config: Config, *, resume: bool) -> None:
+def check_new(run: Path, config: Config, info: RunInfo, *, resume: bool) -> None:
     """Raise :class:`UserError` where ``run`` cannot be written, or holds a run and ``resume`` is off; writes nothing.
 
-    Resumed with positions counted otherwise, a model would fit and be wrong: that is refused too.
+    Resumed by another method, or with other heads or positions, a checkpoint may fit and be wrong: refused too.
     """
     files.check_writable(run)
     if checkpoints(run):
         if not resume:
             raise UserError(f"{run} already holds a run; pass --resume to go on with it, or choose another folder")
-        if (positions := read(run)[0].model.positions) != config.model.positions:
-            raise UserError(
-                f"{run} counts positions from the {positions}; resume it with --model.positions {positions}"
-            )
+        before, of = read(run)
+        then, now = (each.method or each.job for each in (of, info))
+        if then != now:
+            raise UserError(f"{run} is a run of {then}; it cannot be resumed as {now}")
+        for name, value in dataclasses.asdict(before.model).items():
+            if name != "dropout" and value != getattr(config.model, name):
+                raise UserError(f"{run} has model.{name} {value}; resume it with --model.{name} {value}")
         files.read_lines(run / "metrics.jsonl")
 
 

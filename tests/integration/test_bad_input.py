@@ -328,7 +328,7 @@ def test_a_run_does_not_resume_on_changed_data_nor_begin_anew(place: Place, raw:
     assert content(place.out) == before
     again = (*place.train("--data", data, "--train.max_steps", 3), "--resume")
     refused(run_command(*again, "--train.batch", 16), "checkpoint was written with batch 32, now 16")
-    refused(run_command(*again, "--model.blocks", 2), "does not fit this model")
+    refused(run_command(*again, "--model.blocks", 2), "out has model.blocks 1; resume it with --model.blocks 1")
     assert content(place.out) == before
     shutil.rmtree(data)
     prepare_tiny(raw, data, seed=1)
