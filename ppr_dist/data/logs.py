@@ -111,7 +111,10 @@ def load_interactions(
         order = next((name for name in ("position", "timestamp") if name in source.columns), None)
         if order is None:
             columns = ", ".join(source.columns)
-            raise UserError(f"{source.path}: no column 'position' or 'timestamp' to order by; it has {columns}")
+            raise UserError(
+                f"{source.path}: no column 'position' or 'timestamp' to order by (--order_column names another);"
+                f" it has {columns}"
+            )
     kind = column_type(con, source, order)
     names = (config.user_column, config.item_column, order)
     with named_errors(source.path):

@@ -44,7 +44,7 @@ def cast(column: str, kind: type) -> Change:
 # What is done to the log, what to the profiles, the options, and a pattern of the complaint.
 LOGS: list[tuple[Change, Change, dict[str, Any], str]] = [
     (without("item_id"), same, {}, "interactions.parquet: no column 'item_id'; it has user_id, timestamp"),
-    (without("timestamp"), same, {}, "interactions.parquet: no column 'position' or 'timestamp'"),
+    (without("timestamp"), same, {}, "'timestamp' to order by .--order_column names another.; it has"),
     (lambda log: log.iloc[:0], same, {}, "interactions.parquet: no interactions"),
     (null("timestamp"), same, {}, "interactions.parquet: column 'timestamp' is null in 1 of"),
     (cast("timestamp", str), same, {}, "interactions.parquet: column 'timestamp' is text"),
