@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, NoReturn, get_args, get_origin
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from ppr_dist.errors import UserError
+
+MISSING = "the following arguments are required: "
 
 
 class StrictParser(ArgumentParser):
@@ -31,7 +34,12 @@ class StrictParser(ArgumentParser):
             if isinstance(cause, UserError):
                 raise cause
             cause = cause.__cause__ or cause.__context__
-        raise UserError(" ".join(str(message).split())) from ex
+        said = " ".join(str(message).split()).replace("typing.", "")
+        # As options are written, not as jsonargparse calls them.
+        said = re.sub(r'Parser key "([\w.]+)"', lambda key: _option(key[1]), said)
+        if (names := said.removeprefix(MISSING)) != said:
+            said = MISSING + ", ".join(map(_option, names.split(", ")))
+        raise UserError(said) from ex
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         args = sys.argv[1:] if args is None else args
@@ -122,6 +130,10 @@ def read_file(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return {name: built[name] for name in sections}
+
+
+def _option(key: str) -> str:
+    return "--" + (key if "." in key else key.replace("_", "-"))  # a section's keys as in YAML
 
 
 def _may_be_list(kind: Any) -> bool:

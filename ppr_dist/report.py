@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     check_alike(rows)
     if arguments.metric not in rows[0]:
         raise UserError(f"--metric {arguments.metric}: no such metric; there are {', '.join(_metrics(rows[0]))}")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise UserError(f"{arguments.out} is a file; --out takes a folder")
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = markdown(rows)
     (arguments.out / "report.md").write_text(table + "\n")

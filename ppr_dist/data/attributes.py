@@ -89,8 +89,8 @@ def encode(
             if known >= FEW_USERS and distinct > known * NEARLY_EACH:
                 warn(
                     f"{path}: column {name!r} has {distinct:,} values for {known:,} users: nearly each has its"
-                    " own, which teaches nothing of others; give it fewer (--buckets, a coarser value) or leave it out"
-                    " (--attributes)"
+                    " own, which teaches nothing of others; give it fewer (numbers: --buckets; dates: the"
+                    " year) or leave it out (--attributes)"
                 )
         sql = f"SELECT value FROM attribute_values WHERE attribute = {literal(name)} ORDER BY value_index"
         values = con.sql(sql).to_arrow_table().column(0)

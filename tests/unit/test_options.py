@@ -75,14 +75,14 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "pattern"),
     [
-        ((), "out_dir"),
         (("--out-dir", "a", "--out", "b"), "--out"),  # no abbreviations
         (("--out-dir", "a", "--train.zero-stages", "1"), "--train.zero-stages"),
-        (("--out-dir", "a", "--by-name.key", "many"), "by_name"),
+        (("--out-dir", "a", "--by-name.key", "many"), "--by-name"),
         (("--out-dir", "a", "--train.epochs", "1.5"), "train.epochs"),
         (("--out-dir", "a", "--train.epochs", "0"), "train.epochs must be above 0"),
         (("--out-dir", "a", "stray"), "stray"),
-        (("--out-dir", "a", "--resume", "perhaps"), "resume"),
+        (("--out-dir", "a", "--resume", "perhaps"), "--resume: "),
+        ((), "required: --out-dir$"),
     ],
 )
 def test_errors_name_the_key_in_one_line(argv: tuple[str, ...], pattern: str) -> None:
