@@ -136,6 +136,7 @@ def draw(rows: list[Row], losses: dict[str, list[Row]], metric: str, path: Path)
     bars.set_xticks(range(len(tasks)), tasks)
     bars.set_ylabel(metric.upper())
     bars.set_title(f"{metric.upper()} by task")
+    bars.margins(y=0.3)  # room for the legend
     bars.legend(fontsize="small", ncols=2)
     for name, records in losses.items():
         if records:
