@@ -209,7 +209,7 @@ def test_text_ids_ties_and_strangers_and_prepare_reads_it(tmp_path: Path, kind: 
         (["--factor-users", "0"], "factor_users must be at least 1"),
         (["--factor-users", "501"], "factor_users must be no more than the 500 in the log"),
         (["--factor-items", "9999"], "factor_items must be no more than the 2"),
-        (["--factor-items", "1.5"], "factor_items"),
+        (["--factor-items", "1.5"], "--factor-items"),
         (["--activity", "1000"], "activity must be at most"),
         (["--activity", "0"], "activity must be positive"),
         (["--activity", "nan"], "activity"),
