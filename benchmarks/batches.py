@@ -6,8 +6,8 @@ import numpy as np
 
 from ppr_dist.batch import Batch
 from ppr_dist.config import Config
-from ppr_dist.data.collate import Collator
-from ppr_dist.data.users import Users
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.users import Users
 
 
 def random_batch(config: Config, items: int, step: int, *, shortest: int, group_tokens: int | None = None) -> Batch:

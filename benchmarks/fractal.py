@@ -3,7 +3,7 @@
     python -m benchmarks.fractal [--log FOLDER] [--factor-users 25 --factor-items 20] [--work FOLDER] [--out results.md]
 
 Four stages, each a process of its own: *expand* the log in ``--log`` (interactions.parquet and users.parquet; without
-it a synthetic one of 2,000 users and 500 items); *compare* the statistics that ppr_dist.data.fractal says it keeps;
+it a synthetic one of 2,000 users and 500 items); *compare* the statistics that the expansion says it keeps;
 *prepare* the expansion; *train* on it (128 users × 50 positions, d 64, 2 blocks, sampled softmax, 512 + 256 candidates)
 and, in turns within one process, on the same users with every click replaced by an item drawn uniformly from a
 catalogue of the same size. Finished stages stay in ``--work``, so that ``--until STAGE`` can stop and a later call
@@ -80,13 +80,13 @@ def _stages(options: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def _config(options: argparse.Namespace) -> Any:
-    from ppr_dist.data.fractal_base import FractalConfig
+    from ppr_dist.data.synthetic.fractal_base import FractalConfig
 
     return FractalConfig(factor_users=options.factor_users, factor_items=options.factor_items)
 
 
 def _expand(options: argparse.Namespace) -> dict[str, Any]:
-    from ppr_dist.data.fractal import expand
+    from ppr_dist.data.synthetic.fractal import expand
 
     files, out = _files(options.log), options.work / "expansion"
     start = time.perf_counter()
@@ -97,8 +97,8 @@ def _expand(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compare(options: argparse.Namespace) -> dict[str, Any]:
-    from ppr_dist.data.fractal import expand
-    from ppr_dist.data.fractal_base import FractalConfig
+    from ppr_dist.data.synthetic.fractal import expand
+    from ppr_dist.data.synthetic.fractal_base import FractalConfig
 
     # 1 × 1: the log itself, numbered as the expansion numbers it.
     expand(*_files(options.log), FractalConfig(factor_users=1, factor_items=1), options.work / "base", overwrite=True)
@@ -108,8 +108,8 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prepare(options: argparse.Namespace) -> dict[str, Any]:
-    from ppr_dist.data.prepare_config import PrepareConfig
-    from ppr_dist.data.prepared import prepare
+    from ppr_dist.data.prepare.config import PrepareConfig
+    from ppr_dist.data.prepare.prepared import prepare
 
     start = time.perf_counter()
     limits = PrepareConfig(memory_limit="2GB")

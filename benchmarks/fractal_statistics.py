@@ -1,7 +1,7 @@
 """Statistics of a click log and of its fractal expansion, side by side; the large ones in DuckDB, out of core.
 
-Both are folders as ``ppr_dist.data.fractal`` writes them: item_id = j · I + v and user_id = i · U + u, clicks sorted by
-user, whole users in each row group. Shapes: U users, I items of the log; q columns of the block power method.
+Both are folders as the expansion writes them: item_id = j · I + v and user_id = i · U + u, clicks sorted by user,
+whole users in each row group. Shapes: U users, I items of the log; q columns of the block power method.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch.nn.functional import embedding_bag
 
-from ppr_dist.data.fractal_base import FractalConfig, probabilities, read_base, reduced
+from ppr_dist.data.synthetic.fractal_base import FractalConfig, probabilities, read_base, reduced
 
 TOP, COLUMNS, PASSES = 10, 16, 4  # singular values shown; block power method
 MOST_VALUES = 100  # an attribute with more values (a zip code) is too fine to compare item by item

@@ -28,11 +28,11 @@ from benchmarks.hardware import hardware, heading
 from ppr_dist import runs
 from ppr_dist.batch import Batch
 from ppr_dist.config import Loss
-from ppr_dist.data.collate import Collator
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
-from ppr_dist.data.stream import UserStream
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.user_stream import UserStream
 
 ZIPF, LENGTH, USERS, STEPS = 1.2, 50, 128, 4
 WAYS = ("hashed order, deduplicated", "hashed order", "deduplicated", "neither")

@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.hardware import hardware, heading
 from ppr_dist.config import Loss
-from ppr_dist.data.collate import Collator
 from ppr_dist.data.manifest import Manifest, load_manifest
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
-from ppr_dist.data.stream import UserStream
-from ppr_dist.data.synthetic import main as synthetic
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.user_stream import UserStream
+from ppr_dist.data.synthetic.catalogue import main as synthetic
 
 BATCH, LENGTH = 256, 50
 
@@ -129,7 +129,7 @@ def _tokens(data: Path, manifest: Manifest) -> tuple[int, int]:
 
 
 def _all_users(data: Path, manifest: Manifest, most: int) -> pa.Table:
-    from ppr_dist.data.users import read_shards
+    from ppr_dist.data.stream.users import read_shards
 
     return read_shards(data, manifest.split("pretrain").shards, manifest).slice(0, most)
 

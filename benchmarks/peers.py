@@ -80,7 +80,7 @@ def main() -> None:
 def _prepare(log: Path | None, work: Path) -> tuple[Path, Path]:
     """Prepare the log for ppr_dist; write the same users' clicks, numbered alike, for the peers."""
     from ppr_dist.data.manifest import load_manifest
-    from ppr_dist.data.stream import UserStream
+    from ppr_dist.data.stream.user_stream import UserStream
 
     source, data, numbered = log or work / "synthetic", work / "data", work / "log.npz"
     if log is None and not source.is_dir():

@@ -21,7 +21,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from ppr_dist.checkpoint_data import load, names
-from ppr_dist.data.stream import StreamState
+from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.apply import Parallel

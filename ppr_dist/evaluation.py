@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppr_dist.config import Task
-from ppr_dist.data.instances import (
+from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.stream.instances import (
     Instances,
     clicked_before,
     excluded,
@@ -22,9 +23,8 @@ from ppr_dist.data.instances import (
     sampled_negatives,
     unclicked,
 )
-from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.stream import users_in_order
-from ppr_dist.data.users import Int64
+from ppr_dist.data.stream.user_stream import users_in_order
+from ppr_dist.data.stream.users import Int64
 from ppr_dist.errors import UserError, warn
 from ppr_dist.metrics import finish, metric_sums
 from ppr_dist.parallel.collectives import all_sum

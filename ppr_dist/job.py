@@ -13,11 +13,11 @@ import torch
 from ppr_dist import runs
 from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of
 from ppr_dist.config import Config, Task
-from ppr_dist.data.collate import Collator
-from ppr_dist.data.item_shares import ItemShares
-from ppr_dist.data.loader import Loader
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.stream import UserStream
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.item_shares import ItemShares
+from ppr_dist.data.stream.loader import Loader
+from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError
 from ppr_dist.evaluation import evaluate
 from ppr_dist.model.tower import DenseTower

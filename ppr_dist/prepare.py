@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppr_dist import cli, options
-from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.data.prepare.config import PrepareConfig
 
 if TYPE_CHECKING:
     from ppr_dist.data.manifest import Manifest
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse ``argv``, prepare, and print a summary."""
     about = "Click logs and profiles into shards for training."
     (arguments, config), _ = options.parse("ppr_dist.prepare", argv, [Arguments, PrepareConfig], description=about)
-    from ppr_dist.data.prepared import prepare  # not before the options are read: --help should not wait for it
+    from ppr_dist.data.prepare.prepared import prepare  # not before the options are read: --help should not wait for it
 
     started = time.perf_counter()
     manifest = prepare(

@@ -47,10 +47,10 @@ def main(argv: list[str] | None = None) -> None:
     import pyarrow as pa
     import torch
 
-    from ppr_dist.data.instances import Instances, excluded, history_batch
+    from ppr_dist.data.prepare.raw_users import load_raw_users
     from ppr_dist.data.raw_ids import item_ids
-    from ppr_dist.data.raw_users import load_raw_users
-    from ppr_dist.data.stream import spans_in_order
+    from ppr_dist.data.stream.instances import Instances, excluded, history_batch
+    from ppr_dist.data.stream.user_stream import spans_in_order
     from ppr_dist.parallel.mesh import mesh, on_main
     from ppr_dist.parts import ID_TYPES, PartWriter, data_set
     from ppr_dist.scoring import gather_queries, passes, top_k

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ppr_dist.batch import Batch
-from ppr_dist.data.users import Int64
+from ppr_dist.data.stream.users import Int64
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum, exchange_rows
 from ppr_dist.parallel.sparse import Tables

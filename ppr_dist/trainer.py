@@ -11,7 +11,7 @@ import torch
 from ppr_dist.batch import Batch
 from ppr_dist.checkpoint import Best, Checkpointer, Position
 from ppr_dist.config import Config, Metric
-from ppr_dist.data.loader import Loader
+from ppr_dist.data.stream.loader import Loader
 from ppr_dist.objective import Shared, StepLoss, gather_candidates, share, step_loss
 from ppr_dist.observe import Observer
 from ppr_dist.parallel.ahead import one_ahead

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from ppr_dist.data.loader import PRELOAD
+from ppr_dist.data.stream.loader import PRELOAD
 from tests import ranks
 
 _CONTEXT = ranks._CONTEXT
@@ -24,8 +24,8 @@ _CONTEXT.set_forkserver_preload(
         "ppr_dist.job",
         "ppr_dist.trained",
         "ppr_dist.parts",
-        "ppr_dist.data.prepared",
-        "ppr_dist.data.raw_users",
+        "ppr_dist.data.prepare.prepared",
+        "ppr_dist.data.prepare.raw_users",
         "ppr_dist.prepare",
         "ppr_dist.pretrain",
         "ppr_dist.tune",

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from ppr_dist.data.loader import PRELOAD
+from ppr_dist.data.stream.loader import PRELOAD
 
 # A server process imports the heavy packages once and forks each rank from itself: a rank starts in a blink.
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.raw_users import RawUsers, load_raw_users
-from ppr_dist.data.users import Users
+from ppr_dist.data.prepare.raw_users import RawUsers, load_raw_users
+from ppr_dist.data.stream.users import Users
 
 
 @dataclasses.dataclass(frozen=True)

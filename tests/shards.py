@@ -9,8 +9,8 @@ import pyarrow as pa
 import webdataset
 
 from ppr_dist.data.manifest import Attribute, Manifest, Shard, Split
-from ppr_dist.data.shard_writer import sha256, stream_bytes
-from ppr_dist.data.users import Users
+from ppr_dist.data.prepare.shard_writer import sha256, stream_bytes
+from ppr_dist.data.stream.users import Users
 
 ATTRIBUTES = {"age": 5, "city": 11}
 

@@ -17,8 +17,8 @@ from ppr_dist import runs
 from ppr_dist.batch import Batch
 from ppr_dist.checkpoint import Checkpointer, Position
 from ppr_dist.config import Config, Loss, Model, Observe, Prompt, Tables, Train
-from ppr_dist.data.loader import Loader
 from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.stream.loader import Loader
 from ppr_dist.evaluation import evaluate
 from ppr_dist.job import Job, make_loader, make_tower
 from ppr_dist.model.tower import DenseTower

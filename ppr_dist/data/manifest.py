@@ -78,7 +78,7 @@ class Manifest:
     settings: dict[str, Any]
     """The options ``prepare`` ran with (no paths)."""
     clicks: dict[str, int]
-    """What the log held: :class:`ppr_dist.data.clicks.ClickCounts`."""
+    """What the log held: :class:`ppr_dist.data.prepare.clicks.ClickCounts`."""
     fingerprint: str = ""
 
     def sealed(self) -> Manifest:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ppr_dist.data.users import Int64
+from ppr_dist.data.stream.users import Int64
 from ppr_dist.errors import UserError
 
 

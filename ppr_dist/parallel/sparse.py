@@ -95,7 +95,7 @@ def make_sharder(config: TablesConfig) -> EmbeddingCollectionSharder:
     """TorchRec's sharder with the optimizer that FBGEMM fuses into backward."""
     return EmbeddingCollectionSharder(
         fused_params={"optimizer": _OPTIMIZERS[config.optimizer], "learning_rate": config.lr, "eps": config.eps},
-        use_index_dedup=False,  # ids come deduplicated from the loader (data/collate.py)
+        use_index_dedup=False,  # ids come deduplicated from the loader (data/stream/collate.py)
         qcomm_codecs_registry=None if config.exchange == "float32" else {_VECTORS.name: get_qcomm_codecs(_BFLOAT16)},
     )
 

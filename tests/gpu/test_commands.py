@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ppr_dist.data.synthetic import SyntheticConfig, generate
+from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from tests.integration.conftest import TINY
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]

@@ -11,7 +11,7 @@ import torch
 
 from ppr_dist.checkpoint import Checkpointer, Position
 from ppr_dist.config import Config
-from ppr_dist.data.stream import StreamState
+from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.mesh import Mesh

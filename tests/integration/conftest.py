@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
-from ppr_dist.data.synthetic import SyntheticConfig, generate
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from tests.commands import succeed
 
 PREPARE = {"users_per_member": 16, "members_per_shard": 2, "buckets": {"age": 5}}

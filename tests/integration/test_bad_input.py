@@ -26,7 +26,7 @@ import pytest
 
 from ppr_dist.checkpoint import checkpoints
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.data.stream import UserStream
+from ppr_dist.data.stream.user_stream import UserStream
 from tests.commands import Done, run_command, succeed
 from tests.integration.conftest import TINY, prepare_tiny
 from tests.ranks import free_port

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
-from ppr_dist.data.synthetic import SyntheticConfig, generate
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from ppr_dist.metrics import CUTOFFS
 from tests.commands import succeed, succeed_in_turn
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ppr_dist.data.synthetic import SyntheticConfig, generate
+from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from tests.commands import succeed
 
 ROOT = Path(__file__).resolve().parents[2]

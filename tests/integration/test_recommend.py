@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from ppr_dist.data.instances import Instances, history_batch
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.data.raw_users import load_raw_users
+from ppr_dist.data.prepare.raw_users import load_raw_users
+from ppr_dist.data.stream.instances import Instances, history_batch
 from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.trained import load_trained
 from tests.commands import succeed

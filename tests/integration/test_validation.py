@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ppr_dist.checkpoint import checkpoint_of, checkpoints, read_position
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.evaluation import evaluate
 from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.trained import load_trained

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ppr_dist.config import Config, Loss, Model, Prompt, Tables, Train
-from ppr_dist.data.collate import Collator
-from ppr_dist.data.users import Users
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.users import Users
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.objective import gather_candidates, step_loss
 from ppr_dist.parallel.apply import Parallel, parallelize

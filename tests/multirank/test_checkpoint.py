@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ppr_dist.checkpoint import Checkpointer, Position, checkpoints, chosen, load_tables
-from ppr_dist.data.stream import StreamState
+from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.trainer import send, train_step

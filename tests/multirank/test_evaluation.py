@@ -19,9 +19,9 @@ from torch import Tensor
 from ppr_dist import evaluation, scoring
 from ppr_dist.batch import Batch
 from ppr_dist.config import Config, Model, Prompt, Tables
-from ppr_dist.data.instances import Instances, history_batch, sampled_negatives
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.data.users import Users
+from ppr_dist.data.stream.instances import Instances, history_batch, sampled_negatives
+from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError
 from ppr_dist.evaluation import Evaluated, evaluate
 from ppr_dist.model.tower import DenseTower

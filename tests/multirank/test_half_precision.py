@@ -13,7 +13,7 @@ import torch
 from benchmarks.table_memory import held_bytes, planned_bytes
 from ppr_dist.checkpoint import Checkpointer, Position, chosen, load_tables
 from ppr_dist.config import Config, Tables
-from ppr_dist.data.stream import StreamState
+from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.parallel.apply import make_tables
 from ppr_dist.parallel.cluster import load_cluster
 from ppr_dist.parallel.mesh import Mesh

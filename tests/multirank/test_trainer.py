@@ -11,9 +11,9 @@ import pytest
 
 from ppr_dist.batch import Batch
 from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of, checkpoints
-from ppr_dist.data.loader import Loader
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.data.stream import UserStream
+from ppr_dist.data.stream.loader import Loader
+from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.observe import Observer
 from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.trainer import train

@@ -11,7 +11,7 @@ import pytest
 
 from ppr_dist import checkpoint
 from ppr_dist.checkpoint import Best, Checkpointer, Position, checkpoint_of, checkpoints, chosen
-from ppr_dist.data.stream import StreamState
+from ppr_dist.data.stream.user_stream import StreamState
 
 STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=1)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ppr_dist.config import Config
-from ppr_dist.data.item_shares import write_item_shares
+from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.job import Job, make_loader
 from ppr_dist.parallel.mesh import Mesh
 from ppr_dist.runs import RunInfo

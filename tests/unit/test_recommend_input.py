@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppr_dist.data import raw_users
 from ppr_dist.data.manifest import Manifest, load_manifest
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
-from ppr_dist.data.raw_users import load_raw_users
+from ppr_dist.data.prepare import raw_users
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.raw_users import load_raw_users
 from ppr_dist.errors import UserError
 from tests.served import Served, read_raw_users
 from tests.shards import clicks_of

@@ -15,11 +15,11 @@ import pytest
 
 from ppr_dist import runs
 from ppr_dist.config import Config
-from ppr_dist.data import shard_writer
-from ppr_dist.data.content import ids_sha256
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
+from ppr_dist.data.prepare import shard_writer
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.content import ids_sha256
+from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
 from ppr_dist.runs import RunInfo, check_catalogue, check_held_out, describe
 from tests.unit.data.click_logs import make_log, save

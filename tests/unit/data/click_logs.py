@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ppr_dist.data.manifest import Manifest, load_manifest
-from ppr_dist.data.prepare_config import PrepareConfig
+from ppr_dist.data.prepare.config import PrepareConfig
 
 
 def make_log(users: int = 120, items: int = 60, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -12,10 +12,10 @@ import torch
 
 from ppr_dist.batch import Batch
 from ppr_dist.config import Loss
-from ppr_dist.data import padding
-from ppr_dist.data.collate import Collator
-from ppr_dist.data.stream import UserStream
-from ppr_dist.data.users import Users
+from ppr_dist.data.stream import padding
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.user_stream import UserStream
+from ppr_dist.data.stream.users import Users
 from tests.shards import clicks_of, random_users, rank_part, select, write_data
 
 ITEMS, COUNT = 97, 40

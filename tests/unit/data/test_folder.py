@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from ppr_dist.data.folder import PREFIX, new_folder
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.folder import PREFIX, new_folder
+from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
 from tests.unit.data.click_logs import make_log, save
 
 WRITE = """
 import os, signal, sys
 from pathlib import Path
-from ppr_dist.data.folder import new_folder
+from ppr_dist.data.prepare.folder import new_folder
 with new_folder(Path(sys.argv[1]), overwrite=True, marker="m") as folder:
     (folder / "part").write_text(sys.argv[2])
     (folder / "m").write_text("")

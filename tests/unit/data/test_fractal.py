@@ -9,12 +9,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ppr_dist.data import fractal
-from ppr_dist.data.fractal import expand, main
-from ppr_dist.data.fractal_base import FractalConfig, probabilities, read_base, reduced
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
-from ppr_dist.data.synthetic import SyntheticConfig, generate
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.synthetic import fractal
+from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
+from ppr_dist.data.synthetic.fractal import expand, main
+from ppr_dist.data.synthetic.fractal_base import FractalConfig, probabilities, read_base, reduced
 from ppr_dist.errors import UserError
 from tests.unit.data.click_logs import make_log, save
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppr_dist.data import padding
-from ppr_dist.data.instances import (
+from ppr_dist.data.stream import padding
+from ppr_dist.data.stream.instances import (
     Instances,
     Task,
     clicked_before,
@@ -16,7 +16,7 @@ from ppr_dist.data.instances import (
     sampled_negatives,
     unclicked,
 )
-from ppr_dist.data.users import Users
+from ppr_dist.data.stream.users import Users
 from tests.shards import clicks_of, random_users, rank_part, select
 
 ITEMS = 400

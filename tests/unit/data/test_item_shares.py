@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ppr_dist.data.item_shares import ItemShares, write_item_shares
+from ppr_dist.data.stream.item_shares import ItemShares, write_item_shares
 from ppr_dist.errors import UserError
 
 ITEMS = 3_000_000

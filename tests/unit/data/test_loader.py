@@ -17,10 +17,10 @@ import torch
 import tests.ranks  # noqa: F401  (its warm server makes loader workers cheap)
 from ppr_dist.batch import Batch
 from ppr_dist.config import Loss
-from ppr_dist.data.collate import Collator
-from ppr_dist.data.loader import Loader
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.stream import UserStream
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.loader import Loader
+from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError
 from tests.shards import random_users, write_data
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppr_dist.data import padding
-from ppr_dist.data.padding import FULL, GROUP_TOKENS, group_by_length, ragged_arange, regroup
+from ppr_dist.data.stream import padding
+from ppr_dist.data.stream.padding import FULL, GROUP_TOKENS, group_by_length, ragged_arange, regroup
 
 
 def test_ragged_arange() -> None:

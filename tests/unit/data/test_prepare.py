@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
 from tests.unit.data.click_logs import check, make_log, read_split, save, seeded
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from ppr_dist import prepare as command
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
 from tests.unit.data.click_logs import make_log, save
 

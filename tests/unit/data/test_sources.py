@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
 from tests.unit.data.click_logs import save, sequences
 

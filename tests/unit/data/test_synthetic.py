@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppr_dist.data import synthetic
-from ppr_dist.data.synthetic import SyntheticConfig, generate
+from ppr_dist.data.synthetic import catalogue as synthetic
+from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from ppr_dist.errors import UserError
 
 

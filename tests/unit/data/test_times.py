@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ppr_dist.data import logs
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.prepared import prepare
-from ppr_dist.data.sources import open_source
+from ppr_dist.data.prepare import logs
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.sources import open_source
 from ppr_dist.errors import UserError
 from ppr_dist.prepare import summary
 from tests.served import read_raw_users

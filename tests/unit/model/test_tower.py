@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ppr_dist.batch import Batch, distinct_values
 from ppr_dist.config import Loss, Model, Prompt
-from ppr_dist.data import padding
-from ppr_dist.data.collate import Collator
-from ppr_dist.data.instances import Instances, history_batch
-from ppr_dist.data.padding import group_by_length, regroup
+from ppr_dist.data.stream import padding
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.instances import Instances, history_batch
+from ppr_dist.data.stream.padding import group_by_length, regroup
 from ppr_dist.model.sequences import Rectangle
 from ppr_dist.model.tower import DenseTower, Views
 from tests.shards import random_users

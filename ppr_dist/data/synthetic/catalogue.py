@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from ppr_dist import cli, options
 from ppr_dist.data.counter_random import integers, uniform
-from ppr_dist.data.folder import new_folder
+from ppr_dist.data.prepare.folder import new_folder
 from ppr_dist.errors import UserError
 
 Int64 = npt.NDArray[np.int64]

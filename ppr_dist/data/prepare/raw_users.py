@@ -13,12 +13,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ppr_dist.data import logs
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.profiles import load_profiles, read_values, value_indices
-from ppr_dist.data.sources import Source, connect, limit_memory, literal, named_errors, open_source, scalars
-from ppr_dist.data.users import Users, attribute_names, to_users
+from ppr_dist.data.prepare import logs
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.profiles import load_profiles, read_values, value_indices
+from ppr_dist.data.prepare.sources import Source, connect, limit_memory, literal, named_errors, open_source, scalars
+from ppr_dist.data.stream.users import Users, attribute_names, to_users
 from ppr_dist.errors import UserError
 
 BLOCK = 16_384

@@ -3,7 +3,7 @@
 A value is read by what it says and not by how a file stores it: 3, 3.0 and CSV's ``3`` are one category; so are
 ``true`` and CSV's ``True``, a date and the same date at midnight UTC. What the files cannot tell one by one (is ``3``
 an integer, or text among other text?) is found once, by ``prepare``, over the whole column, and kept in the manifest
-as the column's :data:`Kind`. Times are read in UTC (:func:`ppr_dist.data.sources.connect`).
+as the column's :data:`Kind`. Times are read in UTC (:func:`ppr_dist.data.prepare.sources.connect`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import duckdb
 
-from ppr_dist.data.logs import FLOATS, INTEGERS, SQL_TYPES, TIMES, WHOLE
 from ppr_dist.data.manifest import Attribute, Kind
-from ppr_dist.data.sources import Source, first_row, identifier, is_nan, literal, named_errors, scalars
+from ppr_dist.data.prepare.logs import FLOATS, INTEGERS, SQL_TYPES, TIMES, WHOLE
+from ppr_dist.data.prepare.sources import Source, first_row, identifier, is_nan, literal, named_errors, scalars
 from ppr_dist.errors import UserError
 
 DECIMAL_TEXT = r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"

@@ -1,4 +1,4 @@
-"""What a fractal expansion (:mod:`ppr_dist.data.fractal`) starts from: the log in memory, and its reduced matrix.
+"""What a fractal expansion (:mod:`~.fractal`) starts from: the log in memory, and its reduced matrix.
 
 Shapes: U users, I items, N clicks of the log; a, b factors; k = min(a, b) singular triplets.
 """
@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from ppr_dist.data import logs
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.profiles import find_kinds, load_profiles
-from ppr_dist.data.sources import connect, identifier, open_source
+from ppr_dist.data.prepare import logs
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.profiles import find_kinds, load_profiles
+from ppr_dist.data.prepare.sources import connect, identifier, open_source
 from ppr_dist.errors import UserError
 
 Int64 = npt.NDArray[np.int64]

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import webdataset
 
 from ppr_dist.data.manifest import Attribute, Shard, Split
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import scalars
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.sources import scalars
 
 ROWS = 1 << 20
 """Rows fetched and written at a time: one Parquet row group."""

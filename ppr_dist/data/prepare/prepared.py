@@ -12,15 +12,15 @@ import duckdb
 import pyarrow as pa
 from tqdm import tqdm
 
-from ppr_dist.data import attributes as attribute_values
-from ppr_dist.data import logs, shard_writer, splits
-from ppr_dist.data.clicks import Clicks
-from ppr_dist.data.content import ids_sha256
-from ppr_dist.data.folder import new_folder, work_folder
-from ppr_dist.data.item_shares import write_item_shares
 from ppr_dist.data.manifest import MANIFEST, Kind, Manifest
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import connect, limit_memory, open_source, scalars
+from ppr_dist.data.prepare import attributes as attribute_values
+from ppr_dist.data.prepare import logs, shard_writer, splits
+from ppr_dist.data.prepare.clicks import Clicks
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.content import ids_sha256
+from ppr_dist.data.prepare.folder import new_folder, work_folder
+from ppr_dist.data.prepare.sources import connect, limit_memory, open_source, scalars
+from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.errors import UserError, warn
 
 ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}

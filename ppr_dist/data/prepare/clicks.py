@@ -1,8 +1,8 @@
 """Put the clicks of a log in order, once, and say what the order rests on.
 
 ``prepare`` and ``recommend`` both read their log through here, so that a history is the same to both. Sorts are
-out of core, as in :mod:`ppr_dist.data.splits`; a comparison with the row before is a streaming window over a sorted
-table, which holds nothing.
+out of core, as in :mod:`~ppr_dist.data.prepare.splits`; a comparison with the row before is a streaming window over a
+sorted table, which holds nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import dataclasses
 
 import duckdb
 
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import scalars
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.sources import scalars
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import duckdb
 
-from ppr_dist.data import times
-from ppr_dist.data.clicks import Clicks, order_clicks
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import Source, first_row, identifier, named_errors, scalars
+from ppr_dist.data.prepare import times
+from ppr_dist.data.prepare.clicks import Clicks, order_clicks
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.sources import Source, first_row, identifier, named_errors, scalars
 from ppr_dist.errors import UserError
 
 INTEGERS = {f"{u}{t}INT" for u in ("", "U") for t in ("TINY", "SMALL", "BIG", "HUGE")} | {

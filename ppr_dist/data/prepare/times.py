@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
-from ppr_dist.data.sources import Source, first_row, identifier, is_nan, named_errors, scalars
+from ppr_dist.data.prepare.sources import Source, first_row, identifier, is_nan, named_errors, scalars
 from ppr_dist.errors import UserError
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -16,8 +16,8 @@ END = 4_133_980_800
 def place(con: duckdb.DuckDBPyConnection, source: Source, column: str, kind: str) -> str:
     """Return SQL of a column to order by, at the precision of the file; NaN is null.
 
-    ``kind`` is what :func:`ppr_dist.data.logs.column_type` says. Parquet keeps its own type: a cast to microseconds
-    would tie times that differ in nanoseconds.
+    ``kind`` is what :func:`~ppr_dist.data.prepare.logs.column_type` says. Parquet keeps its own type: a cast to
+    microseconds would tie times that differ in nanoseconds.
     """
     name = identifier(column)
     if source.kind == "parquet":

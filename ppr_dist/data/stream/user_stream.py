@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from ppr_dist.data.counter_random import integers, permutation
 from ppr_dist.data.manifest import Manifest, Shard
-from ppr_dist.data.users import Int64, Users, attribute_names, check_shards, read_shards, to_users
+from ppr_dist.data.stream.users import Int64, Users, attribute_names, check_shards, read_shards, to_users
 from ppr_dist.errors import UserError
 
 MAX_LANES = 64

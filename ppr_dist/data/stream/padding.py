@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ppr_dist.batch import Group
-from ppr_dist.data.users import Int64
+from ppr_dist.data.stream.users import Int64
 
 FULL = 0.95
 """A group ends where a history would fill less than this share of its slots …"""

@@ -7,12 +7,12 @@ import itertools
 import duckdb
 import pyarrow as pa
 
-from ppr_dist.data.content import ids_sha256
 from ppr_dist.data.manifest import Attribute, Kind
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.profiles import find_kinds, load_profiles, value_indices
-from ppr_dist.data.sources import Source, first_row, literal, scalars
-from ppr_dist.data.splits import SPLITS
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.content import ids_sha256
+from ppr_dist.data.prepare.profiles import find_kinds, load_profiles, value_indices
+from ppr_dist.data.prepare.sources import Source, first_row, literal, scalars
+from ppr_dist.data.prepare.splits import SPLITS
 from ppr_dist.errors import UserError, warn
 
 RESERVED = ("user", "items")
@@ -24,7 +24,7 @@ FEW_USERS = 100
 
 
 def load(con: duckdb.DuckDBPyConnection, source: Source, config: PrepareConfig, user_type: str) -> dict[str, Kind]:
-    """Fill ``raw_profile`` (:func:`ppr_dist.data.profiles.load_profiles`); return the attributes' kinds.
+    """Fill ``raw_profile`` (:func:`ppr_dist.data.prepare.profiles.load_profiles`); return the attributes' kinds.
 
     Raises :class:`UserError` on columns that cannot be attributes, buckets for what is none, and fractions or
     infinities without buckets.

@@ -1,6 +1,6 @@
 """Expand a real click log with profiles to any size, keeping the shape of its statistics.
 
-``python -m ppr_dist.data.fractal --interactions I.parquet --users U.parquet --out FOLDER --factor-users 16
+``python -m ppr_dist.data.synthetic.fractal --interactions I.parquet --users U.parquet --out FOLDER --factor-users 16
 --factor-items 32`` writes interactions.parquet (user_id, item_id, position) and users.parquet (user_id and the
 attributes). It is the fractal expansion of Belletti et al., "Scalable Realistic Recommendation Datasets through
 Fractal Expansions" (2019, arXiv 1901.08910), in its randomised form: R̃ = P ⊗ R, thinned.
@@ -52,8 +52,8 @@ from tqdm import tqdm
 
 from ppr_dist import cli, options
 from ppr_dist.data.counter_random import uniform
-from ppr_dist.data.folder import new_folder
-from ppr_dist.data.fractal_base import BaseLog, Float64, FractalConfig, Int64, probabilities, read_base
+from ppr_dist.data.prepare.folder import new_folder
+from ppr_dist.data.synthetic.fractal_base import BaseLog, Float64, FractalConfig, Int64, probabilities, read_base
 from ppr_dist.errors import UserError
 
 CELLS = 1 << 22
@@ -165,7 +165,9 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Parse ``argv``, write the files, and say how many rows."""
     about = "A fractal expansion of a click log with profiles."
-    (arguments, config), _ = options.parse("ppr_dist.data.fractal", argv, [Arguments, FractalConfig], description=about)
+    (arguments, config), _ = options.parse(
+        "ppr_dist.data.synthetic.fractal", argv, [Arguments, FractalConfig], description=about
+    )
     clicks = expand(arguments.interactions, arguments.users, config, Path(arguments.out), overwrite=arguments.overwrite)
     print(f"{arguments.out}: {clicks:,} clicks, {config.factor_users} × the users, {config.factor_items} × the items")
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from ppr_dist.data.users import Int64
+from ppr_dist.data.stream.users import Int64
 from ppr_dist.errors import UserError
 
 Counted = Literal["train", "tune"]

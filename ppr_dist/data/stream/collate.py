@@ -16,9 +16,9 @@ import torch
 from ppr_dist.batch import Batch, distinct_values
 from ppr_dist.config import Loss
 from ppr_dist.data.counter_random import integers, uniform
-from ppr_dist.data.item_shares import ItemShares
-from ppr_dist.data.padding import group_by_length, ragged_arange, regroup
-from ppr_dist.data.users import Int64, Users
+from ppr_dist.data.stream.item_shares import ItemShares
+from ppr_dist.data.stream.padding import group_by_length, ragged_arange, regroup
+from ppr_dist.data.stream.users import Int64, Users
 
 _NEGATIVE, _PICK, _DROP, _LEND = 11, 12, 13, 14  # what a draw is for, as a word of its key
 

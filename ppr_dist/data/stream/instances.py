@@ -14,8 +14,8 @@ import torch
 from ppr_dist.batch import Batch, distinct_values
 from ppr_dist.config import Task
 from ppr_dist.data.counter_random import bits, integers
-from ppr_dist.data.padding import group_by_length, ragged_arange
-from ppr_dist.data.users import Int64, Users
+from ppr_dist.data.stream.padding import group_by_length, ragged_arange
+from ppr_dist.data.stream.users import Int64, Users
 
 _SAMPLED = 21  # what a draw is for, as a word of its key
 

@@ -11,8 +11,8 @@ import pytest
 
 from ppr_dist.data.counter_random import permutation
 from ppr_dist.data.manifest import Manifest, load_manifest
-from ppr_dist.data.stream import UserStream, stratified_permutation
-from ppr_dist.data.users import Users
+from ppr_dist.data.stream.user_stream import UserStream, stratified_permutation
+from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError
 from tests.shards import clicks_of, random_users, write_data
 

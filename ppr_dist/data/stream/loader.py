@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ppr_dist.batch import Batch
-from ppr_dist.data.collate import Collator
-from ppr_dist.data.stream import UserStream
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError
 
 PRELOAD = ("ppr_dist.job", "pandas")

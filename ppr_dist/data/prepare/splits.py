@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import duckdb
 
-from ppr_dist.data.prepare_config import PrepareConfig
-from ppr_dist.data.sources import scalars
+from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.sources import scalars
 from ppr_dist.errors import UserError
 
 SPLITS = ("pretrain", "tune-train", "tune-test", "tune-validation")
