@@ -10,7 +10,7 @@ from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.users import Users
 
 
-def random_batch(config: Config, items: int, step: int, *, shortest: int, group_tokens: int | None = None) -> Batch:
+def random_batch(config: Config, items: int, step: int, *, shortest: int, bucket_tokens: int | None = None) -> Batch:
     """One rank's batch of ``config.train.batch`` users with clicks drawn uniformly from the whole catalogue.
 
     Histories are ``shortest`` to ``config.model.max_length`` long, uniformly; another ``step``, other users.
@@ -23,12 +23,12 @@ def random_batch(config: Config, items: int, step: int, *, shortest: int, group_
         probability=np.broadcast_to(np.float32(1 / items), items),
         max_length=config.model.max_length,
         hold_out=0,
-        first_slot=1,
+        first_target=1,
         views=False,
         seed=0,
         rank=0,
         world_size=1,
-        group_tokens=group_tokens,
+        bucket_tokens=bucket_tokens,
     )
     drawn = Users(
         index=np.arange(users),

@@ -98,9 +98,9 @@ def measure(kind: str, items: int) -> None:
     """Build, say what that took, then train as many steps as asked and say how long each took."""
     answers = Answers()
     from ppr_dist import trainer  # noqa: F401  (imports are not start-up of a table)
-    from ppr_dist.parallel.mesh import mesh
+    from ppr_dist.parallel.distributed import distributed_context
 
-    with mesh() as ranks:
+    with distributed_context() as ranks:
         before, resident_before = peak_rss(), resident()
         start = time.perf_counter()
         half, ours = kind == "ppr_dist_float16", kind.startswith("ppr_dist")
@@ -159,7 +159,7 @@ def _batch(items: int, step: int) -> Any:
 def _tower(config: Any) -> Any:
     from ppr_dist.model.tower import DenseTower
 
-    return DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_tower=False)
+    return DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
 
 
 def _ours(items: int, ranks: Any, half: bool) -> Any:
@@ -168,7 +168,9 @@ def _ours(items: int, ranks: Any, half: bool) -> Any:
     from ppr_dist.trainer import send, train_step
 
     config = _config(half=half)
-    sizes = TableSizes(items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_tower=False)
+    sizes = TableSizes(
+        items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_profile_encoder=False
+    )
     parallel = parallelize(sizes, _tower(config), config, ranks)
     return lambda batch: train_step(parallel, batch, send(parallel, batch), config), parallel.tables
 

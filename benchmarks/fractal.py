@@ -126,7 +126,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     from ppr_dist.config import Config, Loss, Model, Stream, Train
     from ppr_dist.data.manifest import load_manifest
     from ppr_dist.parallel.apply import parallelize
-    from ppr_dist.parallel.mesh import mesh
+    from ppr_dist.parallel.distributed import distributed_context
     from ppr_dist.trainer import send, train_step
 
     config = Config(
@@ -139,7 +139,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     manifest = load_manifest(data)
     info = runs.describe("pretrain", None, data, manifest)
     job = jobs.Job(data=data, run=options.work, resume=False, manifest=manifest, info=info, split="pretrain")
-    with mesh() as ranks:
+    with distributed_context() as ranks:
         loader = jobs.make_loader(job, config, ranks)
         parallel = parallelize(info.table_sizes(config), jobs.make_tower(info, config), config, ranks)
         uniform = np.full(manifest.items, 1 / manifest.items, np.float32)

@@ -90,7 +90,7 @@ def _batches(data: Path, manifest: Any, counts: np.ndarray, rank: int, world: in
         probability=(counts / counts.sum()).astype(np.float32),
         max_length=LENGTH,
         hold_out=2,
-        first_slot=1,
+        first_target=1,
         views=False,
         seed=0,
         rank=rank,

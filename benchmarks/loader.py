@@ -110,7 +110,7 @@ def _batches(data: Path, manifest: Manifest) -> Iterator[Any]:
         probability=np.full(manifest.items, 1 / manifest.items, np.float32),
         max_length=LENGTH,
         hold_out=2,
-        first_slot=1,
+        first_target=1,
         views=False,
         seed=0,
         rank=0,

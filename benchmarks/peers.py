@@ -179,7 +179,7 @@ def _row(loss: str, runner: _Runner, ours: _Runner | None, ndcg: float) -> dict[
     row: dict[str, Any] = {
         "loss": loss,
         "name": runner.name,
-        "positions_per_s": statistics.median(rates),
+        "targets_per_s": statistics.median(rates),
         "slowest": min(rates),
         "fastest": max(rates),
         "start_up_s": runner.start_up,
@@ -230,7 +230,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
                 reached = f"{seconds:.0f}" if seconds is not None else f"not in {row['trained_s']:.0f}"
                 end = f"{row['ndcg_at_the_end']:.4f}"
             lines.append(
-                f"| {row['name']} | {row['positions_per_s']:,.0f} | {row['slowest']:,.0f} … {row['fastest']:,.0f} | "
+                f"| {row['name']} | {row['targets_per_s']:,.0f} | {row['slowest']:,.0f} … {row['fastest']:,.0f} | "
                 f"{ratio} | {row['start_up_s']:.0f} | {reached} | {end} |"
             )
         steps = {row["name"]: row["step_ms"] for row in rows}

@@ -68,18 +68,20 @@ def _measure(items: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     from ppr_dist.config import Config, Model
     from ppr_dist.model.tower import DenseTower
     from ppr_dist.parallel.apply import make_tables
-    from ppr_dist.parallel.mesh import mesh
+    from ppr_dist.parallel.distributed import distributed_context
     from ppr_dist.parallel.sparse import TableSizes
     from ppr_dist.scoring import ModelScorer, Queries, top_k
 
     torch.set_num_threads(options.threads)
     config = Config(model=Model(dim=DIM))
-    with mesh() as ranks, tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        sizes = TableSizes(items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_tower=False)
+    with distributed_context() as ranks, tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        sizes = TableSizes(
+            items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_profile_encoder=False
+        )
         tables = make_tables(sizes, config, ranks)
         ((_, weights),) = tables.own_rows() or []
         _fill(weights)
-        tower = DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_tower=False)
+        tower = DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
         scorer = ModelScorer(tables, tower, ranks.device)
         nothing = np.zeros(0, np.int64)
 

@@ -37,7 +37,7 @@ from ppr_dist.config import Config, Loss, Model, Train
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.objective import gather_candidates, share, step_loss
 from ppr_dist.parallel.apply import parallelize
-from ppr_dist.parallel.mesh import Mesh, mesh
+from ppr_dist.parallel.distributed import DistributedContext, distributed_context
 from ppr_dist.parallel.sparse import TableSizes
 from ppr_dist.trainer import send, train_step
 
@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("step_time needs a GPU; --device cpu tries the program out in small")
-    with mesh() as ranks:
+    with distributed_context() as ranks:
         copy = copy_rate(ranks.device)
         rows = [row for size in SIZES[options.device] for row in measure(size, ranks, options.steps, copy)]
     result = {"benchmark": "step_time", **hardware(), "copy_bytes_per_s": copy, "rows": rows}
@@ -78,7 +78,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def measure(size: Size, ranks: Mesh, steps: int, copy: float) -> list[dict[str, Any]]:
+def measure(size: Size, ranks: DistributedContext, steps: int, copy: float) -> list[dict[str, Any]]:
     """Both forms at one size, one after the other, each with the card to itself."""
     cuda = ranks.device.type == "cuda"
     config = Config(
@@ -88,7 +88,7 @@ def measure(size: Size, ranks: Mesh, steps: int, copy: float) -> list[dict[str, 
     )
     tokens = 65_536 if cuda else None  # as job.py sets it
     batches = [
-        random_batch(config, size.items, s, shortest=size.length // 2, group_tokens=tokens) for s in range(BATCHES)
+        random_batch(config, size.items, s, shortest=size.length // 2, bucket_tokens=tokens) for s in range(BATCHES)
     ]
     batches = [batch.pin_memory() for batch in batches] if cuda else batches
     rows = []
@@ -126,15 +126,17 @@ def rates(config: Config, batches: list[Batch], seconds: float) -> dict[str, Any
     peak = next((rate for name, rate in PEAK_FLOPS.items() if name in card), None)
     return {
         "tokens_per_s": tokens * per_s,
-        "positions_per_s": targets * per_s,
+        "targets_per_s": targets * per_s,
         "model_flops_per_s": flops * per_s,
         "mfu": flops * per_s / peak if peak else None,
     }
 
 
-def _ours(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], None], Callable[[Batch], None]]:
+def _ours(
+    config: Config, items: int, ranks: DistributedContext
+) -> tuple[Callable[[Batch], None], Callable[[Batch], None]]:
     width = {"dim": config.model.dim, "attribute_dim": config.prompt.attribute_dim}
-    sizes = TableSizes(items=items, attributes={}, with_prompt=False, with_tower=False, **width)
+    sizes = TableSizes(items=items, attributes={}, with_prompt=False, with_profile_encoder=False, **width)
     parallel = parallelize(sizes, _tower(config), config, ranks)
 
     def step(batch: Batch) -> None:
@@ -148,7 +150,9 @@ def _ours(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], No
     return step, look_up_and_update
 
 
-def _plain(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], None], Callable[[Batch], None]]:
+def _plain(
+    config: Config, items: int, ranks: DistributedContext
+) -> tuple[Callable[[Batch], None], Callable[[Batch], None]]:
     """As one would write it in plain PyTorch: Adam moves every row of the table at every step."""
     fused = ranks.device.type == "cuda"
     table = nn.Embedding(items, config.model.dim, device=ranks.device)
@@ -180,7 +184,7 @@ def _plain(config: Config, items: int, ranks: Mesh) -> tuple[Callable[[Batch], N
 
 
 def _tower(config: Config) -> DenseTower:
-    return DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_tower=False)
+    return DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
 
 
 def _times(step: Callable[[Any], Any], batches: list[Any], steps: int, device: torch.device) -> float:

@@ -40,7 +40,7 @@ def planned_bytes(
         attributes={"profile": profile_values} if profile_values else {},
         attribute_dim=dim,
         with_prompt=True,
-        with_tower=True,
+        with_profile_encoder=True,
     )
     tables = Tables(precision="float16" if half else "float32")
     question = Question(cluster=cluster, world_size=world_size, sizes=sizes, tables=tables)

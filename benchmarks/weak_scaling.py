@@ -67,7 +67,7 @@ def _compare(data: Path, users: int, options: argparse.Namespace, cores: list[in
 
     return {
         "users_per_rank": users,
-        "positions_per_s": {name: median(lambda r, name=name: r[name]["rate"]) for name in rounds[0]},
+        "targets_per_s": {name: median(lambda r, name=name: r[name]["rate"]) for name in rounds[0]},
         "efficiency": median(lambda r: r["two ranks"]["rate"] / (2 * r["one rank"]["rate"])),
         "efficiency_of_two_strangers": median(lambda r: r["two strangers"]["rate"] / (2 * r["one rank"]["rate"])),
         "efficiency_if_talking_were_free": median(
@@ -186,7 +186,7 @@ def _run_rank(given: dict[str, Any]) -> None:
     from ppr_dist.job import Job, make_loader, make_tower
     from ppr_dist.parallel.ahead import one_ahead
     from ppr_dist.parallel.apply import parallelize
-    from ppr_dist.parallel.mesh import mesh
+    from ppr_dist.parallel.distributed import distributed_context
 
     torch.set_num_threads(1)
     world, users, data = given["world"], given["users"], Path(given["data"])
@@ -195,7 +195,7 @@ def _run_rank(given: dict[str, Any]) -> None:
         loss=Loss(uniform_negatives=CANDIDATES, in_batch_per_user=2 // world),
         train=Train(batch=users * world, epochs=10**6, seed=given["seed"]),
     )
-    with mesh() as ranks:
+    with distributed_context() as ranks:
         manifest = load_manifest(data)
         info = runs.describe("pretrain", None, data, manifest)
         job = Job(data=data, run=data, resume=False, manifest=manifest, info=info, split="pretrain")
@@ -235,7 +235,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
         "|---|---|---|---|---|---|",
     ]
     for size in result["sizes"]:
-        rates = size["positions_per_s"]
+        rates = size["targets_per_s"]
         shares = ("efficiency", "efficiency_if_talking_were_free", "efficiency_of_two_strangers")
         lines.append(
             f"| {size['users_per_rank']} | {rates['one rank']:,.0f} | {rates['two ranks']:,.0f} | "

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Int64 = npt.NDArray[np.int64]
+Int64Array = npt.NDArray[np.int64]
 
 
 class Group(NamedTuple):
@@ -71,9 +71,9 @@ class Batch:
     """Contrastive view: histories with interactions dropped, rows of item_ids, int64 [T']; None = no views."""
     masked_lengths: Tensor | None = None
     """Length of each masked history, int64 [B]."""
-    most_users: int = 0
+    max_users_per_rank: int = 0
     """Training: users of the rank that has most in this step; what is gathered by user is padded to as many rows."""
-    masked_groups: tuple[Group, ...] = ()
+    masked_buckets: tuple[Group, ...] = ()
     """The same users' groups in the masked view."""
 
     @property
@@ -101,7 +101,7 @@ class Batch:
         return _from_arrays, ({n: v.numpy() if isinstance(v, Tensor) else v for n, v in vars(self).items()},)
 
 
-def distinct_values(profile: Int64) -> dict[str, Any]:
+def distinct_values(profile: Int64Array) -> dict[str, Any]:
     """A batch's profile fields from value indices [A, B]: each value of an attribute is looked up once."""
     found = [np.unique(values, return_inverse=True) for values in profile]
     first = np.cumsum([0, *(len(values) for values, _ in found)])

@@ -25,7 +25,7 @@ from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.mesh import on_main
+from ppr_dist.parallel.distributed import on_main
 from ppr_dist.parallel.sparse import Tables
 
 _NAME = re.compile(r"step-(\d{8})")

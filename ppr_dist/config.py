@@ -147,14 +147,14 @@ class Loss:
     """λ of the prompt-oriented contrastive loss (tune with a prompt only)."""
     contrastive_temperature: float = 0.2
     """τ of the contrastive loss."""
-    attribute_mask: float = 0.2
+    profile_dropout: float = 0.2
     """γ1: share of profile elements dropped in the first view."""
-    behaviour_mask: float = 0.2
+    interaction_dropout: float = 0.2
     """γ2: share of interactions dropped in the second view (never the last)."""
 
     def __post_init__(self) -> None:
         _positive(self, "loss", "temperature", "contrastive_temperature", "logit_chunk", "in_batch_users")
-        _probability(self, "loss", "attribute_mask", "behaviour_mask")
+        _probability(self, "loss", "profile_dropout", "interaction_dropout")
         if self.uniform_negatives < 0 or self.in_batch_per_user < 0:
             raise UserError("loss.uniform_negatives and loss.in_batch_per_user must not be negative")
         if self.kind in ("bpr", "bce") and self.uniform_negatives < 1:
@@ -171,7 +171,7 @@ class Stream:
     """Shards whose users are shuffled together; also what a reader holds in memory."""
     workers: int = 0
     """Loader processes per rank; 0 = load in the training process."""
-    group_tokens: int | None = None
+    bucket_tokens: int | None = None
     """Tokens that like-long histories hold together in attention before shorter ones open the next group: smaller pads
     attention less, larger keeps a GPU busy. None: 256 on a CPU, 65,536 on a GPU."""
 

@@ -50,32 +50,32 @@ def main(argv: list[str] | None = None) -> None:
 
     from ppr_dist import files, runs
     from ppr_dist.evaluation import evaluate
-    from ppr_dist.parallel.mesh import mesh, on_main
+    from ppr_dist.parallel.distributed import distributed_context, on_main
     from ppr_dist.parts import data_set
     from ppr_dist.predictions import Predictions, predictions_writer
     from ppr_dist.scoring import PopularityScorer, Scorer
     from ppr_dist.trained import load_trained
 
-    with mesh() as ranks, contextlib.ExitStack() as stack:
+    with distributed_context() as context, contextlib.ExitStack() as stack:
         on_main(lambda: files.check_writable(arguments.run_dir))
-        folder = stack.enter_context(data_set(arguments.predictions, ranks)) if arguments.predictions else None
-        trained = load_trained(arguments.run_dir, arguments.data, ranks, arguments.sharding)
+        folder = stack.enter_context(data_set(arguments.predictions, context)) if arguments.predictions else None
+        trained = load_trained(arguments.run_dir, arguments.data, context, arguments.sharding)
         if not set(arguments.task) <= {"next-item", "validation"}:
             on_main(lambda: runs.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))
         scorer: Scorer = trained.scorer
         if arguments.baseline == "popularity":
             counts = torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
-            scorer = PopularityScorer(counts.to(ranks.device), ranks.device)
+            scorer = PopularityScorer(counts.to(context.device), context.device)
         keep = None
         if folder:
-            parts = stack.enter_context(predictions_writer(folder, trained.manifest, ranks))
+            parts = stack.enter_context(predictions_writer(folder, trained.manifest, context))
             keep = Predictions(parts, trained.data).keep
         for task in arguments.task:
             metrics = evaluate(
                 scorer,
                 trained.data,
                 trained.manifest,
-                ranks,
+                context,
                 task=task,
                 protocol=arguments.protocol,
                 max_length=trained.config.model.max_length,
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
                 keep=keep,
                 progress=arguments.progress,
             )
-            if ranks.main:
+            if context.main:
                 method = arguments.baseline or trained.info.method or "pre-train"
                 asked = {"method": method, "seed": arguments.seed, "leave_out_seen": arguments.leave_out_seen}
                 of = {"run": str(arguments.run_dir.resolve()), "step": trained.step}

@@ -24,11 +24,11 @@ from ppr_dist.data.stream.instances import (
     unclicked,
 )
 from ppr_dist.data.stream.user_stream import users_in_order
-from ppr_dist.data.stream.users import Int64
+from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.errors import UserError, warn
 from ppr_dist.metrics import finish, metric_sums
 from ppr_dist.parallel.collectives import all_sum
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.scoring import Scorer, gather_queries, passes, rank_among, rank_in_catalogue
 
 Protocol = Literal["sampled-99", "full"]
@@ -39,15 +39,15 @@ NEGATIVES = 99
 class Evaluated:
     """Ranked instances, one entry each, in the order of (user, position)."""
 
-    users: Int64
+    users: Int64Array
     """User index."""
-    positions: Int64
+    positions: Int64Array
     """Clicks before the target."""
-    items: Int64
+    items: Int64Array
     """The target."""
-    ranks: Int64
+    ranks: Int64Array
     """1 = best."""
-    candidates: Int64
+    candidates: Int64Array
     """How many were ranked, the target included."""
 
 
@@ -56,7 +56,7 @@ def evaluate(
     scorer: Scorer,
     folder: Path,
     manifest: Manifest,
-    mesh: Mesh,
+    context: DistributedContext,
     *,
     task: Task,
     protocol: Protocol,
@@ -82,11 +82,11 @@ def evaluate(
     """
     split = split or ("pretrain" if task in ("next-item", "validation") else "tune-test")
     steps, parts = users_in_order(
-        folder, manifest, split, rank=mesh.rank, world_size=mesh.world_size, at_once=max(1, batch)
+        folder, manifest, split, rank=context.rank, world_size=context.world_size, at_once=max(1, batch)
     )
     sums = metric_sums(*(torch.zeros(0, dtype=torch.int64),) * 2)
     users = found = seen = left_out = unsampled = 0
-    hidden = None if progress and mesh.main else True
+    hidden = None if progress and context.main else True
     for part in tqdm(parts, total=steps, desc=f"{task} {protocol}", disable=hidden):
         instances = instances_of(part, task)
         again = clicked_before(instances)
@@ -106,7 +106,7 @@ def evaluate(
                 keep(ranked)
         users += len(np.unique(instances.owner))
     counts = torch.tensor([users, found, seen, left_out, unsampled], dtype=torch.float64)
-    *total, users, found, seen, left_out, unsampled = all_sum(torch.cat([sums, counts]).to(mesh.device)).tolist()
+    *total, users, found, seen, left_out, unsampled = all_sum(torch.cat([sums, counts]).to(context.device)).tolist()
     if not total[0]:
         reason = f"no {task} instance in split {split!r}"
         if unsampled:
@@ -116,7 +116,7 @@ def evaluate(
         elif found:
             reason = f"every {task} target was clicked before"
         raise UserError(f"{folder}: {reason}")
-    if unsampled and mesh.main:
+    if unsampled and context.main:
         few = (
             f"{int(unsampled)} of {int(found)} {task} instances are left out: their users leave fewer than {NEGATIVES}"
         )

@@ -20,10 +20,10 @@ from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError
 from ppr_dist.evaluation import evaluate
+from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.model.tower import DenseTower
-from ppr_dist.observe import Observer
 from ppr_dist.parallel.apply import Parallel, parallelize
-from ppr_dist.parallel.mesh import Mesh, on_main
+from ppr_dist.parallel.distributed import DistributedContext, on_main
 from ppr_dist.run_lock import LOCK
 from ppr_dist.runs import RunInfo
 from ppr_dist.scoring import ModelScorer
@@ -52,14 +52,14 @@ class Job:
         return ("validation", "pretrain") if self.split == "pretrain" else ("few-shot", "tune-validation")
 
 
-def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
+def make_loader(job: Job, config: Config, context: DistributedContext) -> Loader:
     stream = UserStream(
         job.data,
         job.manifest,
         job.split,
         batch=config.train.batch,
-        rank=mesh.rank,
-        world_size=mesh.world_size,
+        rank=context.rank,
+        world_size=context.world_size,
         seed=config.train.seed,
         shuffle_shards=config.stream.shuffle_shards,
     )
@@ -70,14 +70,14 @@ def make_loader(job: Job, config: Config, mesh: Mesh) -> Loader:
         probability=ItemShares(job.data, "train" if job.split == "pretrain" else "tune", job.manifest.items),
         max_length=config.model.max_length,
         hold_out=job.hold_out,
-        first_slot=0 if tuning else 1,
+        first_target=0 if tuning else 1,
         views=job.info.with_prompt and config.loss.contrastive_weight > 0,
         seed=config.train.seed,
-        rank=mesh.rank,
-        world_size=mesh.world_size,
-        group_tokens=config.stream.group_tokens or (65_536 if mesh.device.type == "cuda" else None),
+        rank=context.rank,
+        world_size=context.world_size,
+        bucket_tokens=config.stream.bucket_tokens or (65_536 if context.device.type == "cuda" else None),
     )
-    return Loader(stream, collator, config.stream.workers, pin=mesh.device.type == "cuda")
+    return Loader(stream, collator, config.stream.workers, pin=context.device.type == "cuda")
 
 
 def make_tower(info: RunInfo, config: Config) -> DenseTower:
@@ -86,14 +86,14 @@ def make_tower(info: RunInfo, config: Config) -> DenseTower:
         config.prompt,
         attributes=len(info.attributes),
         with_prompt=info.with_prompt,
-        with_tower=info.with_tower and bool(info.attributes),
+        with_profile_encoder=info.with_profile_encoder and bool(info.attributes),
     )
 
 
 def run_job(
     job: Job,
     config: Config,
-    mesh: Mesh,
+    context: DistributedContext,
     *,
     prepare_tower: Callable[[DenseTower], None] = lambda tower: None,
     prepare_parallel: Callable[[Parallel], None] = lambda parallel: None,
@@ -107,39 +107,39 @@ def run_job(
     """
     check_validation(job, config)
     on_main(lambda: runs.check_new(job.run, config, job.info, resume=job.resume))
-    loader = make_loader(job, config, mesh)
+    loader = make_loader(job, config, context)
     torch.manual_seed(config.train.seed)
     tower = make_tower(job.info, config)
     prepare_tower(tower)
-    parallel = parallelize(job.info.table_sizes(config), tower, config, mesh, train_items=train_items)
+    parallel = parallelize(job.info.table_sizes(config), tower, config, context, train_items=train_items)
     prepare_parallel(parallel)
-    seed_everything(config.train.seed, mesh.rank)
+    seed_everything(config.train.seed, context.rank)
     checkpointer = Checkpointer(job.run, config.train.keep_checkpoints)
     stream_state = loader.stream.state()
-    position = Position(step=0, stream=stream_state, world_size=mesh.world_size)
+    position = Position(step=0, stream=stream_state, world_size=context.world_size)
     if job.resume:
         position = checkpointer.resume(parallel, stream_state) or position
         check_metric(position, config, job.run)
-        if mesh.main:
+        if context.main:
             _say_from_where(job.run, position)
     # Only now: a refusal to resume leaves the run's description as it was.
     on_main(lambda: runs.create(job.run, config, job.info, parallel.tables.plan, resume=job.resume))
     on_main(checkpointer.sweep)
-    observer = Observer(
+    logger = MetricLogger(
         job.run,
         config,
-        mesh,
+        context,
         total_steps=total_steps(loader, config),
         first_step=position.step,
         job=job.info.method or job.info.job,
     )
     try:
-        validate = make_validate(job, config, parallel, mesh) if config.train.eval_every_epochs else None
-        end = train(parallel, loader, config, mesh, observer, checkpointer, position, validate)
+        validate = make_validate(job, config, parallel, context) if config.train.eval_every_epochs else None
+        end = train(parallel, loader, config, context, logger, checkpointer, position, validate)
     finally:
-        observer.close()
-    if mesh.main:
-        print(_summary(job, end, end.step - position.step, observer.loss), flush=True)
+        logger.close()
+    if context.main:
+        print(_summary(job, end, end.step - position.step, logger.loss), flush=True)
 
 
 def _say_from_where(run: Path, position: Position) -> None:
@@ -181,9 +181,9 @@ def check_metric(position: Position, config: Config, run: Path) -> None:
         raise UserError(f"{run}: its best is by {position.best.metric}, now train.best_metric is {metric}")
 
 
-def make_validate(job: Job, config: Config, parallel: Parallel, mesh: Mesh) -> Validate:
+def make_validate(job: Job, config: Config, parallel: Parallel, context: DistributedContext) -> Validate:
     """Rank the job's validation task among the whole catalogue."""
-    scorer = ModelScorer(parallel.tables, parallel.engine, mesh.device)
+    scorer = ModelScorer(parallel.tables, parallel.engine, context.device)
     task, split = job.validation
 
     def validate() -> dict[str, float]:
@@ -191,7 +191,7 @@ def make_validate(job: Job, config: Config, parallel: Parallel, mesh: Mesh) -> V
             scorer,
             job.data,
             job.manifest,
-            mesh,
+            context,
             task=task,
             split=split,
             protocol="full",

@@ -123,8 +123,8 @@ def prediction_loss(
 
 
 def contrastive_loss(loss: Loss, batch: Batch, shared: Shared, views: Views) -> Tensor:
-    """Gather both views of all ranks, padded to ``batch.most_users``; compute L_CL summed over this rank's users."""
-    users, most, device = len(views.state), batch.most_users, views.state.device
+    """Gather both views of all ranks, padded to equal sizes; compute L_CL summed over this rank's users."""
+    users, most, device = len(views.state), batch.max_users_per_rank, views.state.device
     real = (torch.arange(most, device=device) < shared.users[:, None]).flatten()
     own = torch.arange(users, device=device) + dist.get_rank() * most
     total = views.state.new_zeros(())

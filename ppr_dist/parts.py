@@ -21,7 +21,7 @@ import torch
 
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.collectives import all_sum
-from ppr_dist.parallel.mesh import Mesh, on_main
+from ppr_dist.parallel.distributed import DistributedContext, on_main
 
 ROW_GROUP = 1 << 17
 """Rows written at a time; what a writer holds in memory."""
@@ -33,7 +33,7 @@ ID_TYPES = {"int64": pa.int64(), "string": pa.large_string()}
 
 
 @contextlib.contextmanager
-def data_set(out: Path, mesh: Mesh) -> Iterator[Path]:
+def data_set(out: Path, context: DistributedContext) -> Iterator[Path]:
     """Yield the hidden sibling of ``out`` that parts are written to; rename it to ``out`` at the end. A collective.
 
     A data set that stands there already is replaced at the end; what a killed process left is removed at the start.
@@ -94,8 +94,8 @@ def _end(out: Path, path: Path, partial: Path) -> None:
 class PartWriter:
     """This rank's parts of a data set in the making."""
 
-    def __init__(self, folder: Path, mesh: Mesh, schema: pa.Schema) -> None:
-        self.folder, self.mesh, self.schema = folder, mesh, schema
+    def __init__(self, folder: Path, context: DistributedContext, schema: pa.Schema) -> None:
+        self.folder, self.context, self.schema = folder, context, schema
         self._waiting: list[pa.Table] = []
         self._rows = self._written = self._parts = 0
         self._file: pq.ParquetWriter | None = None
@@ -108,7 +108,7 @@ class PartWriter:
     ) -> None:
         if error is None:
             # A data set of no rows still has columns.
-            self._flush(even_without_rows=self.mesh.main and not self._parts)
+            self._flush(even_without_rows=self.context.main and not self._parts)
         if self._file is not None:
             self._file.close()
 
@@ -125,7 +125,7 @@ class PartWriter:
             return
         try:
             if self._file is None:
-                name = f"part-{self.mesh.rank:05d}-{self._parts:05d}.parquet"
+                name = f"part-{self.context.rank:05d}-{self._parts:05d}.parquet"
                 self._file, self._parts = pq.ParquetWriter(self.folder / name, self.schema), self._parts + 1
             self._file.write_table(pa.concat_tables(self._waiting) if self._waiting else self.schema.empty_table())
             self._written, self._waiting = self._written + self._rows, []
@@ -135,5 +135,5 @@ class PartWriter:
             self._rows = 0
         except OSError as error:
             failed = UserError(f"{self.folder}: cannot be written ({error})")
-            failed.rank = self.mesh.rank  # type: ignore[attr-defined]
+            failed.rank = self.context.rank  # type: ignore[attr-defined]
             raise failed from error

@@ -9,11 +9,11 @@ import pyarrow as pa
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.raw_ids import UserIds, item_ids
 from ppr_dist.evaluation import Evaluated
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parts import ID_TYPES, PartWriter
 
 
-def predictions_writer(folder: Path, manifest: Manifest, mesh: Mesh) -> PartWriter:
+def predictions_writer(folder: Path, manifest: Manifest, context: DistributedContext) -> PartWriter:
     """This rank's writer of user_id, position (clicks before the target), item_id, rank (1 = best), candidates."""
     integer = pa.int64()
     schema = pa.schema(
@@ -25,7 +25,7 @@ def predictions_writer(folder: Path, manifest: Manifest, mesh: Mesh) -> PartWrit
             ("candidates", integer),
         ]
     )
-    return PartWriter(folder, mesh, schema)
+    return PartWriter(folder, context, schema)
 
 
 class Predictions:

@@ -25,10 +25,10 @@ def main(argv: list[str] | None = None) -> None:
     from ppr_dist import runs
     from ppr_dist.data.manifest import load_manifest
     from ppr_dist.job import Job, run_job
-    from ppr_dist.parallel.mesh import mesh, on_main
+    from ppr_dist.parallel.distributed import distributed_context, on_main
     from ppr_dist.run_lock import locked
 
-    with mesh() as ranks, locked(arguments.run_dir, ranks):
+    with distributed_context() as context, locked(arguments.run_dir, context):
         manifest = on_main(lambda: load_manifest(arguments.data))
         info = runs.describe("pretrain", None, arguments.data, manifest)
         job = Job(
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
             info=info,
             split="pretrain",
         )
-        run_job(job, config, ranks)
+        run_job(job, config, context)
 
 
 if __name__ == "__main__":

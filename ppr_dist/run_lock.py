@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ppr_dist import files
 from ppr_dist.errors import UserError, warn
-from ppr_dist.parallel.mesh import Mesh, on_main
+from ppr_dist.parallel.distributed import DistributedContext, on_main
 
 LOCK = "lock"
 """Its name in the run's folder."""
@@ -25,7 +25,7 @@ PATIENCE_WITH_OWN_JOB = 120.0
 
 
 @contextmanager
-def locked(run: Path, mesh: Mesh) -> Iterator[None]:
+def locked(run: Path, context: DistributedContext) -> Iterator[None]:
     """Hold ``RUN/lock`` on rank 0 while the run trains. A collective.
 
     The lock is the kernel's (flock): it ends with its holder, however that ends, so there is no stale one. NFS and most
@@ -38,7 +38,7 @@ def locked(run: Path, mesh: Mesh) -> Iterator[None]:
     try:
         yield
     finally:
-        if mesh.main:
+        if context.main:
             _release(run, file)
 
 

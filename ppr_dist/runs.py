@@ -49,7 +49,7 @@ class RunInfo:
         return self.method in ("ppr-light", "ppr-full")
 
     @property
-    def with_tower(self) -> bool:
+    def with_profile_encoder(self) -> bool:
         return self.method is not None
 
     def table_sizes(self, config: Config) -> TableSizes:
@@ -59,7 +59,7 @@ class RunInfo:
             attributes=self.attributes,
             attribute_dim=config.prompt.attribute_dim,
             with_prompt=self.with_prompt,
-            with_tower=self.with_tower and bool(self.attributes),
+            with_profile_encoder=self.with_profile_encoder and bool(self.attributes),
         )
 
 
@@ -90,7 +90,7 @@ def check_catalogue(info: RunInfo, run: Path, manifest: Manifest, data: Path) ->
             f"{run} was trained on another catalogue ({info.items} items, data {info.data}) than {data} "
             f"({now.items} items)"
         )
-    if not info.with_tower:
+    if not info.with_profile_encoder:
         return
     if list(info.attributes) != list(now.attributes):
         then, found = (", ".join(names) or "none" for names in (info.attributes, now.attributes))

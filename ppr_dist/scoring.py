@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ppr_dist.batch import Batch
-from ppr_dist.data.stream.users import Int64
+from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum, exchange_rows
 from ppr_dist.parallel.sparse import Tables
@@ -110,9 +110,9 @@ class Queries:
 
     users: Tensor
     """[X, D]."""
-    rows: Int64
+    rows: Int64Array
     """Row in ``users`` of each excluded pair."""
-    items: Int64
+    items: Int64Array
     """Item of each excluded pair, ascending."""
     sizes: tuple[int, ...]
     """Rows of each rank, rank after rank; their sum is X."""
@@ -124,7 +124,7 @@ class Queries:
         return slice(first, first + self.sizes[dist.get_rank()])
 
 
-def gather_queries(users: Tensor, rows: Int64, items: Int64) -> Queries:
+def gather_queries(users: Tensor, rows: Int64Array, items: Int64Array) -> Queries:
     """Bring the users and their excluded (row, item) pairs of all ranks together on every rank. A collective."""
     sizes = tuple(all_gather(torch.tensor([len(users)], device=users.device)).tolist())
     pairs = torch.from_numpy(np.stack([rows + sum(sizes[: dist.get_rank()]), items], axis=1)).to(users.device)

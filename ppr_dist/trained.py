@@ -13,7 +13,7 @@ from ppr_dist.errors import UserError, warn
 from ppr_dist.job import make_tower
 from ppr_dist.parallel.apply import make_tables
 from ppr_dist.parallel.cluster import load_cluster
-from ppr_dist.parallel.mesh import Mesh, on_main
+from ppr_dist.parallel.distributed import DistributedContext, on_main
 from ppr_dist.parallel.sparse import Tables
 from ppr_dist.runs import RunInfo
 from ppr_dist.scoring import ModelScorer
@@ -30,7 +30,7 @@ class Trained:
     scorer: ModelScorer
 
 
-def load_trained(run: Path, data: Path | None, ranks: Mesh, sharding: Path | None = None) -> Trained:
+def load_trained(run: Path, data: Path | None, context: DistributedContext, sharding: Path | None = None) -> Trained:
     """Load a run's :func:`chosen` checkpoint for scoring, on any number of ranks. A collective.
 
     Where it is the best of a validation and not the latest, it says so.
@@ -47,29 +47,29 @@ def load_trained(run: Path, data: Path | None, ranks: Mesh, sharding: Path | Non
     manifest = on_main(lambda: load_manifest(folder))
     runs.check_catalogue(info, run, manifest, folder)
     checkpoint = on_main(lambda: chosen(run))
-    tables = _tables(run, config, info, ranks, sharding)
+    tables = _tables(run, config, info, context, sharding)
     load_tables(tables, checkpoint.path, with_optimizer=False)
-    tower = make_tower(info, config).to(ranks.device).eval()
+    tower = make_tower(info, config).to(context.device).eval()
     load_dense(tower, checkpoint.path, strict=True)
-    if ranks.main and checkpoint.best:
+    if context.main and checkpoint.best:
         print(checkpoint, flush=True)
-    return Trained(config, info, manifest, folder, checkpoint.step, ModelScorer(tables, tower, ranks.device))
+    return Trained(config, info, manifest, folder, checkpoint.step, ModelScorer(tables, tower, context.device))
 
 
-def _tables(run: Path, config: Config, info: RunInfo, ranks: Mesh, sharding: Path | None) -> Tables:
+def _tables(run: Path, config: Config, info: RunInfo, context: DistributedContext, sharding: Path | None) -> Tables:
     """Tables to be loaded: planned for ``sharding``, or for the run's own cluster file, or for this machine."""
 
     def planned(path: Path | None) -> Tables:
         if path:
             cluster = on_main(lambda: load_cluster(path))
-            if cluster.compute_device != ranks.device.type:
-                raise UserError(f"{path}: describes {cluster.compute_device}, and this runs on {ranks.device.type}")
+            if cluster.compute_device != context.device.type:
+                raise UserError(f"{path}: describes {cluster.compute_device}, and this runs on {context.device.type}")
         # Scoring never updates a table, so the optimizer is the one every device has, which keeps no state; and
         # what travels is not rounded, or ranks would depend on their number.
         chosen_file = ClusterFile(path) if path else None
         changed = dataclasses.replace(config.tables, optimizer="sgd", sharding=chosen_file, exchange="float32")
         return make_tables(
-            info.table_sizes(config), dataclasses.replace(config, tables=changed), ranks, train_items=False
+            info.table_sizes(config), dataclasses.replace(config, tables=changed), context, train_items=False
         )
 
     if sharding or not config.tables.sharding:
@@ -78,6 +78,6 @@ def _tables(run: Path, config: Config, info: RunInfo, ranks: Mesh, sharding: Pat
     try:
         return planned(config.tables.sharding)
     except UserError as error:
-        if ranks.main:
+        if context.main:
             warn(f"tables are placed otherwise than in training: {error}")
     return planned(None)

@@ -12,13 +12,13 @@ from ppr_dist.batch import Batch
 from ppr_dist.checkpoint import Best, Checkpointer, Position
 from ppr_dist.config import Config, Metric
 from ppr_dist.data.stream.loader import Loader
+from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.objective import Shared, StepLoss, gather_candidates, share, step_loss
-from ppr_dist.observe import Observer
 from ppr_dist.parallel.ahead import one_ahead
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.dense import set_lr
+from ppr_dist.parallel.distributed import DistributedContext, on_main
 from ppr_dist.parallel.look_up import SentIds
-from ppr_dist.parallel.mesh import Mesh, on_main
 
 Validate = Callable[[], dict[str, float]]
 """Metrics by name. A collective."""
@@ -64,7 +64,7 @@ def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config) -> 
     """One step: look up, gather, forward, loss, backward (tables move here), dense update."""
     items, prompt_profile, tower_profile = parallel.tables.look_up(sent.ids)
     candidates = gather_candidates(config.loss, batch, items, config.tables.exchange)
-    user, views = parallel.engine(items, batch, prompt_profile, tower_profile, config.loss.attribute_mask)
+    user, views = parallel.engine(items, batch, prompt_profile, tower_profile, config.loss.profile_dropout)
     loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views)
     parallel.engine.backward(loss.backward)
     parallel.engine.step()
@@ -75,8 +75,8 @@ def train(
     parallel: Parallel,
     loader: Loader,
     config: Config,
-    mesh: Mesh,
-    observer: Observer,
+    context: DistributedContext,
+    logger: MetricLogger,
     checkpointer: Checkpointer,
     position: Position,
     validate: Validate | None = None,
@@ -90,12 +90,12 @@ def train(
     for epoch in range(position.step // steps, -(-total // steps)):
         if step >= total or _patience_is_out(position, config):
             break
-        batches = observer.waiting(loader.epoch(epoch, first_step=step - epoch * steps))
-        for batch, sent in one_ahead(batches, lambda batch: start(parallel, batch), mesh.device):
+        batches = logger.waiting(loader.epoch(epoch, first_step=step - epoch * steps))
+        for batch, sent in one_ahead(batches, lambda batch: start(parallel, batch), context.device):
             lr = _warm_up(parallel, config, step)
             loss = train_step(parallel, batch, sent, config)
             step += 1
-            observer.step(
+            logger.step(
                 step,
                 epoch,
                 lr,
@@ -110,19 +110,19 @@ def train(
                 total = step
             # Before the checkpoint, so that what is resumed knows of it.
             if validate and (step % validate_every == 0 or step == total):
-                with observer.paused():
+                with logger.paused():
                     parallel.engine.eval()
                     metrics = validate()
                     parallel.engine.train()
-                observer.log({"step": step, "epoch": epoch, **{f"validation_{k}": v for k, v in metrics.items()}})
+                logger.log({"step": step, "epoch": epoch, **{f"validation_{k}": v for k, v in metrics.items()}})
                 position = _compared(position, metrics, config)
             due = config.train.checkpoint_every and step % config.train.checkpoint_every == 0 and step < total
             if due or (position.best and position.best.step == step):
-                with observer.paused():
+                with logger.paused():
                     checkpointer.save(parallel, position)
             if step >= total or _patience_is_out(position, config):
                 break  # and the loop over epochs with it
-    observer.flush(step, position.step // steps, lr)
+    logger.flush(step, position.step // steps, lr)
     checkpointer.save(parallel, position)
     return position
 

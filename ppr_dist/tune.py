@@ -36,10 +36,10 @@ def main(argv: list[str] | None = None) -> None:
     from ppr_dist.job import Job, check_tunable, run_job, trainable_share
     from ppr_dist.model.tower import DenseTower
     from ppr_dist.parallel.apply import Parallel
-    from ppr_dist.parallel.mesh import mesh, on_main
+    from ppr_dist.parallel.distributed import distributed_context, on_main
     from ppr_dist.run_lock import locked
 
-    with mesh() as ranks, locked(arguments.run_dir, ranks):
+    with distributed_context() as context, locked(arguments.run_dir, context):
         manifest = on_main(lambda: load_manifest(arguments.data))
         pretrained, pretrained_info = on_main(lambda: runs.read(arguments.init))
         runs.check_catalogue(pretrained_info, arguments.init, manifest, arguments.data)
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
             load_tables(parallel.tables, start.path, with_optimizer=same_optimizer)
             share = trainable_share(parallel)
-            if ranks.main:
+            if context.main:
                 print(f"from {start}", flush=True)
                 learn = f"{share['trainable']:,} of {share['total']:,} parameters learn ({share['share']:.2%})"
                 print(f"{info.method}: {learn}", flush=True)
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         run_job(
             job,
             config,
-            ranks,
+            context,
             prepare_tower=prepare_tower,
             prepare_parallel=prepare_parallel,
             train_items=arguments.method != "ppr-light",

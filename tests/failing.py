@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ppr_dist.errors import UserError
-from ppr_dist.parallel.mesh import mesh
+from ppr_dist.parallel.distributed import distributed_context
 
 
 def full_disk() -> None:
@@ -46,7 +46,7 @@ def never_done(group: object = None) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     (kind,) = argv or []
-    with mesh() as ranks:
+    with distributed_context() as ranks:
         dist.barrier()
         dist.destroy_process_group = never_done
         if ranks.rank == 1:

@@ -33,7 +33,7 @@ def run_ranks(
     gpus: bool = False,
     open_files: int | None = None,
 ) -> list[Any]:
-    """Return function(mesh, *args) of every rank; fail with the first traceback, or after ``timeout`` seconds.
+    """Return function(context, *args) of every rank; fail with the first traceback, or after ``timeout`` seconds.
 
     ``gpus``: each on a GPU of its own, and not on the CPU. ``open_files``: each rank's soft limit as it starts.
     """
@@ -88,11 +88,11 @@ def _rank(
         resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     import torch
 
-    from ppr_dist.parallel.mesh import mesh
+    from ppr_dist.parallel.distributed import distributed_context
 
     torch.set_num_threads(1)
     try:
-        with mesh(timeout_minutes=2) as ranks:
-            results.put((rank, function(ranks, *args), None))
+        with distributed_context(timeout_minutes=2) as context:
+            results.put((rank, function(context, *args), None))
     except BaseException:
         results.put((rank, None, traceback.format_exc()))

@@ -21,10 +21,10 @@ from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.evaluation import evaluate
 from ppr_dist.job import Job, make_loader, make_tower
+from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.model.tower import DenseTower
-from ppr_dist.observe import Observer
 from ppr_dist.parallel.apply import parallelize
-from ppr_dist.parallel.mesh import mesh
+from ppr_dist.parallel.distributed import distributed_context
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.trainer import seed_everything, train
 
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _train(config: Config, data: Path, run: Path) -> None:
-    with mesh() as ranks:
+    with distributed_context() as ranks:
         manifest = load_manifest(data)
         info = runs.describe("pretrain", None, data, manifest)
         job = Job(data=data, run=run, resume=False, manifest=manifest, info=info, split="pretrain")
@@ -89,16 +89,16 @@ def _train(config: Config, data: Path, run: Path) -> None:
         loader = _Paced(plain.stream, plain.collator, plain.workers, phases=phases)
         PACER.parts = lambda: phases.seconds
         run.mkdir(exist_ok=True)
-        observer = Observer(run, config, ranks, total_steps=10**9, first_step=0, job="benchmark")
+        logger = MetricLogger(run, config, ranks, total_steps=10**9, first_step=0, job="benchmark")
         position = Position(step=0, stream=plain.stream.state(), world_size=1)
         PACER.ready(ndcg)
-        train(parallel, loader, config, ranks, observer, Checkpointer(run, 1), position)
+        train(parallel, loader, config, ranks, logger, Checkpointer(run, 1), position)
 
 
 def _bare(config: Config) -> None:
     """The same tower on random vectors, every slot real: forward, backward, AdamW; no data, tables, loss or engine."""
     torch.manual_seed(0)
-    tower = DenseTower(config.model, Prompt(), attributes=0, with_prompt=False, with_tower=False)
+    tower = DenseTower(config.model, Prompt(), attributes=0, with_prompt=False, with_profile_encoder=False)
     optimizer = torch.optim.AdamW(tower.parameters(), lr=config.train.lr, fused=True)
     batch = random_batch(config, 4096, 0, shortest=config.model.max_length)
     items = torch.randn(len(batch.item_ids), config.model.dim)

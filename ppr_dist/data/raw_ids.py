@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ppr_dist.data.stream.users import Int64
+from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.errors import UserError
 
 
@@ -31,7 +31,7 @@ class UserIds:
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._group, self._ids = -1, pa.array([])
 
-    def take(self, index: Int64) -> pa.Array:
+    def take(self, index: Int64Array) -> pa.Array:
         """Raw ids of the users ``index`` int64 [n]. Fast where calls go upwards."""
         groups = np.searchsorted(self._starts, index, side="right") - 1
         found = []

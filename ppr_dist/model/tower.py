@@ -50,7 +50,9 @@ class DenseTower(nn.Module):
     u_s(t) the backbone's output after [prompt | first t items]; without a prompt u_s(0) = 0.
     """
 
-    def __init__(self, model: Model, prompt: Prompt, *, attributes: int, with_prompt: bool, with_tower: bool) -> None:
+    def __init__(
+        self, model: Model, prompt: Prompt, *, attributes: int, with_prompt: bool, with_profile_encoder: bool
+    ) -> None:
         super().__init__()
         self.model, self.tokens = model, prompt.tokens if with_prompt else 0
         self.backbone = Backbone(model.dim, model.blocks, model.heads, model.feed_forward, model.dropout)
@@ -58,7 +60,7 @@ class DenseTower(nn.Module):
         self.dropout = Dropout(model.dropout)
         features = attributes * prompt.attribute_dim
         self.prompt = ProfileMLP(features, prompt.hidden, self.tokens * model.dim) if with_prompt else None
-        self.tower = ProfileMLP(features, prompt.hidden, model.dim) if with_tower else None
+        self.tower = ProfileMLP(features, prompt.hidden, model.dim) if with_profile_encoder else None
 
     def freeze_backbone(self) -> None:
         """PPR-light: the pre-trained parameters do not learn."""
@@ -71,22 +73,22 @@ class DenseTower(nn.Module):
         batch: Batch,
         prompt_profile: Tensor | None,
         tower_profile: Tensor | None,
-        attribute_mask: float | None = None,
+        profile_dropout: float | None = None,
     ) -> tuple[Tensor, Views | None]:
         """Return each target's user vector [P, D] float32 and, where the batch has a masked view, the views.
 
         Args:
             items: vectors of batch.item_ids [U, D]; prompt_profile, tower_profile: x_u [B, m·d] or None;
-            attribute_mask: γ1, where views are wanted.
+            profile_dropout: γ1, where views are wanted.
         """
         dtype = self.position.dtype
         items = items.to(dtype)
         x_u = prompt_profile.to(dtype) if prompt_profile is not None else None
         views = [_View(batch.history, batch.lengths, batch.groups, x_u, self.tokens)]
         if batch.masked_history is not None and batch.masked_lengths is not None and x_u is not None:
-            masked_x_u = F.dropout(x_u, attribute_mask or 0.0, self.training)
+            masked_x_u = F.dropout(x_u, profile_dropout or 0.0, self.training)
             views.append(_View(batch.history, batch.lengths, batch.groups, masked_x_u, self.tokens))
-            masked = (batch.masked_history, batch.masked_lengths, batch.masked_groups)
+            masked = (batch.masked_history, batch.masked_lengths, batch.masked_buckets)
             views.append(_View(*masked, x_u, self.tokens))
         states = self._states(items, views)
 

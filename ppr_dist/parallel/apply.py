@@ -16,7 +16,7 @@ from ppr_dist.errors import UserError
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.cluster import Cluster, default_cluster, load_cluster
 from ppr_dist.parallel.dense import make_engine
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.sparse import Tables, TableSizes
 
 
@@ -27,21 +27,21 @@ class Parallel:
     """DeepSpeed engine holding the dense tower and nothing else."""
 
 
-def make_tables(sizes: TableSizes, config: Config, mesh: Mesh, *, train_items: bool = True) -> Tables:
+def make_tables(sizes: TableSizes, config: Config, context: DistributedContext, *, train_items: bool = True) -> Tables:
     """Plan, shard and initialise the tables."""
     path = config.tables.sharding
-    cluster = load_cluster(path) if path else default_cluster(mesh.device.type, mesh.world_size)
+    cluster = load_cluster(path) if path else default_cluster(context.device.type, context.world_size)
     if path:
-        check_launch(cluster, str(path), mesh.device.type, local_sizes(mesh))
-    tables = Tables(sizes, config.tables, cluster, mesh.device, train_items=train_items)
+        check_launch(cluster, str(path), context.device.type, local_sizes(context))
+    tables = Tables(sizes, config.tables, cluster, context.device, train_items=train_items)
     tables.initialise(config.train.seed)
     return tables
 
 
-def local_sizes(mesh: Mesh) -> list[int]:
+def local_sizes(context: DistributedContext) -> list[int]:
     """Ranks on the machine of each rank, by rank, as torchrun started them. A collective."""
-    sizes: list[int] = [0] * mesh.world_size
-    dist.all_gather_object(sizes, int(os.environ.get("LOCAL_WORLD_SIZE", mesh.world_size)))
+    sizes: list[int] = [0] * context.world_size
+    dist.all_gather_object(sizes, int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size)))
     return sizes
 
 
@@ -65,16 +65,16 @@ def check_launch(cluster: Cluster, path: str, device: str, local: list[int]) -> 
 
 
 def parallelize(
-    sizes: TableSizes, tower: DenseTower, config: Config, mesh: Mesh, *, train_items: bool = True
+    sizes: TableSizes, tower: DenseTower, config: Config, context: DistributedContext, *, train_items: bool = True
 ) -> Parallel:
     """Plan → shard → wrap. Raises where a table would reach the engine."""
     refuse_tables(tower)
-    if config.train.precision == "bfloat16" and mesh.device.type != "cuda":
+    if config.train.precision == "bfloat16" and context.device.type != "cuda":
         raise UserError("train.precision bfloat16 needs a GPU; use float32")
-    if config.loss.precision == "tf32" and mesh.device.type != "cuda":
+    if config.loss.precision == "tf32" and context.device.type != "cuda":
         raise UserError("loss.precision tf32 needs a GPU; use float32")
-    tables = make_tables(sizes, config, mesh, train_items=train_items)
-    engine = make_engine(tower.to(mesh.device), config.train, mesh.world_size)
+    tables = make_tables(sizes, config, context, train_items=train_items)
+    engine = make_engine(tower.to(context.device), config.train, context.world_size)
     held = {id(p) for p in engine.module.parameters()}
     if held & {id(p) for p in tables.model.parameters()}:
         raise RuntimeError("a table's parameters reached the DeepSpeed engine")

@@ -56,12 +56,12 @@ class TableSizes:
     """Cardinality by name; each has a table for the prompt and one for the profile tower."""
     attribute_dim: int
     with_prompt: bool
-    with_tower: bool
+    with_profile_encoder: bool
 
     @property
     def uses(self) -> tuple[str, ...]:
         """What profiles are embedded for; each use has tables of its own."""
-        return ("prompt",) * self.with_prompt + ("tower",) * self.with_tower
+        return ("prompt",) * self.with_prompt + ("tower",) * self.with_profile_encoder
 
 
 def profile_table(use: str, attribute: str) -> str:

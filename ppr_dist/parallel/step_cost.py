@@ -42,7 +42,7 @@ class Shape:
 def typical(config: Config, sizes: TableSizes, world_size: int, history: float) -> Shape:
     """The batch of a rank whose users have ``history`` clicks each, no item twice among them."""
     loss, users = config.loss, -(-config.train.batch // world_size)
-    kept, tuning = min(history, config.model.max_length + 1), sizes.with_tower
+    kept, tuning = min(history, config.model.max_length + 1), sizes.with_profile_encoder
     inputs = max(kept - 1, 0)
     targets = users * (kept if tuning else inputs)
     candidates = negatives = 0.0
@@ -57,7 +57,7 @@ def typical(config: Config, sizes: TableSizes, world_size: int, history: float) 
     views = sizes.with_prompt and loss.contrastive_weight > 0
     prompt = config.prompt.tokens if sizes.with_prompt else 0
     # Two views have all clicks, the third drops some.
-    lengths = [inputs + prompt] * (2 if views else 1) + [inputs * (1 - loss.behaviour_mask) + prompt] * views
+    lengths = [inputs + prompt] * (2 if views else 1) + [inputs * (1 - loss.interaction_dropout) + prompt] * views
     return Shape(
         users=users,
         tokens=round(users * sum(lengths)),
@@ -106,7 +106,7 @@ def _bytes(config: Config, sizes: TableSizes, w: int, shape: Shape, device: str)
     values = other * len(sizes.uses) * shape.profile_values
     rounded = 2 if config.tables.exchange == "bfloat16" else 4
     lent = shape.candidates if soft else 0
-    most_users = -(-config.train.batch // w)
+    max_users_per_rank = -(-config.train.batch // w)
     to_all = w - 1  # what a rank sends to all, it gets from each
     return {
         "ids and lengths": 8 * (items + values) + lengths,
@@ -114,7 +114,7 @@ def _bytes(config: Config, sizes: TableSizes, w: int, shape: Shape, device: str)
         "candidate ids": 8 * to_all * (2 + 2 * lent),
         "candidates": 2 * rounded * to_all * dim * lent,
         "loss": 4 * to_all * shape.targets * (2 * dim + 1 + w) if full else 0,
-        "contrastive": 2 * 4 * to_all * 2 * most_users * dim if shape.views else 0,
+        "contrastive": 2 * 4 * to_all * 2 * max_users_per_rank * dim if shape.views else 0,
         "dense gradients": (3 if config.train.zero_stage == 3 else 2) * 4 * other * dense_parameters(config, sizes),
     }
 
@@ -125,7 +125,7 @@ def _flops(config: Config, sizes: TableSizes, w: int, shape: Shape) -> dict[str,
     scored = {"softmax": w * shape.candidates, "full_softmax": sizes.items}.get(loss.kind, loss.uniform_negatives)
     products = 4 if loss.kind == "full_softmax" else 3  # there the logits are computed again for the gradients
     generator = sizes.with_prompt * views * prompt.hidden * (features + prompt.tokens * dim)
-    tower = sizes.with_tower * prompt.hidden * (features + dim)
+    tower = sizes.with_profile_encoder * prompt.hidden * (features + dim)
     linear = 2 * model.blocks * (4 + 2 * model.feed_forward) * dim**2 * shape.tokens
     attention = 4 * model.blocks * dim * shape.squared * 7 / 6  # backward computes the scores again
     return {
@@ -143,6 +143,6 @@ def dense_parameters(config: Config, sizes: TableSizes) -> int:
             config.prompt,
             attributes=len(sizes.attributes),
             with_prompt=sizes.with_prompt,
-            with_tower=sizes.with_tower,
+            with_profile_encoder=sizes.with_profile_encoder,
         )
     return sum(parameter.numel() for parameter in tower.parameters())

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ppr_dist.parallel.mesh import Mesh, mesh
+from ppr_dist.parallel.distributed import DistributedContext, distributed_context
 
 
 @pytest.fixture(scope="package")
-def gpu() -> Iterator[Mesh]:
+def gpu() -> Iterator[DistributedContext]:
     """The only rank, on the first GPU."""
-    with mesh() as ranks:
+    with distributed_context() as ranks:
         yield ranks

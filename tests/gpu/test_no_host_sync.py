@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from ppr_dist.config import Config, Observe
-from ppr_dist.observe import Observer
+from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.parallel.ahead import one_ahead, side_stream
 from ppr_dist.parallel.dense import set_lr
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trainer import send, start, train_step
 from tests.multirank.models import USERS, build, part, small_config, users, with_loss
 from tests.ranks import run_ranks
@@ -76,10 +76,12 @@ def _small(kind: str, *, precision: str, optimizer: str = "rowwise_adagrad") -> 
         ("bce", "float32", "partial_rowwise_adam"),
     ],
 )
-def test_a_step_never_waits(kind: str, precision: str, optimizer: str, tuning: bool, gpu: Mesh, tmp_path: Path) -> None:
+def test_a_step_never_waits(
+    kind: str, precision: str, optimizer: str, tuning: bool, gpu: DistributedContext, tmp_path: Path
+) -> None:
     config = _small(kind, precision=precision, optimizer=optimizer)
     parallel, collator = build(gpu, config, tuning=tuning)
-    observer = Observer(tmp_path, config, gpu, total_steps=100, first_step=0, job="test")
+    logger = MetricLogger(tmp_path, config, gpu, total_steps=100, first_step=0, job="test")
     batches = [collator(users(), epoch=0, step=s, global_users=USERS).pin_memory() for s in range(WARM_UP + 2)]
 
     def step(number: int) -> None:
@@ -88,7 +90,7 @@ def test_a_step_never_waits(kind: str, precision: str, optimizer: str, tuning: b
         parallel.tables.set_lr(0.1 / (number + 1))
         batch = batches[number].to(gpu.device)
         loss = train_step(parallel, batch, send(parallel, batch), config)
-        observer.step(
+        logger.step(
             number + 1,
             0,
             1e-3,
@@ -103,12 +105,12 @@ def test_a_step_never_waits(kind: str, precision: str, optimizer: str, tuning: b
     with no_host_sync():
         for number in range(WARM_UP, len(batches)):
             step(number)
-    observer.flush(len(batches), 0, 1e-3)
-    observer.close()
+    logger.flush(len(batches), 0, 1e-3)
+    logger.close()
     assert '"loss": nan' not in (tmp_path / "metrics.jsonl").read_text().lower()
 
 
-def _steps_among_ranks(ranks: Mesh, tuning: bool) -> list[float]:
+def _steps_among_ranks(ranks: DistributedContext, tuning: bool) -> list[float]:
     config = _small("softmax", precision="bfloat16")
     parallel, collator = build(ranks, config, tuning=tuning)
     mine, losses = part(users(), ranks), []
@@ -127,6 +129,6 @@ def test_a_step_of_two_ranks_never_waits(tuning: bool) -> None:
         assert torch.tensor(losses).isfinite().all()
 
 
-def test_one_side_stream_for_all_epochs(gpu: Mesh) -> None:
+def test_one_side_stream_for_all_epochs(gpu: DistributedContext) -> None:
     assert side_stream(gpu.device) is side_stream(torch.device("cuda", 0))
     assert side_stream(gpu.device) != torch.cuda.current_stream()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from tests.multirank.models import small_config, steps, with_loss
 from tests.ranks import run_ranks
 
@@ -17,7 +17,7 @@ TOLERANCE = {"rtol": 1e-3, "atol": 1e-5}
 @pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
 @pytest.mark.parametrize("kind", ["softmax", "full_softmax", "bpr", "bce"])
 @pytest.mark.parametrize("tuning", [False, True], ids=["pretrain", "tune"])
-def test_two_steps(kind: str, optimizer: str, tuning: bool, gpu: Mesh) -> None:
+def test_two_steps(kind: str, optimizer: str, tuning: bool, gpu: DistributedContext) -> None:
     config = small_config(with_loss(kind), optimizer=optimizer)
     (cpu,) = run_ranks(steps, 1, config, tuning, 2, True, True)
     found = steps(gpu, config, tuning, 2, True, True)

@@ -14,7 +14,7 @@ from ppr_dist.config import Config
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trainer import send, train_step
 from tests.multirank.models import USERS, build, small_config, users, whole_tables, with_loss
 
@@ -29,7 +29,9 @@ def _config(*, optimizer: str = "rowwise_adagrad", precision: str = "float32", s
     return dataclasses.replace(config, model=model, train=train)
 
 
-def _train(parallel: Parallel, config: Config, collator: object, gpu: Mesh, numbers: range) -> list[float]:
+def _train(
+    parallel: Parallel, config: Config, collator: object, gpu: DistributedContext, numbers: range
+) -> list[float]:
     """Losses of steps over one batch, whose negatives and dropout differ from step to step."""
     parallel.engine.train()
     losses = []
@@ -41,7 +43,7 @@ def _train(parallel: Parallel, config: Config, collator: object, gpu: Mesh, numb
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_bfloat16_learns_and_keeps_float32_state(stage: int, gpu: Mesh) -> None:
+def test_bfloat16_learns_and_keeps_float32_state(stage: int, gpu: DistributedContext) -> None:
     config = _config(precision="bfloat16", stage=stage)
     parallel, collator = build(gpu, config, tuning=True)
     losses = _train(parallel, config, collator, gpu, range(30))
@@ -60,7 +62,7 @@ def test_bfloat16_learns_and_keeps_float32_state(stage: int, gpu: Mesh) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "partial_rowwise_adam"])
-def test_gpu_only_table_optimizers_learn(optimizer: str, gpu: Mesh) -> None:
+def test_gpu_only_table_optimizers_learn(optimizer: str, gpu: DistributedContext) -> None:
     config = _config(optimizer=optimizer)
     config = dataclasses.replace(config, tables=dataclasses.replace(config.tables, lr=0.01))
     parallel, collator = build(gpu, config, tuning=True)
@@ -82,7 +84,9 @@ def test_gpu_only_table_optimizers_learn(optimizer: str, gpu: Mesh) -> None:
         ("partial_rowwise_adam", "float32", 0),
     ],
 )
-def test_resume_brings_everything_back(optimizer: str, precision: str, stage: int, gpu: Mesh, tmp_path: Path) -> None:
+def test_resume_brings_everything_back(
+    optimizer: str, precision: str, stage: int, gpu: DistributedContext, tmp_path: Path
+) -> None:
     config = _config(optimizer=optimizer, precision=precision, stage=stage)
     parallel, collator = build(gpu, config, tuning=True)
     _train(parallel, config, collator, gpu, range(3))
@@ -108,7 +112,7 @@ def test_resume_brings_everything_back(optimizer: str, precision: str, stage: in
     np.testing.assert_allclose(found, expected, rtol=1e-2 if precision == "bfloat16" else 1e-3)
 
 
-def test_a_resumed_adam_steps_as_far_as_one_never_stopped(gpu: Mesh, tmp_path: Path) -> None:
+def test_a_resumed_adam_steps_as_far_as_one_never_stopped(gpu: DistributedContext, tmp_path: Path) -> None:
     """Adam's bias correction goes on: begun anew at step 51, a table would move a third as far."""
     config = _config(optimizer="adam")
     config = dataclasses.replace(config, tables=dataclasses.replace(config.tables, lr=0.01))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ppr_dist.errors import UserError
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trained import load_trained
 from tests.ranks import run_ranks
 
@@ -26,18 +26,20 @@ def cluster(folder: Path, kind: str, base: str = "cpu.yaml", **changes: object) 
     return path
 
 
-def place(mesh: Mesh, run: Path, cases: list[tuple[Path | None, Path | None]]) -> list[tuple[str, str]]:
+def place(
+    context: DistributedContext, run: Path, cases: list[tuple[Path | None, Path | None]]
+) -> list[tuple[str, str]]:
     """How items are cut, and what was said, where the run was trained by one cluster file and another is asked for."""
     found = []
     for own, asked in cases:
         body = yaml.safe_load((run / "config.yaml").read_text())
-        if mesh.main:
+        if context.main:
             body["tables"]["sharding"] = str(own) if own else None
             (run / "config.yaml").write_text(yaml.safe_dump(body))
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             try:
-                plan = load_trained(run, None, mesh, asked).scorer.tables.plan
+                plan = load_trained(run, None, context, asked).scorer.tables.plan
                 cut = {table["name"]: table["sharding_type"] for table in plan["tables"]}["item"]
             except UserError as error:
                 cut = f"refused: {error}"

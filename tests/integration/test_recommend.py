@@ -14,7 +14,7 @@ import torch
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare.raw_users import load_raw_users
 from ppr_dist.data.stream.instances import Instances, history_batch
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trained import load_trained
 from tests.commands import succeed
 from tests.ranks import run_ranks
@@ -22,13 +22,15 @@ from tests.ranks import run_ranks
 USERS = 40
 
 
-def all_scores(mesh: Mesh, run: Path, data: Path, users: Path, interactions: Path | None) -> dict[str, Any]:
+def all_scores(
+    context: DistributedContext, run: Path, data: Path, users: Path, interactions: Path | None
+) -> dict[str, Any]:
     """Scores of every user for every item, and what each of them saw."""
     with tempfile.TemporaryDirectory() as work:
         raw = load_raw_users(users, interactions, data, load_manifest(data), Path(work))
         ids, users_read = raw.read(0, raw.users)
     with torch.no_grad():
-        trained = load_trained(run, data, mesh)
+        trained = load_trained(run, data, context)
         instances = Instances(users_read, np.arange(len(users_read)), users_read.lengths)
         vectors = trained.scorer.user_vectors(history_batch(instances, trained.config.model.max_length))
         items = trained.scorer.item_vectors(torch.arange(trained.manifest.items))

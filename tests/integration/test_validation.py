@@ -14,7 +14,7 @@ from ppr_dist.checkpoint import checkpoint_of, checkpoints, read_position
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.evaluation import evaluate
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trained import load_trained
 from tests.commands import run_command, succeed
 from tests.integration.conftest import PREPARE, TINY
@@ -63,13 +63,13 @@ def check_choice(run: Path, metric: str = "ndcg@10") -> int:
     return best.step
 
 
-def measured(mesh: Mesh, run: Path, task: str, split: str) -> dict[str, Any]:
-    trained = load_trained(run, None, mesh)
+def measured(context: DistributedContext, run: Path, task: str, split: str) -> dict[str, Any]:
+    trained = load_trained(run, None, context)
     return evaluate(
         trained.scorer,
         trained.data,
         trained.manifest,
-        mesh,
+        context,
         task=task,  # type: ignore[arg-type]
         split=split,
         protocol="full",

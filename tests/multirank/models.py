@@ -15,7 +15,7 @@ from ppr_dist.data.stream.users import Users
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.objective import gather_candidates, step_loss
 from ppr_dist.parallel.apply import Parallel, parallelize
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.sparse import TableSizes, profile_table
 from ppr_dist.trainer import send
 
@@ -33,9 +33,9 @@ def users() -> Users:
     )
 
 
-def part(all_users: Users, mesh: Mesh) -> Users:
+def part(all_users: Users, context: DistributedContext) -> Users:
     """This rank's slice of the global batch."""
-    low, high = mesh.rank * USERS // mesh.world_size, (mesh.rank + 1) * USERS // mesh.world_size
+    low, high = context.rank * USERS // context.world_size, (context.rank + 1) * USERS // context.world_size
     offsets = all_users.offsets[low : high + 1]
     return Users(
         index=all_users.index[low:high],
@@ -57,7 +57,9 @@ def small_config(
     )
 
 
-def build(mesh: Mesh, config: Config, *, tuning: bool, train_items: bool = True) -> tuple[Parallel, Collator]:
+def build(
+    context: DistributedContext, config: Config, *, tuning: bool, train_items: bool = True
+) -> tuple[Parallel, Collator]:
     torch.manual_seed(0)
     sizes = TableSizes(
         items=ITEMS,
@@ -65,25 +67,27 @@ def build(mesh: Mesh, config: Config, *, tuning: bool, train_items: bool = True)
         attributes=ATTRIBUTES,
         attribute_dim=config.prompt.attribute_dim,
         with_prompt=tuning,
-        with_tower=tuning,
+        with_profile_encoder=tuning,
     )
-    tower = DenseTower(config.model, config.prompt, attributes=len(ATTRIBUTES), with_prompt=tuning, with_tower=tuning)
-    parallel = parallelize(sizes, tower, config, mesh, train_items=train_items)
-    return parallel, make_collator(mesh, config, tuning=tuning)
+    tower = DenseTower(
+        config.model, config.prompt, attributes=len(ATTRIBUTES), with_prompt=tuning, with_profile_encoder=tuning
+    )
+    parallel = parallelize(sizes, tower, config, context, train_items=train_items)
+    return parallel, make_collator(context, config, tuning=tuning)
 
 
-def make_collator(mesh: Mesh, config: Config, *, tuning: bool) -> Collator:
+def make_collator(context: DistributedContext, config: Config, *, tuning: bool) -> Collator:
     return Collator(
         loss=config.loss,
         items=ITEMS,
         probability=np.full(ITEMS, 1 / ITEMS, np.float32),
         max_length=config.model.max_length,
         hold_out=0,
-        first_slot=0 if tuning else 1,
+        first_target=0 if tuning else 1,
         views=tuning,
         seed=5,
-        rank=mesh.rank,
-        world_size=mesh.world_size,
+        rank=context.rank,
+        world_size=context.world_size,
     )
 
 
@@ -118,7 +122,7 @@ def fill(parallel: Parallel) -> None:
 
 
 def steps(
-    mesh: Mesh,
+    context: DistributedContext,
     config: Config,
     tuning: bool,
     count: int = 2,
@@ -126,13 +130,13 @@ def steps(
     same_on_any_device: bool = False,
 ) -> dict[str, Any]:
     """Run ``count`` steps; return losses, dense gradients (ZeRO 0) and everything that moved."""
-    parallel, collator = build(mesh, config, tuning=tuning, train_items=train_items)
+    parallel, collator = build(context, config, tuning=tuning, train_items=train_items)
     if same_on_any_device:
         fill(parallel)
-    mine = part(users(), mesh)
+    mine = part(users(), context)
     losses, gradients = [], {}
     for step in range(count):
-        batch = collator(mine, epoch=0, step=step, global_users=USERS).to(mesh.device)
+        batch = collator(mine, epoch=0, step=step, global_users=USERS).to(context.device)
         sent = send(parallel, batch)
         items, *profiles = parallel.tables.look_up(sent.ids)
         candidates = gather_candidates(config.loss, batch, items, config.tables.exchange)
@@ -149,5 +153,5 @@ def steps(
 
 
 def with_loss(kind: str, **changes: Any) -> Loss:
-    base = Loss(kind=kind, uniform_negatives=31 if kind == "softmax" else 3, in_batch_per_user=2, attribute_mask=0.0)  # type: ignore[arg-type]
+    base = Loss(kind=kind, uniform_negatives=31 if kind == "softmax" else 3, in_batch_per_user=2, profile_dropout=0.0)  # type: ignore[arg-type]
     return dataclasses.replace(base, **changes)

@@ -17,7 +17,7 @@ from ppr_dist.batch import Batch
 from ppr_dist.parallel import collectives
 from ppr_dist.parallel.ahead import one_ahead
 from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trainer import Sent, send, start, train_step
 from tests.multirank.models import USERS, build, part, small_config, users, whole_tables, with_loss
 from tests.ranks import run_ranks
@@ -25,12 +25,16 @@ from tests.ranks import run_ranks
 STEPS = 5
 
 
-def in_step(batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: Mesh) -> Iterator[tuple[Batch, Sent]]:
+def in_step(
+    batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: DistributedContext
+) -> Iterator[tuple[Batch, Sent]]:
     for _, batch in batches:
         yield batch, send(parallel, batch)
 
 
-def ahead(batches: Iterable[tuple[int, Batch]], parallel: Parallel, mesh: Mesh) -> Iterator[tuple[Batch, Sent]]:
+def ahead(
+    batches: Iterable[tuple[int, Batch]], parallel: Parallel, context: DistributedContext
+) -> Iterator[tuple[Batch, Sent]]:
     order: list[str] = []
 
     def noted() -> Iterator[tuple[int, Batch]]:
@@ -38,14 +42,16 @@ def ahead(batches: Iterable[tuple[int, Batch]], parallel: Parallel, mesh: Mesh) 
             order.append(f"read {step}")
             yield step, batch
 
-    for step, pair in enumerate(one_ahead(noted(), lambda batch: start(parallel, batch), mesh.device)):
+    for step, pair in enumerate(one_ahead(noted(), lambda batch: start(parallel, batch), context.device)):
         order.append(f"train {step}")
         yield pair
     # The next batch's ids are on their way before this one trains.
     assert order.index("read 2") < order.index("train 1") < order.index("read 3")
 
 
-def rows_too(batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: Mesh) -> Iterator[tuple[Batch, Sent]]:
+def rows_too(
+    batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: DistributedContext
+) -> Iterator[tuple[Batch, Sent]]:
     """What must not be done: rows looked up before the update of the step before."""
     tables, waiting = parallel.tables, []
     for _, batch in batches:
@@ -68,14 +74,14 @@ def _stale(batch: Batch, sent: Sent, items: Any) -> tuple[Batch, Sent]:
     return batch, sent
 
 
-def trained(mesh: Mesh, way: Any, loss: str) -> dict[str, np.ndarray]:
+def trained(context: DistributedContext, way: Any, loss: str) -> dict[str, np.ndarray]:
     config = small_config(with_loss(loss))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.3))
-    parallel, collator = build(mesh, config, tuning=True)
-    mine = part(users(), mesh)
+    parallel, collator = build(context, config, tuning=True)
+    mine = part(users(), context)
     batches = ((step, collator(mine, epoch=0, step=step, global_users=USERS)) for step in range(STEPS))
     count = 0
-    for batch, sent in way(batches, parallel, mesh):
+    for batch, sent in way(batches, parallel, context):
         train_step(parallel, batch, sent, config)
         count += 1
     assert count == STEPS
@@ -93,7 +99,7 @@ HOST = "split_table_batched_embeddings_ops_training.py"
 """FBGEMM reads its step count and its widths, which lie on the host."""
 
 
-def waits(mesh: Mesh) -> tuple[list[str], list[str], set[str]]:
+def waits(context: DistributedContext) -> tuple[list[str], list[str], set[str]]:
     """What happens in which order, the calls within a step that would wait for a GPU, and who sends over what."""
     import torchrec.distributed.dist_data as dist_data
     from torchrec.distributed.embedding import ShardedEmbeddingCollection
@@ -126,8 +132,10 @@ def waits(mesh: Mesh) -> tuple[list[str], list[str], set[str]]:
         setattr(owner, function, spied)
 
     config = small_config(with_loss("softmax"))
-    parallel, collator = build(mesh, config, tuning=True)
-    batches = [(step, collator(part(users(), mesh), epoch=0, step=step, global_users=USERS)) for step in range(STEPS)]
+    parallel, collator = build(context, config, tuning=True)
+    batches = [
+        (step, collator(part(users(), context), epoch=0, step=step, global_users=USERS)) for step in range(STEPS)
+    ]
     spy(ShardedEmbeddingCollection, "input_dist", "announced")
     spy(dist_data, "_safe_tolist_2d", "sizes known")
     spy(jagged_tensor.KeyedJaggedTensor, "dist_init", "arrived")
@@ -135,7 +143,7 @@ def waits(mesh: Mesh) -> tuple[list[str], list[str], set[str]]:
         spy(torch.Tensor, function)
     spy_on_group(dist, "all_to_all_single")
     spy_on_group(collectives, "_all_gather")
-    for batch, sent in one_ahead(batches, lambda batch: start(parallel, batch), mesh.device):
+    for batch, sent in one_ahead(batches, lambda batch: start(parallel, batch), context.device):
         order.append("step")
         in_step = True
         train_step(parallel, batch, sent, config)

@@ -13,7 +13,7 @@ import torch
 from ppr_dist.checkpoint import Checkpointer, Position, checkpoints, chosen, load_tables
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trainer import send, train_step
 from tests.multirank.models import USERS, build, part, small_config, users, whole_tables, with_loss
 from tests.ranks import run_ranks
@@ -22,7 +22,7 @@ STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=USERS)
 
 
 def _train(
-    mesh: Mesh,
+    context: DistributedContext,
     run: Path,
     stage: int,
     start: int,
@@ -36,17 +36,17 @@ def _train(
         model=dataclasses.replace(config.model, dropout=0.3),
         tables=dataclasses.replace(config.tables, precision=precision),
     )
-    parallel, collator = build(mesh, config, tuning=True)
+    parallel, collator = build(context, config, tuning=True)
     checkpointer = Checkpointer(run, keep=1)
     if start:
         position = checkpointer.resume(parallel, stream)
         assert position is not None
         assert position.step == start
     for step in range(start, stop):
-        batch = collator(part(users(), mesh), epoch=0, step=step, global_users=USERS)
+        batch = collator(part(users(), context), epoch=0, step=step, global_users=USERS)
         train_step(parallel, batch, send(parallel, batch), config)
     if not start:
-        checkpointer.save(parallel, Position(step=stop, stream=stream, world_size=mesh.world_size))
+        checkpointer.save(parallel, Position(step=stop, stream=stream, world_size=context.world_size))
     dense = {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}
     return {**whole_tables(parallel), **dense}
 
@@ -65,10 +65,12 @@ def test_resume_equals_uninterrupted(tmp_path: Path, world_size: int, stage: int
             np.testing.assert_array_equal(resumed[rank][name], value, err_msg=name)
 
 
-def _steps_counted(mesh: Mesh, run: Path, start: int, stop: int, tuning: bool, init: Path | None = None) -> list[Any]:
+def _steps_counted(
+    context: DistributedContext, run: Path, start: int, stop: int, tuning: bool, init: Path | None = None
+) -> list[Any]:
     """What FBGEMM's modules count, and what it counts while it trains from ``start`` to ``stop``."""
     config = small_config(with_loss("softmax"))
-    parallel, collator = build(mesh, config, tuning=tuning)
+    parallel, collator = build(context, config, tuning=tuning)
     tables, checkpointer = parallel.tables, Checkpointer(run, keep=1)
     if init:
         load_tables(tables, chosen(init).path, with_optimizer=True)
@@ -76,11 +78,11 @@ def _steps_counted(mesh: Mesh, run: Path, start: int, stop: int, tuning: bool, i
         assert checkpointer.resume(parallel, STREAM) is not None
     counts = [{name: int(step) for name, step in tables.optimizer_steps().items()}]
     for step in range(start, stop):
-        batch = collator(part(users(), mesh), epoch=0, step=step, global_users=USERS)
+        batch = collator(part(users(), context), epoch=0, step=step, global_users=USERS)
         train_step(parallel, batch, send(parallel, batch), config)
         with torch.no_grad():  # a validation
             tables.look_up_batch(batch)
-    checkpointer.save(parallel, Position(step=stop, stream=STREAM, world_size=mesh.world_size))
+    checkpointer.save(parallel, Position(step=stop, stream=STREAM, world_size=context.world_size))
     kernels = [k for ks in tables._kernels.values() for k in ks]
     assert {int(k.iter) for k in kernels} == {int(k.iter_cpu) for k in kernels}
     return [*counts, {name: int(step) for name, step in tables.optimizer_steps().items()}]
@@ -98,9 +100,9 @@ def test_adam_goes_on_counting_its_steps(tmp_path: Path) -> None:
         assert rank == [{"items": 4, "profiles": 0}, {"items": 5, "profiles": 1}]
 
 
-def _resume_error(mesh: Mesh, run: Path, stream: StreamState) -> str:
+def _resume_error(context: DistributedContext, run: Path, stream: StreamState) -> str:
     with pytest.raises(UserError) as error:
-        _train(mesh, run, 0, 2, 3, stream)
+        _train(context, run, 0, 2, 3, stream)
     return str(error.value)
 
 

@@ -26,7 +26,7 @@ from ppr_dist.errors import UserError
 from ppr_dist.evaluation import Evaluated, evaluate
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel.apply import make_tables
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.sparse import TableSizes
 from ppr_dist.scoring import ModelScorer, gather_queries, top_k
 from tests.ranks import run_ranks
@@ -86,7 +86,9 @@ def small_chunks() -> None:
     scoring.ITEM_CHUNK["cpu"], scoring.SCORE_CHUNK["cpu"], scoring.QUERY_BLOCK = 37, 400, 20
 
 
-def evaluate_all(mesh: Mesh, data: Path) -> dict[tuple[str, str, bool], tuple[dict[str, Any], list[tuple[int, ...]]]]:
+def evaluate_all(
+    context: DistributedContext, data: Path
+) -> dict[tuple[str, str, bool], tuple[dict[str, Any], list[tuple[int, ...]]]]:
     small_chunks()
     gathered, gather = [], evaluation.gather_queries
 
@@ -104,7 +106,7 @@ def evaluate_all(mesh: Mesh, data: Path) -> dict[tuple[str, str, bool], tuple[di
                     IntegerScorer(),
                     data,
                     load_manifest(data),
-                    mesh,
+                    context,
                     task=task,  # type: ignore[arg-type]
                     protocol=protocol,  # type: ignore[arg-type]
                     max_length=MAX_LENGTH,
@@ -202,7 +204,7 @@ def test_the_data_has_ties_and_repeated_clicks_to_get_wrong() -> None:
     assert again > 1
 
 
-def spoiled(mesh: Mesh, data: Path) -> list[dict[str, Any]]:
+def spoiled(context: DistributedContext, data: Path) -> list[dict[str, Any]]:
     small_chunks()
     found = []
     for value in (0.0, float("nan")):
@@ -212,7 +214,7 @@ def spoiled(mesh: Mesh, data: Path) -> list[dict[str, Any]]:
                 scorer,
                 data,
                 load_manifest(data),
-                mesh,
+                context,
                 task="joint",
                 protocol=protocol,  # type: ignore[arg-type]
                 max_length=MAX_LENGTH,
@@ -227,10 +229,10 @@ def test_a_model_that_says_nothing_is_last(data: Path) -> None:
         assert metrics["auc"] == metrics["hit@50"] == metrics["ndcg@50"] == 0
 
 
-def nothing_to_rank(mesh: Mesh, data: Path) -> str:
+def nothing_to_rank(context: DistributedContext, data: Path) -> str:
     with pytest.raises(UserError) as error:
         evaluate(
-            IntegerScorer(), data, load_manifest(data), mesh, task="few-shot", protocol="full", max_length=MAX_LENGTH
+            IntegerScorer(), data, load_manifest(data), context, task="few-shot", protocol="full", max_length=MAX_LENGTH
         )
     return str(error.value)
 
@@ -240,11 +242,11 @@ def test_a_split_without_instances_is_one_error_on_every_rank(tmp_path: Path) ->
     assert all("no few-shot instance" in error for error in run_ranks(nothing_to_rank, 2, tmp_path / "d"))
 
 
-def with_a_bot(mesh: Mesh, data: Path) -> tuple[dict[str, Any], str]:
+def with_a_bot(context: DistributedContext, data: Path) -> tuple[dict[str, Any], str]:
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         metrics = evaluate(
-            IntegerScorer(), data, load_manifest(data), mesh, task="next-item", protocol="sampled-99", max_length=3
+            IntegerScorer(), data, load_manifest(data), context, task="next-item", protocol="sampled-99", max_length=3
         )
     return metrics, said.getvalue()
 
@@ -286,9 +288,9 @@ class _Vectors:
         return scoring.looked_up_in_turn(self, items)
 
 
-def best(mesh: Mesh, k: int, catalogue: int) -> tuple[np.ndarray, np.ndarray, slice]:
+def best(context: DistributedContext, k: int, catalogue: int) -> tuple[np.ndarray, np.ndarray, slice]:
     scoring.ITEM_CHUNK["cpu"], scoring.SCORE_CHUNK["cpu"] = 16, 70
-    low, high = mesh.rank * 11 // mesh.world_size, (mesh.rank + 1) * 11 // mesh.world_size
+    low, high = context.rank * 11 // context.world_size, (context.rank + 1) * 11 // context.world_size
     pairs = [(user - low, item) for user in range(low, high) for item in SEEN[user] if item < catalogue]
     rows, items = np.array(pairs, np.int64).reshape(-1, 2).T
     queries = gather_queries(torch.from_numpy(QUERY[low:high]).float(), rows, items)
@@ -316,21 +318,23 @@ def test_top_k_is_that_of_sorting_everything(world_size: int, k: int, catalogue:
 # The trained model as scorer ----------------------------------------------------------------------------------
 
 
-def with_model(mesh: Mesh, data: Path) -> tuple[dict[str, Any], dict[tuple[int, int], int], list[Any]]:
+def with_model(context: DistributedContext, data: Path) -> tuple[dict[str, Any], dict[tuple[int, int], int], list[Any]]:
     """Metrics; rank of each (user, target); on one rank also (user, target, how far each other item is ahead)."""
     small_chunks()
     model = Model(dim=8, blocks=1, heads=2, max_length=MAX_LENGTH, dropout=0.0)
     config = Config(model=model, prompt=Prompt(hidden=8, attribute_dim=8), tables=Tables(optimizer="sgd", init_std=1.0))
-    sizes = TableSizes(items=ITEMS, dim=8, attributes=ATTRIBUTES, attribute_dim=8, with_prompt=True, with_tower=True)
+    sizes = TableSizes(
+        items=ITEMS, dim=8, attributes=ATTRIBUTES, attribute_dim=8, with_prompt=True, with_profile_encoder=True
+    )
     torch.manual_seed(0)
-    tower = DenseTower(model, config.prompt, attributes=2, with_prompt=True, with_tower=True).eval()
-    scorer = ModelScorer(make_tables(sizes, config, mesh), tower, mesh.device)
+    tower = DenseTower(model, config.prompt, attributes=2, with_prompt=True, with_profile_encoder=True).eval()
+    scorer = ModelScorer(make_tables(sizes, config, context), tower, context.device)
     rows: list[tuple[int, ...]] = []
     metrics = evaluate(
         scorer,
         data,
         load_manifest(data),
-        mesh,
+        context,
         task="zero-shot",
         protocol="full",
         max_length=MAX_LENGTH,
@@ -338,7 +342,7 @@ def with_model(mesh: Mesh, data: Path) -> tuple[dict[str, Any], dict[tuple[int, 
     )
     ranks = {(user, item): rank for user, _, item, rank, _ in rows}
     margins = []
-    if mesh.world_size == 1:
+    if context.world_size == 1:
         items = scorer.item_vectors(torch.arange(ITEMS)).double().detach().numpy()
         for users, row, prefix in instances_by_hand("zero-shot"):
             one = Instances(select(users, [row]), np.array([0]), np.array([prefix]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.sharded_softmax import sharded_softmax
 from tests.ranks import run_ranks
 
@@ -20,11 +20,11 @@ def _inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return user, items, torch.randint(0, ITEMS, (USERS,), generator=generator)
 
 
-def _on_ranks(mesh: Mesh, logit_chunk: int) -> tuple[float, np.ndarray, np.ndarray]:
+def _on_ranks(context: DistributedContext, logit_chunk: int) -> tuple[float, np.ndarray, np.ndarray]:
     user, items, targets = _inputs()
-    rows = slice(mesh.rank * USERS // mesh.world_size, (mesh.rank + 1) * USERS // mesh.world_size)
-    block = -(-ITEMS // mesh.world_size)
-    own = items[mesh.rank * block : (mesh.rank + 1) * block].clone().requires_grad_()
+    rows = slice(context.rank * USERS // context.world_size, (context.rank + 1) * USERS // context.world_size)
+    block = -(-ITEMS // context.world_size)
+    own = items[context.rank * block : (context.rank + 1) * block].clone().requires_grad_()
     mine = user[rows].clone().requires_grad_()
     positive = items[targets[rows]]
     loss = sharded_softmax(mine, positive, own, temperature=TEMPERATURE, logit_chunk=logit_chunk)

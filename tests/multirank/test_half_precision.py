@@ -16,7 +16,7 @@ from ppr_dist.config import Config, Tables
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.parallel.apply import make_tables
 from ppr_dist.parallel.cluster import load_cluster
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from tests.multirank.models import USERS, build, small_config, steps, whole_tables, with_loss
 from tests.multirank.test_plan_bytes import DIM, ITEMS, SIZES, VALUES
 from tests.multirank.test_sharding_kinds import KINDS, cluster_file
@@ -29,15 +29,15 @@ def half(config: Config) -> Config:
     return dataclasses.replace(config, tables=dataclasses.replace(config.tables, precision="float16"))
 
 
-def initial(mesh: Mesh, files: list[Path]) -> list[dict[str, Any]]:
+def initial(context: DistributedContext, files: list[Path]) -> list[dict[str, Any]]:
     found = []
     for file in files:
-        tables = make_tables(SIZES, Config(tables=Tables(sharding=file, precision="float16")), mesh)
+        tables = make_tables(SIZES, Config(tables=Tables(sharding=file, precision="float16")), context)
         held = held_bytes(tables)  # first: FBGEMM keeps the ids of the last look-up
         types = {table: weight.dtype for table, weight, _, _ in tables.local_shards()}
-        vectors = tables.look_up_items(torch.arange(mesh.rank, ITEMS)).detach()
-        full = make_tables(SIZES, Config(tables=Tables(sharding=file)), mesh)
-        want = full.look_up_items(torch.arange(mesh.rank, ITEMS)).detach()
+        vectors = tables.look_up_items(torch.arange(context.rank, ITEMS)).detach()
+        full = make_tables(SIZES, Config(tables=Tables(sharding=file)), context)
+        want = full.look_up_items(torch.arange(context.rank, ITEMS)).detach()
         found.append({"types": types, "got": vectors.numpy(), "want": want.numpy(), "held": held})
         for state in tables.optimizer_state_dict().values():
             for moment in state.values():
@@ -77,16 +77,16 @@ def test_two_ranks_train_what_one_trains(optimizer: str) -> None:
     assert 0 < np.abs(item - full).max() < 0.02
 
 
-def saved(mesh: Mesh, run: Path, config: Config) -> np.ndarray:
-    parallel, _ = build(mesh, config, tuning=False)
+def saved(context: DistributedContext, run: Path, config: Config) -> np.ndarray:
+    parallel, _ = build(context, config, tuning=False)
     stream = StreamState(fingerprint="f", split="pretrain", seed=0, batch=USERS)
-    Checkpointer(run, keep=1).save(parallel, Position(step=1, stream=stream, world_size=mesh.world_size))
+    Checkpointer(run, keep=1).save(parallel, Position(step=1, stream=stream, world_size=context.world_size))
     return whole_tables(parallel)["item"]
 
 
-def loaded(mesh: Mesh, run: Path, config: Config) -> np.ndarray:
+def loaded(context: DistributedContext, run: Path, config: Config) -> np.ndarray:
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=1))
-    parallel, _ = build(mesh, other, tuning=False)
+    parallel, _ = build(context, other, tuning=False)
     load_tables(parallel.tables, chosen(run).path, with_optimizer=True)
     return whole_tables(parallel)["item"]
 

@@ -13,15 +13,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from ppr_dist import checkpoint_data
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from tests.ranks import run_ranks
 
 MIB = 2**20
 
 
-def grown(mesh: Mesh, folder: str) -> float:
+def grown(context: DistributedContext, folder: str) -> float:
     """MiB that the peak of this process grows by in loading 160 MiB into a tensor that is there; its imports count."""
-    del mesh
+    del context
     table = torch.randn(160 * MIB // 256, 64)
     dcp.save({"tables": {"item": table}, "step": 5}, checkpoint_id=folder)
     state: dict[str, Any] = {"tables": {"item": torch.ones_like(table)}, "step": 0}
@@ -45,8 +45,8 @@ def test_loading_holds_no_second_copy(tmp_path: Path) -> None:
     assert mebibytes < 120, f"{mebibytes:.0f} MiB"
 
 
-def shards(mesh: Mesh, folder: str) -> None:
-    ranks = init_device_mesh("cpu", (mesh.world_size,))
+def shards(context: DistributedContext, folder: str) -> None:
+    ranks = init_device_mesh("cpu", (context.world_size,))
     table = torch.arange(71 * 10, dtype=torch.float16).view(71, 10)
     dcp.save({"t": distribute_tensor(table, ranks, [Shard(0)])}, checkpoint_id=folder)
     with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,7 @@ from ppr_dist.config import Loss
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.model.tower import Views
 from ppr_dist.parallel.collectives import Gathering, Pending, all_gather
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from tests.ranks import run_ranks
 from tests.shards import random_users, rank_part
 
@@ -28,7 +28,9 @@ def double(rows: int, seed: int, *more: int) -> torch.Tensor:
     return torch.randn(rows, *more, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | None = None) -> dict[str, Any]:
+def losses_and_gradients(
+    context: DistributedContext, config: Loss, gather: Callable[..., Any] | None = None
+) -> dict[str, Any]:
     """One ``step_loss`` on this rank's users, with vectors that belong to items, users and slots.
 
     Gradients are of the sum of the ranks' losses, on tensors that every rank holds whole: summed over ranks they
@@ -42,13 +44,13 @@ def losses_and_gradients(mesh: Mesh, config: Loss, gather: Callable[..., Any] | 
         probability=(np.bincount(USERS.items, minlength=ITEMS) / len(USERS.items)).astype(np.float32),
         max_length=50,
         hold_out=0,
-        first_slot=0,
+        first_target=0,
         views=False,
         seed=1,
-        rank=mesh.rank,
-        world_size=mesh.world_size,
+        rank=context.rank,
+        world_size=context.world_size,
     )
-    batch = collator(rank_part(USERS, mesh.rank, mesh.world_size), epoch=0, step=0, global_users=COUNT)
+    batch = collator(rank_part(USERS, context.rank, context.world_size), epoch=0, step=0, global_users=COUNT)
     leaves = {
         "items": double(ITEMS, 0),
         "users": double(COUNT, 1, SLOTS),
@@ -134,9 +136,9 @@ def with_a_mean(x: torch.Tensor) -> torch.Tensor:
     return share + (right - share).detach()
 
 
-def in_bfloat16(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+def in_bfloat16(context: DistributedContext) -> tuple[np.ndarray, np.ndarray]:
     """What each rank gets of all, and the gradient of what it gave."""
-    x, weight = (_drawn(mesh.rank, rows) for rows in (3, 3 * mesh.world_size))
+    x, weight = (_drawn(context.rank, rows) for rows in (3, 3 * context.world_size))
     x.requires_grad_()
     gathered = Gathering(x, torch.bfloat16).result()
     (gathered * weight).sum().backward()

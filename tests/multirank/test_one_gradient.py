@@ -12,7 +12,7 @@ import torch
 from ppr_dist.model.tower import DenseTower
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.dense import make_engine
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from tests.multirank.models import ATTRIBUTES, USERS, make_collator, part, small_config, steps, users, with_loss
 from tests.ranks import run_ranks
 
@@ -49,11 +49,11 @@ def test_zero_stages_update_like_stage_0(stage: int) -> None:
             np.testing.assert_allclose(staged[rank]["tables"][name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def bfloat16_moments(mesh: Mesh) -> list[dict[str, np.ndarray]]:
+def bfloat16_moments(context: DistributedContext) -> list[dict[str, np.ndarray]]:
     """Adam's first moments after one step in bfloat16 at each ZeRO stage; from drawn vectors, so without tables."""
     config = small_config(with_loss("bce"))
-    vectors = torch.Generator().manual_seed(mesh.rank)
-    batch = make_collator(mesh, config, tuning=True)(part(users(), mesh), epoch=0, step=0, global_users=USERS)
+    vectors = torch.Generator().manual_seed(context.rank)
+    batch = make_collator(context, config, tuning=True)(part(users(), context), epoch=0, step=0, global_users=USERS)
     width = len(ATTRIBUTES) * config.prompt.attribute_dim
     items, *profiles = (
         torch.randn(rows, columns, generator=vectors)
@@ -62,9 +62,11 @@ def bfloat16_moments(mesh: Mesh) -> list[dict[str, np.ndarray]]:
     found = []
     for stage in range(4):
         torch.manual_seed(0)
-        tower = DenseTower(config.model, config.prompt, attributes=len(ATTRIBUTES), with_prompt=True, with_tower=True)
+        tower = DenseTower(
+            config.model, config.prompt, attributes=len(ATTRIBUTES), with_prompt=True, with_profile_encoder=True
+        )
         train = dataclasses.replace(config.train, precision="bfloat16", zero_stage=stage)
-        engine = make_engine(tower, train, mesh.world_size)
+        engine = make_engine(tower, train, context.world_size)
         user, _ = engine(items, batch, *profiles, 0.0)
         engine.backward((user * user).sum())
         engine.step()

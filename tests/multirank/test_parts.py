@@ -15,7 +15,7 @@ import pytest
 
 from ppr_dist import parts
 from ppr_dist.errors import UserError
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parts import ID_TYPES, PartWriter, data_set
 from tests.ranks import run_ranks
 
@@ -23,12 +23,12 @@ ROWS = 23
 SCHEMA = pa.schema([("user_id", ID_TYPES["string"]), ("rank", pa.int64())])
 
 
-def write(mesh: Mesh, out: Path, rows: int = ROWS, end: str = "") -> str:
+def write(context: DistributedContext, out: Path, rows: int = ROWS, end: str = "") -> str:
     """Write this rank's share of ``rows``, a few at a time; return what was refused."""
     parts.ROW_GROUP, parts.PART = 3, 7
     try:
-        with data_set(out, mesh) as folder, PartWriter(folder, mesh, SCHEMA) as writer:
-            low, high = (rank * rows // mesh.world_size for rank in (mesh.rank, mesh.rank + 1))
+        with data_set(out, context) as folder, PartWriter(folder, context, SCHEMA) as writer:
+            low, high = (rank * rows // context.world_size for rank in (context.rank, context.rank + 1))
             for start in range(low, high, 2):
                 row = np.arange(start, min(start + 2, high))
                 writer.write({"rank": row, "user_id": [f"user {n}" for n in row]})
@@ -41,8 +41,8 @@ def write(mesh: Mesh, out: Path, rows: int = ROWS, end: str = "") -> str:
     return ""
 
 
-def refusals(mesh: Mesh, outs: list[Path]) -> list[str]:
-    return [write(mesh, out) for out in outs]
+def refusals(context: DistributedContext, outs: list[Path]) -> list[str]:
+    return [write(context, out) for out in outs]
 
 
 def tree(folder: Path) -> list[str]:
@@ -68,11 +68,11 @@ def test_no_rows_are_still_a_data_set(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "r").schema == SCHEMA
 
 
-def in_turn(mesh: Mesh, tmp: Path) -> list[Any]:
+def in_turn(context: DistributedContext, tmp: Path) -> list[Any]:
     """What each of some attempts said, and what stood there then."""
     out, said = tmp / "r", []
     for rows, end in ((ROWS, "refused"), (5, ""), (4, "refused"), (4, "")):
-        refused = write(mesh, out, rows, end)
+        refused = write(context, out, rows, end)
         said.append((refused, len(pd.read_parquet(out)) if out.is_dir() else None, tree(tmp)))
     return said
 

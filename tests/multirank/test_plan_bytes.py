@@ -10,19 +10,19 @@ from benchmarks.table_memory import held_bytes, planned_bytes
 from ppr_dist.config import Config, Tables
 from ppr_dist.parallel.apply import make_tables
 from ppr_dist.parallel.cluster import load_cluster
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.sparse import TableSizes
 from tests.multirank.test_sharding_kinds import KINDS, cluster_file
 from tests.ranks import run_ranks
 
 ITEMS, DIM, VALUES = 3001, 32, 701
 SIZES = TableSizes(
-    items=ITEMS, dim=DIM, attributes={"profile": VALUES}, attribute_dim=DIM, with_prompt=True, with_tower=True
+    items=ITEMS, dim=DIM, attributes={"profile": VALUES}, attribute_dim=DIM, with_prompt=True, with_profile_encoder=True
 )
 
 
-def held(mesh: Mesh, files: list[Path]) -> list[int]:
-    return [held_bytes(make_tables(SIZES, Config(tables=Tables(sharding=file)), mesh)) for file in files]
+def held(context: DistributedContext, files: list[Path]) -> list[int]:
+    return [held_bytes(make_tables(SIZES, Config(tables=Tables(sharding=file)), context)) for file in files]
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -16,12 +16,12 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from ppr_dist.config import Config, Tables
 from ppr_dist.parallel.apply import make_tables, refuse_tables
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.sparse import TableSizes, profile_table
 from tests.ranks import run_ranks
 
 SIZES = TableSizes(
-    items=61, dim=16, attributes={"age": 5, "city": 19}, attribute_dim=8, with_prompt=True, with_tower=True
+    items=61, dim=16, attributes={"age": 5, "city": 19}, attribute_dim=8, with_prompt=True, with_profile_encoder=True
 )
 ROWS = {"item": SIZES.items} | {
     profile_table(use, name): rows for use in SIZES.uses for name, rows in SIZES.attributes.items()
@@ -76,19 +76,21 @@ def whole(tables: Any) -> dict[str, np.ndarray]:
     return {name: table.copy() for name, table in found.items()}
 
 
-def update(mesh: Mesh, optimizer: str, files: list[Path], exchange: str = "float32") -> list[dict[str, Any]]:
+def update(
+    context: DistributedContext, optimizer: str, files: list[Path], exchange: str = "float32"
+) -> list[dict[str, Any]]:
     """Tables before and after two steps under each cluster file."""
     found = []
     for file in files:
         settings = Tables(optimizer=optimizer, lr=LR, eps=EPS, init_std=0.3, sharding=file, exchange=exchange)  # type: ignore[arg-type]
-        tables = make_tables(SIZES, Config(tables=settings), mesh)
+        tables = make_tables(SIZES, Config(tables=settings), context)
         exact = dataclasses.replace(settings, exchange="float32")
-        before = whole(make_tables(SIZES, Config(tables=exact), mesh) if exchange == "bfloat16" else tables)
+        before = whole(make_tables(SIZES, Config(tables=exact), context) if exchange == "bfloat16" else tables)
         for step in range(STEPS):
-            items, profile = asked(mesh.rank, step)
+            items, profile = asked(context.rank, step)
             vectors = [tables.look_up_items(items), *tables.look_up_profiles(profile)]
             # Each rank's loss is its part of a sum, scaled by W as step_loss does.
-            (mesh.world_size * sum(pull(v) for v in vectors)).backward()
+            (context.world_size * sum(pull(v) for v in vectors)).backward()
         kinds = {table["name"]: table["sharding_type"] for table in tables.plan["tables"]}
         shards = {table["name"]: len(table["shards"]) for table in tables.plan["tables"]}
         own = [(name, weight.numpy().copy(), row, column) for name, weight, row, column in tables.local_shards()]
@@ -184,9 +186,9 @@ def test_vectors_and_their_gradients_travel_in_bfloat16(tmp_path: Path) -> None:
             np.testing.assert_allclose(weight, want, rtol=1e-5, atol=1e-5, err_msg=f"{kind} {name}")
 
 
-def initial(mesh: Mesh, files: list[Path]) -> list[dict[str, np.ndarray]]:
+def initial(context: DistributedContext, files: list[Path]) -> list[dict[str, np.ndarray]]:
     settings = [Tables(optimizer="sgd", sharding=file) for file in files]
-    return [whole(make_tables(SIZES, Config(tables=s), mesh)) for s in settings]
+    return [whole(make_tables(SIZES, Config(tables=s), context)) for s in settings]
 
 
 def test_first_values_depend_on_neither_sharding_nor_ranks(tmp_path: Path) -> None:
@@ -199,10 +201,10 @@ def test_first_values_depend_on_neither_sharding_nor_ranks(tmp_path: Path) -> No
     assert not np.array_equal(one[0]["prompt:city"], one[0]["tower:city"])
 
 
-def own_and_looked_up(mesh: Mesh, files: list[Path]) -> list[tuple[Any, np.ndarray]]:
+def own_and_looked_up(context: DistributedContext, files: list[Path]) -> list[tuple[Any, np.ndarray]]:
     found = []
     for file in files:
-        tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", sharding=file)), mesh)
+        tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", sharding=file)), context)
         own = tables.own_rows()
         parts = own if own is None else [(first, weights.detach().numpy().copy()) for first, weights in own]
         found.append((parts, whole(tables)["item"]))
@@ -222,10 +224,10 @@ def test_own_rows_of_all_ranks_are_the_table_once(world_size: int, tmp_path: Pat
             np.testing.assert_array_equal(np.concatenate([rows for _, rows in parts]), ranks[0][case][1])
 
 
-def standing_still(mesh: Mesh) -> dict[str, Any]:
-    tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), mesh, train_items=False)
+def standing_still(context: DistributedContext) -> dict[str, Any]:
+    tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), context, train_items=False)
     before = whole(tables)
-    items, profile = asked(mesh.rank, 0)
+    items, profile = asked(context.rank, 0)
     vectors = tables.look_up_items(items)
     assert not vectors.requires_grad
     prompt, tower = tables.look_up_profiles(profile)
@@ -241,8 +243,8 @@ def test_items_that_do_not_learn_stand_still() -> None:
         assert np.abs(rank["after"]["prompt:age"] - rank["before"]["prompt:age"]).max() > 0.05
 
 
-def rates(mesh: Mesh) -> list[float]:
-    tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), mesh)
+def rates(context: DistributedContext) -> list[float]:
+    tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), context)
     moved = []
     for lr in (LR, LR / 10, 0.0):
         tables.set_lr(lr)
@@ -284,8 +286,10 @@ def test_a_dense_module_may() -> None:
     refuse_tables(_WithTable(nn.LayerNorm(2)))
 
 
-def sharded(mesh: Mesh) -> None:
-    tables = make_tables(dataclasses.replace(SIZES, with_tower=False), Config(tables=Tables(optimizer="sgd")), mesh)
+def sharded(context: DistributedContext) -> None:
+    tables = make_tables(
+        dataclasses.replace(SIZES, with_profile_encoder=False), Config(tables=Tables(optimizer="sgd")), context
+    )
     with pytest.raises(RuntimeError, match="is an embedding table"):
         refuse_tables(tables.model)
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_
 from ppr_dist.batch import Batch
 from ppr_dist.config import Config
 from ppr_dist.parallel import collectives
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.sparse import TableSizes
 from ppr_dist.parallel.step_cost import Shape, step_cost, typical
 from ppr_dist.trainer import send, train_step
@@ -31,7 +31,7 @@ SIZES = {
         attributes=models.ATTRIBUTES,
         attribute_dim=16,
         with_prompt=tuning,
-        with_tower=tuning,
+        with_profile_encoder=tuning,
     )
     for tuning in (False, True)
 }
@@ -39,7 +39,7 @@ SIZES = {
 
 def shape_of(batch: Batch, prompt: int) -> Shape:
     views = batch.masked_history is not None
-    groups = [*batch.groups, *batch.groups, *batch.masked_groups] if views else batch.groups
+    groups = [*batch.groups, *batch.groups, *batch.masked_buckets] if views else batch.groups
     history = 2 * len(batch.history) + len(batch.masked_history) if views else len(batch.history)  # type: ignore[arg-type]
     users = len(batch.lengths)
     return Shape(
@@ -91,9 +91,9 @@ def formula(of: Any) -> Any:
     return same
 
 
-def counted(mesh: Mesh, config: Config, tuning: bool) -> tuple[dict[str, int], int, Shape]:
-    parallel, collator = models.build(mesh, config, tuning=tuning)
-    mine = models.part(models.users(), mesh)
+def counted(context: DistributedContext, config: Config, tuning: bool) -> tuple[dict[str, int], int, Shape]:
+    parallel, collator = models.build(context, config, tuning=tuning)
+    mine = models.part(models.users(), context)
     aten: Any = torch.ops.aten
     # What torch's counter does not know: the product in place, and attention on a CPU.
     more = {

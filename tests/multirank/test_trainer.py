@@ -14,8 +14,8 @@ from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of, checkpoin
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
-from ppr_dist.observe import Observer
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.metric_logger import MetricLogger
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trainer import train
 from tests.multirank.models import ITEMS, build, small_config, with_loss
 from tests.ranks import run_ranks
@@ -32,7 +32,9 @@ class Noted(Loader):
         return super().epoch(epoch, first_step)
 
 
-def trained(mesh: Mesh, data: Path, run: Path, limits: dict[str, Any], metrics: list[float]) -> tuple[Any, ...]:
+def trained(
+    context: DistributedContext, data: Path, run: Path, limits: dict[str, Any], metrics: list[float]
+) -> tuple[Any, ...]:
     """Train 30 epochs of 5 steps at most; return the last step, the best one and the epochs that were opened."""
     config = small_config(with_loss("softmax"))
     config = dataclasses.replace(
@@ -40,20 +42,20 @@ def trained(mesh: Mesh, data: Path, run: Path, limits: dict[str, Any], metrics: 
         train=dataclasses.replace(config.train, batch=8, epochs=30, log_every=3, **limits),
         observe=dataclasses.replace(config.observe, progress=False),
     )
-    parallel, collator = build(mesh, config, tuning=True)
+    parallel, collator = build(context, config, tuning=True)
     stream = UserStream(
-        data, load_manifest(data), "tune-train", batch=8, rank=mesh.rank, world_size=mesh.world_size, seed=1
+        data, load_manifest(data), "tune-train", batch=8, rank=context.rank, world_size=context.world_size, seed=1
     )
     assert stream.steps == 5
-    observer = Observer(run, config, mesh, total_steps=150, first_step=0, job="test")
-    begin = Position(step=0, stream=stream.state(), world_size=mesh.world_size)
+    logger = MetricLogger(run, config, context, total_steps=150, first_step=0, job="test")
+    begin = Position(step=0, stream=stream.state(), world_size=context.world_size)
     left = iter(metrics)
     end = train(
         parallel,
         Noted(stream, collator, workers=0),
         config,
-        mesh,
-        observer,
+        context,
+        logger,
         Checkpointer(run, keep=1),
         begin,
         (lambda: {"ndcg@10": next(left)}) if metrics else None,

@@ -65,7 +65,7 @@ def test_the_papers_settings() -> None:
         assert (config.model.dim, config.train.batch) == (64, 256)
         assert (config.tables.optimizer, config.tables.lr, config.train.lr) == ("adam", rate, rate)
         assert (config.loss.kind, config.loss.uniform_negatives) == ("bpr", 1)
-        masks = (config.loss.attribute_mask, config.loss.behaviour_mask)
+        masks = (config.loss.profile_dropout, config.loss.interaction_dropout)
         assert (config.loss.contrastive_weight, *masks) == (0.1, 0.2, 0.2)
 
 

@@ -14,7 +14,7 @@ import torch
 from ppr_dist.config import Config
 from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.job import Job, make_loader
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.runs import RunInfo
 from tests.shards import ATTRIBUTES, random_users, write_data
 
@@ -48,11 +48,11 @@ def test_the_in_batch_proposal_is_the_split_that_is_read(
         attributes=ATTRIBUTES,
     )
     described = Job(data=folder, run=tmp_path / "run", resume=False, manifest=manifest, info=info, split=split)
-    mesh = Mesh(rank=0, world_size=1, device=torch.device("cpu"))
-    loader = make_loader(described, Config(), mesh)
+    context = DistributedContext(rank=0, world_size=1, device=torch.device("cpu"))
+    loader = make_loader(described, Config(), context)
     for shares in (loader.collator.probability, pickle.loads(pickle.dumps(loader.collator)).probability):
         np.testing.assert_allclose(shares[np.arange(3)], share)
-    assert loader.collator.first_slot == (0 if job == "tune" else 1)
+    assert loader.collator.first_target == (0 if job == "tune" else 1)
     assert loader.collator.views == (job == "tune")
     for _, batch in loader.epoch(0):
         assert batch.candidate_log_q is not None

@@ -14,8 +14,8 @@ import torch
 from ppr_dist.batch import Batch, distinct_values
 from ppr_dist.config import Task
 from ppr_dist.data.counter_random import bits, integers
-from ppr_dist.data.stream.padding import group_by_length, ragged_arange
-from ppr_dist.data.stream.users import Int64, Users
+from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
+from ppr_dist.data.stream.users import Int64Array, Users
 
 _SAMPLED = 21  # what a draw is for, as a word of its key
 
@@ -25,13 +25,13 @@ class Instances:
     """Which prefixes of which users are asked about."""
 
     users: Users
-    owner: Int64
+    owner: Int64Array
     """Row of the user in ``users``, [I]."""
-    prefix: Int64
+    prefix: Int64Array
     """Clicks before the target, [I]."""
 
     @property
-    def targets(self) -> Int64:
+    def targets(self) -> Int64Array:
         """Item index asked for, [I]."""
         return self.users.items[self.users.offsets[self.owner] + self.prefix]
 
@@ -74,7 +74,7 @@ def history_batch(instances: Instances, max_length: int) -> Batch:
         item_ids=torch.from_numpy(ids if len(ids) else np.zeros(1, np.int64)),
         history=torch.from_numpy(rows.astype(np.int64, copy=False)),
         lengths=torch.from_numpy(lengths),
-        groups=group_by_length(lengths),
+        groups=bucket_by_length(lengths),
         prefix=torch.from_numpy(lengths[back]),
         owner=torch.from_numpy(back),
         targets=nothing,
@@ -83,7 +83,7 @@ def history_batch(instances: Instances, max_length: int) -> Batch:
     )
 
 
-def excluded(instances: Instances, *, with_target: bool = True) -> tuple[Int64, Int64]:
+def excluded(instances: Instances, *, with_target: bool = True) -> tuple[Int64Array, Int64Array]:
     """Distinct (instance, item) pairs that a full ranking leaves out: what the user had seen, and the target."""
     counts = instances.prefix + with_target  # the target stands right behind the prefix
     row, within = ragged_arange(counts)
@@ -106,19 +106,19 @@ def clicked_before(instances: Instances) -> npt.NDArray[np.bool_]:
     return found
 
 
-def unclicked(instances: Instances, items: int) -> Int64:
+def unclicked(instances: Instances, items: int) -> Int64Array:
     """How many of the ``items`` each instance's user never clicked, [I]."""
     users = instances.users
-    left: Int64 = items - np.bincount(_clicked(users, items) // items, minlength=len(users))[instances.owner]
+    left: Int64Array = items - np.bincount(_clicked(users, items) // items, minlength=len(users))[instances.owner]
     return left
 
 
-def _clicked(users: Users, items: int) -> Int64:
+def _clicked(users: Users, items: int) -> Int64Array:
     """Distinct (user, item) pairs as user row · items + item, ascending."""
     return np.unique(np.repeat(np.arange(len(users)), users.lengths) * items + users.items)
 
 
-def sampled_negatives(instances: Instances, items: int, count: int, seed: int) -> Int64:
+def sampled_negatives(instances: Instances, items: int, count: int, seed: int) -> Int64Array:
     """``count`` distinct items per instance, uniform over those its user never clicked, int64 [I, count].
 
     A function of (seed, user, prefix): the same on any number of ranks. Every user must leave ``count`` items
@@ -139,7 +139,7 @@ def sampled_negatives(instances: Instances, items: int, count: int, seed: int) -
     return found
 
 
-def _draw_again(instances: Instances, clicked: Int64, items: int, count: int, seed: int) -> Int64:
+def _draw_again(instances: Instances, clicked: Int64Array, items: int, count: int, seed: int) -> Int64Array:
     """:func:`sampled_negatives` by drawing from all items until none was clicked or drawn before."""
     users, owner = instances.users, instances.owner
     who, when, column = users.index[owner][:, None], instances.prefix[:, None], np.arange(count)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from ppr_dist.data.stream.users import Int64
+from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.errors import UserError
 
 Counted = Literal["train", "tune"]
@@ -44,7 +44,7 @@ class ItemShares:
         if self._shares.shape != (items,) or self._shares.dtype != np.float32:
             raise UserError(f"{path}: {self._shares.shape} {self._shares.dtype}, not {items} shares; run prepare again")
 
-    def __getitem__(self, ids: Int64) -> npt.NDArray[np.float32]:
+    def __getitem__(self, ids: Int64Array) -> npt.NDArray[np.float32]:
         """Shares of ``ids``, float32 in their shape."""
         return np.asarray(self._shares[ids])
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 import numpy as np
 
 from ppr_dist.batch import Group
-from ppr_dist.data.stream.users import Int64
+from ppr_dist.data.stream.users import Int64Array
 
 FULL = 0.95
 """A group ends where a history would fill less than this share of its slots …"""
-GROUP_TOKENS = 256
+BUCKET_TOKENS = 256
 """… once it holds this many tokens; as many tokens of one length are a group of their own, with no padding at all."""
 
 
-def ragged_arange(counts: Int64) -> tuple[Int64, Int64]:
+def ragged_arange(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Return (row, 0 … counts[row] − 1) for every row, concatenated."""
     row = np.repeat(np.arange(len(counts)), counts)
     return row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def group_by_length(lengths: Int64, group_tokens: int | None = None) -> tuple[Group, ...]:
+def bucket_by_length(lengths: Int64Array, bucket_tokens: int | None = None) -> tuple[Group, ...]:
     """Cut users in order of falling length, int64 [B], into groups: at least one, of a width of at least 1."""
     if not len(lengths):
         return (Group(users=0, tokens=0, width=1),)
-    wanted, first = group_tokens or GROUP_TOKENS, 0
+    wanted, first = bucket_tokens or BUCKET_TOKENS, 0
     groups: list[Group] = []
     # Python's own numbers: numpy's calls would make up a tenth of the work on a batch.
     longer = (len(lengths) - np.cumsum(np.bincount(lengths))).tolist()  # longer[l]: users with more than l items
@@ -42,7 +42,7 @@ def group_by_length(lengths: Int64, group_tokens: int | None = None) -> tuple[Gr
     return tuple(groups)
 
 
-def regroup(groups: tuple[Group, ...], lengths: Int64) -> tuple[Group, ...]:
+def rebucket(groups: tuple[Group, ...], lengths: Int64Array) -> tuple[Group, ...]:
     """The same users in the same groups with other lengths, int64 [B]."""
     parts = np.split(lengths, np.cumsum([group.users for group in groups])[:-1])
     return tuple(Group(len(part), int(part.sum()), max(1, int(part.max(initial=0)))) for part in parts)

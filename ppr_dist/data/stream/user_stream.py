@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from ppr_dist.data.counter_random import integers, permutation
 from ppr_dist.data.manifest import Manifest, Shard
-from ppr_dist.data.stream.users import Int64, Users, attribute_names, check_shards, read_shards, to_users
+from ppr_dist.data.stream.users import Int64Array, Users, attribute_names, check_shards, read_shards, to_users
 from ppr_dist.errors import UserError
 
 MAX_LANES = 64
@@ -115,11 +115,6 @@ class UserStream:
         users = sum(shard.users for shard in self.shards)
         self.steps = -(-users // (batch - self.lanes + 1))
         """Global batches per epoch, the same on every rank."""
-
-    @property
-    def capacity(self) -> int:
-        """Most users one rank can get in a step."""
-        return -(-self.batch // self.world_size)
 
     def state(self, epoch: int = 0, step: int = 0) -> StreamState:
         return StreamState(
@@ -232,7 +227,7 @@ class _LaneReader:
         return self.table
 
 
-def stratified_permutation(lengths: Int64, seed: int, *counters: int) -> Int64:
+def stratified_permutation(lengths: Int64Array, seed: int, *counters: int) -> Int64Array:
     """A random order of users with histories of ``lengths`` int64 [n], any run of which is a fair sample of lengths.
 
     Users are cut by length into strata of equal size, each in random order, and dealt from the strata in turn: in the
@@ -253,5 +248,5 @@ def stratified_permutation(lengths: Int64, seed: int, *counters: int) -> Int64:
     stratum = np.arange(len(lengths)) * strata // max(1, len(lengths))
     by_stratum = by_length[np.lexsort((within, stratum))]
     round_ = np.arange(len(lengths)) - np.searchsorted(stratum, stratum)
-    order: Int64 = by_stratum[np.lexsort((turns[stratum], round_))]
+    order: Int64Array = by_stratum[np.lexsort((turns[stratum], round_))]
     return order

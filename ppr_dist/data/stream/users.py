@@ -21,27 +21,27 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from ppr_dist.data.manifest import Manifest, Shard
 from ppr_dist.errors import UserError
 
-Int64 = npt.NDArray[np.int64]
+Int64Array = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
 class Users:
     """Users with their clicks as one ragged array; nothing here is a Python object per user."""
 
-    index: Int64
+    index: Int64Array
     """User index, [n]."""
-    items: Int64
+    items: Int64Array
     """Item index of every click, user after user, oldest first, [E]."""
-    offsets: Int64
+    offsets: Int64Array
     """User i's clicks are items[offsets[i]:offsets[i + 1]], [n + 1]."""
-    attributes: Int64
+    attributes: Int64Array
     """Value index of each attribute, 0 = unknown, [A, n]."""
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
-    def lengths(self) -> Int64:
+    def lengths(self) -> Int64Array:
         """Clicks per user, [n]."""
         return np.diff(self.offsets)
 

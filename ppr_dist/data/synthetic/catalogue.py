@@ -41,7 +41,7 @@ from ppr_dist.data.counter_random import integers, uniform
 from ppr_dist.data.prepare.folder import new_folder
 from ppr_dist.errors import UserError
 
-Int64 = npt.NDArray[np.int64]
+Int64Array = npt.NDArray[np.int64]
 
 CELLS = 1 << 22
 """Users times ``max_clicks`` generated at a time (about 0.3 GB of memory) and written as one row group."""
@@ -133,7 +133,7 @@ def generate(config: SyntheticConfig, out: Path, *, overwrite: bool = False) -> 
     return written
 
 
-def lengths(config: SyntheticConfig, user: Int64) -> Int64:
+def lengths(config: SyntheticConfig, user: Int64Array) -> Int64Array:
     """Return the number of clicks of each user, [U]."""
     x = uniform(config.seed, LENGTH, user, 1)
     warm = 10 + np.floor((config.max_clicks - 9) * x * x).astype(np.int64)
@@ -141,7 +141,7 @@ def lengths(config: SyntheticConfig, user: Int64) -> Int64:
     return np.where(uniform(config.seed, LENGTH, user, 0) < config.cold_fraction, cold, warm)
 
 
-def _latent(config: SyntheticConfig, user: Int64) -> tuple[Int64, Int64, Int64]:
+def _latent(config: SyntheticConfig, user: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Return city index, age in years (18 … 77) and gender index, each [U], before any is hidden."""
     return (
         integers(CITIES, config.seed, CITY, user),
@@ -150,7 +150,7 @@ def _latent(config: SyntheticConfig, user: Int64) -> tuple[Int64, Int64, Int64]:
     )
 
 
-def _profiles(config: SyntheticConfig, user: Int64) -> list[pa.Array]:
+def _profiles(config: SyntheticConfig, user: Int64Array) -> list[pa.Array]:
     city, age, gender = _latent(config, user)
     hidden = [uniform(config.seed, HIDDEN, user, purpose) < config.null_share for purpose in range(3)]
     names = np.array([f"city-{k:02d}" for k in range(CITIES)])
@@ -162,7 +162,7 @@ def _profiles(config: SyntheticConfig, user: Int64) -> list[pa.Array]:
     ]
 
 
-def _items(config: SyntheticConfig, user: Int64, longest: int) -> Iterator[Int64]:
+def _items(config: SyntheticConfig, user: Int64Array, longest: int) -> Iterator[Int64Array]:
     """Yield the users' first, second, … item, each [U]; sequences are cut to their lengths by the caller."""
     city, age, gender = _latent(config, user)
     values = (city, (age - 18) // 10, gender)
@@ -177,7 +177,9 @@ def _items(config: SyntheticConfig, user: Int64, longest: int) -> Iterator[Int64
         yield rank * config.topics + topic
 
 
-def _topic(config: SyntheticConfig, user: Int64, values: tuple[Int64, Int64, Int64], step: int) -> Int64:
+def _topic(
+    config: SyntheticConfig, user: Int64Array, values: tuple[Int64Array, Int64Array, Int64Array], step: int
+) -> Int64Array:
     """Draw a topic from P(z | u), [U]."""
     x = uniform(config.seed, TOPIC, user, step)
     private = integers(2, config.seed, TOPIC, user, step, 1)
@@ -190,12 +192,12 @@ def _topic(config: SyntheticConfig, user: Int64, values: tuple[Int64, Int64, Int
     return topic
 
 
-def _preferred(config: SyntheticConfig, attribute: int, value: Int64) -> Int64:
+def _preferred(config: SyntheticConfig, attribute: int, value: Int64Array) -> Int64Array:
     """Return T_a(value), the topic that a value of an attribute prefers, [U]."""
     return integers(config.topics, config.seed, TABLE, attribute, value)
 
 
-def _rank(config: SyntheticConfig, user: Int64, topic: Int64, step: int) -> Int64:
+def _rank(config: SyntheticConfig, user: Int64Array, topic: Int64Array, step: int) -> Int64Array:
     """Draw a popularity rank within ``topic``, [U]."""
     size = _topic_size(config, topic)
     u, s = uniform(config.seed, RANK, user, step), config.zipf
@@ -206,7 +208,7 @@ def _rank(config: SyntheticConfig, user: Int64, topic: Int64, step: int) -> Int6
     return np.clip(x.astype(np.int64) - 1, 0, size - 1)  # rounding may reach the end of the range
 
 
-def _topic_size(config: SyntheticConfig, topic: Int64) -> Int64:
+def _topic_size(config: SyntheticConfig, topic: Int64Array) -> Int64Array:
     return (config.items - topic + config.topics - 1) // config.topics
 
 

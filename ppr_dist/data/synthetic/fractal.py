@@ -53,7 +53,7 @@ from tqdm import tqdm
 from ppr_dist import cli, options
 from ppr_dist.data.counter_random import uniform
 from ppr_dist.data.prepare.folder import new_folder
-from ppr_dist.data.synthetic.fractal_base import BaseLog, Float64, FractalConfig, Int64, probabilities, read_base
+from ppr_dist.data.synthetic.fractal_base import BaseLog, Float64, FractalConfig, Int64Array, probabilities, read_base
 from ppr_dist.errors import UserError
 
 CELLS = 1 << 22
@@ -111,7 +111,7 @@ def _chunks(base: BaseLog, row: Float64) -> Iterator[tuple[int, int]]:
         low = high
 
 
-def _clicks(base: BaseLog, row: Float64, config: FractalConfig, i: int, low: int, high: int) -> list[Int64]:
+def _clicks(base: BaseLog, row: Float64, config: FractalConfig, i: int, low: int, high: int) -> list[Int64Array]:
     """Return user_id, item_id and position of the users (i, ``low``) … (i, ``high`` − 1).
 
     Each click makes Poisson(Σ λ_j) draws of a block j ∝ λ_j; the blocks hit are then independent with

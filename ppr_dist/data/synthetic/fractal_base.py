@@ -18,7 +18,7 @@ from ppr_dist.data.prepare.profiles import find_kinds, load_profiles
 from ppr_dist.data.prepare.sources import connect, identifier, open_source
 from ppr_dist.errors import UserError
 
-Int64 = npt.NDArray[np.int64]
+Int64Array = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 OVERSAMPLING = 10
@@ -55,9 +55,9 @@ class FractalConfig:
 class BaseLog:
     """The log that is expanded, in memory."""
 
-    item: Int64
+    item: Int64Array
     """Items v of all clicks, user after user, oldest first, [N]."""
-    offsets: Int64
+    offsets: Int64Array
     """Where each user's clicks start, [U + 1]."""
     items: int
     """Items I."""
@@ -149,7 +149,7 @@ def reduced(base: BaseLog, config: FractalConfig) -> Float64:
     return result
 
 
-def _group_means(vectors: Float64, size: Int64, groups: int) -> Float64:
+def _group_means(vectors: Float64, size: Int64Array, groups: int) -> Float64:
     """Return the mean vector of each of ``groups`` equal groups, the largest ``size`` first."""
     order = np.argsort(-size, kind="stable")
     return np.stack([vectors[members].mean(axis=0) for members in np.array_split(order, groups)])

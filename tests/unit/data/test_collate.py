@@ -27,7 +27,7 @@ ROW = {int(index): row for row, index in enumerate(USERS.index)}
 
 @pytest.fixture(autouse=True)
 def several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(padding, "GROUP_TOKENS", 30)
+    monkeypatch.setattr(padding, "BUCKET_TOKENS", 30)
 
 
 def collate(
@@ -39,7 +39,7 @@ def collate(
         "probability": PROBABILITY,
         "max_length": 50,
         "hold_out": 0,
-        "first_slot": 1,
+        "first_target": 1,
         "views": False,
         "seed": 5,
     }
@@ -67,11 +67,11 @@ def targets(batch: Batch) -> dict[int, list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("hold_out", [0, 2])
 @pytest.mark.parametrize("max_length", [1, 5, 50])
-@pytest.mark.parametrize("first_slot", [0, 1])
+@pytest.mark.parametrize("first_target", [0, 1])
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_histories_and_targets(hold_out: int, max_length: int, first_slot: int, world_size: int) -> None:
+def test_histories_and_targets(hold_out: int, max_length: int, first_target: int, world_size: int) -> None:
     seen = []
-    batches = over_ranks(world_size, hold_out=hold_out, max_length=max_length, first_slot=first_slot)
+    batches = over_ranks(world_size, hold_out=hold_out, max_length=max_length, first_target=first_target)
     for batch in batches:
         kept, asked = histories(batch, batch.history, batch.lengths), targets(batch)
         for user in batch.users.tolist():
@@ -79,7 +79,7 @@ def test_histories_and_targets(hold_out: int, max_length: int, first_slot: int, 
             trained_on = clicks[: max(0, len(clicks) - hold_out)]
             clicks = trained_on[-(max_length + 1) :]
             # The oldest click of a cut history was not the user's first: nothing before it predicts it.
-            first = max(first_slot, len(trained_on) > len(clicks))
+            first = max(first_target, len(trained_on) > len(clicks))
             # The last click is only a target: max_length inputs before it.
             assert kept[user] == clicks[:-1]
             assert asked[user] == [(t, clicks[t]) for t in range(first, len(clicks))]
@@ -141,7 +141,7 @@ def test_every_user_lends_as_often_under_a_cap() -> None:
 
 
 def test_candidates_are_uniform_draws_and_targets_of_each_user() -> None:
-    batch = collate(hold_out=2, first_slot=1)
+    batch = collate(hold_out=2, first_target=1)
     drawn = pairs(batch)
     with_targets = [row for row in range(COUNT) if len(clicks_of(USERS, row)) > 3]
     assert len(drawn) == 13 + 2 * len(with_targets)
@@ -172,7 +172,7 @@ def test_counts_over_many_steps_are_those_that_log_q_states() -> None:
     for step in range(50):
         mine = items[step * 40 : (step + 1) * 40]
         users = Users(np.arange(step * 40, step * 40 + 40), mine, np.arange(41), np.zeros((0, 40), np.int64))
-        batch = collate(users, step=step, items=10, probability=share.astype(np.float32), first_slot=0)
+        batch = collate(users, step=step, items=10, probability=share.astype(np.float32), first_target=0)
         stated = {item: np.exp(log_q) for item, log_q in pairs(batch)}
         total += np.bincount([item for item, _ in pairs(batch)], minlength=10)
     for item, expected in stated.items():
@@ -202,15 +202,15 @@ def test_bpr_negatives_belong_to_the_target_whatever_the_ranks(world_size: int) 
 
 def test_views_drop_a_share_but_never_the_last_click() -> None:
     users = random_users(400, ITEMS, shortest=2, longest=14, first_index=500)
-    loss = Loss(uniform_negatives=13, in_batch_per_user=2, behaviour_mask=0.2)
+    loss = Loss(uniform_negatives=13, in_batch_per_user=2, interaction_dropout=0.2)
     dropped = total = 0
     views = []
     for epoch in (0, 1):
         batch = collate(users, epoch=epoch, views=True, loss=loss)
         assert batch.masked_history is not None
         assert batch.masked_lengths is not None
-        assert [g.users for g in batch.masked_groups] == [g.users for g in batch.groups]
-        assert sum(g.tokens for g in batch.masked_groups) == len(batch.masked_history) < len(batch.history)
+        assert [g.users for g in batch.masked_buckets] == [g.users for g in batch.groups]
+        assert sum(g.tokens for g in batch.masked_buckets) == len(batch.masked_history) < len(batch.history)
         whole = histories(batch, batch.history, batch.lengths)
         masked = histories(batch, batch.masked_history, batch.masked_lengths)
         for user, history in whole.items():
@@ -265,7 +265,7 @@ def test_ids_beyond_32_bits_survive_from_file_to_batch(tmp_path: Path) -> None:
             probability=_Everywhere(),  # type: ignore[arg-type]
             max_length=50,
             hold_out=0,
-            first_slot=1,
+            first_target=1,
             views=False,
             seed=0,
             rank=0,

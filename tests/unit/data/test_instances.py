@@ -55,7 +55,7 @@ def test_instances_of_each_task(task: Task) -> None:
 @pytest.mark.parametrize("max_length", [3, 50])
 @pytest.mark.parametrize("task", TASKS)
 def test_history_batch(task: Task, max_length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(padding, "GROUP_TOKENS", 10)  # several groups
+    monkeypatch.setattr(padding, "BUCKET_TOKENS", 10)  # several groups
     batch = history_batch(instances_of(USERS, task), max_length)
     rows = batch.history.split(batch.lengths.tolist())
     for i, (user, history, _) in enumerate(by_hand(USERS, task)):

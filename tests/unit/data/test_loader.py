@@ -41,7 +41,7 @@ def loader(data: tuple[Path, Manifest], rank: int, world_size: int, workers: int
         probability=np.full(ITEMS, 1 / ITEMS, np.float32),
         max_length=6,
         hold_out=2,
-        first_slot=1,
+        first_target=1,
         views=True,
         seed=1,
         rank=rank,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ppr_dist.data.stream import padding
-from ppr_dist.data.stream.padding import FULL, GROUP_TOKENS, group_by_length, ragged_arange, regroup
+from ppr_dist.data.stream.padding import BUCKET_TOKENS, FULL, bucket_by_length, ragged_arange, rebucket
 
 
 def test_ragged_arange() -> None:
@@ -20,25 +20,25 @@ def parts(lengths: np.ndarray, sizes: list[int]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0], [5], [1] * 7, [9, 9, 8, 4, 4, 3, 1, 1, 0, 0], list(range(40))])
-@pytest.mark.parametrize("group_tokens", [1, 12, GROUP_TOKENS])
+@pytest.mark.parametrize("bucket_tokens", [1, 12, BUCKET_TOKENS])
 def test_groups_cover_the_users_in_order(
-    lengths: list[int], group_tokens: int, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], bucket_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(padding, "GROUP_TOKENS", group_tokens)
+    monkeypatch.setattr(padding, "BUCKET_TOKENS", bucket_tokens)
     falling = np.array(sorted(lengths, reverse=True), np.int64)
-    groups = group_by_length(falling)
+    groups = bucket_by_length(falling)
     assert groups  # never none, and never a width of 0: the tower needs something to run on
     assert sum(group.users for group in groups) == len(lengths)
     for group, part in zip(groups, parts(falling, [g.users for g in groups]), strict=True):
         assert group.tokens == sum(part)
         assert group.width == max([1, *part])
-    if group_tokens == 1 and len(lengths) == 40:
+    if bucket_tokens == 1 and len(lengths) == 40:
         assert len(groups) > 5
 
 
 def test_many_users_of_one_length_have_no_padding() -> None:
     lengths = np.repeat([50, 49, 20], [40, 3, 100])
-    first, second, third = group_by_length(lengths, 512)
+    first, second, third = bucket_by_length(lengths, 512)
     assert (first.users, second.users, third.users) == (40, 11, 92)
     assert first.tokens == first.users * first.width
     assert third.tokens == third.users * third.width
@@ -46,19 +46,19 @@ def test_many_users_of_one_length_have_no_padding() -> None:
 
 def test_regrouped_users_stay_together() -> None:
     # As the behaviour-masked view does: the groups stay, the lengths shrink.
-    groups = group_by_length(np.array([6, 5, 3, 2, 0]), 4)
+    groups = bucket_by_length(np.array([6, 5, 3, 2, 0]), 4)
     assert len(groups) > 1
     kept = np.array([3, 5, 1, 0, 0])
-    found = regroup(groups, kept)
+    found = rebucket(groups, kept)
     for group, part in zip(found, parts(kept, [g.users for g in groups]), strict=True):
         assert (group.users, group.tokens, group.width) == (len(part), sum(part), max([1, *part]))
 
 
 def test_few_slots_are_padding() -> None:
     lengths = np.sort(np.clip(np.random.default_rng(0).geometric(0.05, 4000), 1, 50))[::-1]
-    groups = group_by_length(lengths)
+    groups = bucket_by_length(lengths)
     assert lengths.sum() / sum(group.users * group.width for group in groups) > FULL
     # One block padded to the longest history would be mostly padding.
     assert lengths.sum() / (len(lengths) * 50) < 0.4
     # No product is small, but for the last.
-    assert all(group.users * group.width >= GROUP_TOKENS for group in groups[:-1])
+    assert all(group.users * group.width >= BUCKET_TOKENS for group in groups[:-1])

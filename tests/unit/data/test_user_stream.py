@@ -66,7 +66,7 @@ def test_each_user_once_per_epoch_and_no_batch_above_the_capacity(
         source = stream(data, rank, world_size, batch=batch)
         for _, total, users in read(source):
             assert total <= batch
-            assert len(users) <= source.capacity
+            assert len(users) <= -(-source.batch // source.world_size)
             seen += users.index.tolist()
         # Lanes may cost a step where each rounds its share, no more.
         assert source.steps <= -(-COUNT // (batch - source.lanes + 1))

@@ -15,7 +15,7 @@ from ppr_dist.config import Loss, Model, Prompt
 from ppr_dist.data.stream import padding
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.instances import Instances, history_batch
-from ppr_dist.data.stream.padding import group_by_length, regroup
+from ppr_dist.data.stream.padding import bucket_by_length, rebucket
 from ppr_dist.model.sequences import Rectangle
 from ppr_dist.model.tower import DenseTower, Views
 from tests.shards import random_users
@@ -28,11 +28,13 @@ X = torch.randn(len(HISTORIES), FEATURES, generator=torch.Generator().manual_see
 Y = torch.randn(len(HISTORIES), FEATURES, generator=torch.Generator().manual_seed(2))
 
 
-def tower(*, with_prompt: bool = True, with_tower: bool = True, tokens: int = 2, **model_fields: Any) -> DenseTower:
+def tower(
+    *, with_prompt: bool = True, with_profile_encoder: bool = True, tokens: int = 2, **model_fields: Any
+) -> DenseTower:
     torch.manual_seed(3)
     model = Model(dim=DIM, blocks=2, heads=2, max_length=8, **{"dropout": 0.0, "positions": "first", **model_fields})
     prompt = Prompt(tokens=tokens, hidden=7, attribute_dim=3)
-    made = DenseTower(model, prompt, attributes=2, with_prompt=with_prompt, with_tower=with_tower)
+    made = DenseTower(model, prompt, attributes=2, with_prompt=with_prompt, with_profile_encoder=with_profile_encoder)
     with torch.no_grad():
         made.position.mul_(30)  # as large as what it is added to, so that a wrong position shows
     return made
@@ -51,7 +53,7 @@ def batch_of(histories: list[list[int]], masked: list[list[int]] | None = None) 
         item_ids=torch.arange(ITEMS),
         history=flat,
         lengths=lengths,
-        groups=group_by_length(lengths.numpy()),
+        groups=bucket_by_length(lengths.numpy()),
         prefix=torch.cat([torch.arange(len(items) + 1) for items in histories]),
         owner=torch.repeat_interleave(torch.arange(len(histories)), lengths + 1),
         targets=torch.zeros(0, dtype=torch.int64),
@@ -62,7 +64,7 @@ def batch_of(histories: list[list[int]], masked: list[list[int]] | None = None) 
         return batch
     flat, lengths = layout(masked)
     return dataclasses.replace(
-        batch, masked_history=flat, masked_lengths=lengths, masked_groups=regroup(batch.groups, lengths.numpy())
+        batch, masked_history=flat, masked_lengths=lengths, masked_buckets=rebucket(batch.groups, lengths.numpy())
     )
 
 
@@ -75,16 +77,16 @@ def slots(made: DenseTower, histories: list[list[int]], x: Tensor = X, y: Tensor
 
 @pytest.fixture(params=[(True, True), (False, True), (False, False)], ids=["ppr", "fine-tune", "pretrain"])
 def made(request: pytest.FixtureRequest) -> DenseTower:
-    with_prompt, with_tower = request.param
-    return tower(with_prompt=with_prompt, with_tower=with_tower)
+    with_prompt, with_profile_encoder = request.param
+    return tower(with_prompt=with_prompt, with_profile_encoder=with_profile_encoder)
 
 
-@pytest.mark.parametrize("group_tokens", [1, 9, padding.GROUP_TOKENS])
+@pytest.mark.parametrize("bucket_tokens", [1, 9, padding.BUCKET_TOKENS])
 def test_neither_neighbours_nor_padding_matter(
-    made: DenseTower, group_tokens: int, monkeypatch: pytest.MonkeyPatch
+    made: DenseTower, bucket_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(padding, "GROUP_TOKENS", group_tokens)
-    assert (len(batch_of(HISTORIES).groups) == 1) == (group_tokens > 9)
+    monkeypatch.setattr(padding, "BUCKET_TOKENS", bucket_tokens)
+    assert (len(batch_of(HISTORIES).groups) == 1) == (bucket_tokens > 9)
     together = slots(made, HISTORIES)
     for i, history in enumerate(HISTORIES):
         (alone,) = slots(made, [history], X[i : i + 1], Y[i : i + 1])
@@ -93,8 +95,8 @@ def test_neither_neighbours_nor_padding_matter(
 
 def test_gradients_do_not_depend_on_padding(made: DenseTower, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    for group_tokens in (1, padding.GROUP_TOKENS):
-        monkeypatch.setattr(padding, "GROUP_TOKENS", group_tokens)
+    for bucket_tokens in (1, padding.BUCKET_TOKENS):
+        monkeypatch.setattr(padding, "BUCKET_TOKENS", bucket_tokens)
         table = TABLE.clone().requires_grad_()
         made.zero_grad()
         out, _ = made(table, batch_of(HISTORIES), X, Y)
@@ -129,7 +131,7 @@ def test_training_on_a_history_asks_what_evaluation_asks_at_each_prefix(made: De
 
 def test_training_and_evaluation_cut_a_history_alike() -> None:
     """The real collation of both: at every prefix of a history that fits, at the last one of a longer history."""
-    made = tower(with_prompt=False, with_tower=False)
+    made = tower(with_prompt=False, with_profile_encoder=False)
     users = random_users(20, ITEMS, shortest=1, longest=20)
     collate = Collator(
         loss=Loss(uniform_negatives=4, in_batch_per_user=1),
@@ -137,7 +139,7 @@ def test_training_and_evaluation_cut_a_history_alike() -> None:
         probability=np.full(ITEMS, 1 / ITEMS, np.float32),
         max_length=8,
         hold_out=0,
-        first_slot=1,
+        first_target=1,
         views=False,
         seed=0,
         rank=0,
@@ -169,7 +171,7 @@ def test_positions_count_from_the_first_item_kept(made: DenseTower) -> None:
 
 @pytest.mark.parametrize("parts", [(True, True), (False, True), (False, False)])
 def test_or_back_from_the_most_recent_item(parts: tuple[bool, bool]) -> None:
-    made = tower(with_prompt=parts[0], with_tower=parts[1], positions="last")
+    made = tower(with_prompt=parts[0], with_profile_encoder=parts[1], positions="last")
     with torch.no_grad():
         before = slots(made, HISTORIES)
         made.position[0] += 1.0 + torch.arange(DIM)  # not a shift that a norm takes out
@@ -185,7 +187,7 @@ def test_or_back_from_the_most_recent_item(parts: tuple[bool, bool]) -> None:
 
 
 def test_the_prompt_steers_every_slot_and_has_no_position() -> None:
-    made = tower(with_tower=False)
+    made = tower(with_profile_encoder=False)
     other = X.clone()
     other[0] += 1
     before, after = slots(made, HISTORIES), slots(made, HISTORIES, other)
@@ -219,7 +221,7 @@ def test_generator_and_tower_are_the_papers_two_layers() -> None:
 
 
 def test_without_prompt_slot_0_is_the_profile_alone_and_the_rest_adds_it() -> None:
-    fine, plain = tower(with_prompt=False), tower(with_prompt=False, with_tower=False)
+    fine, plain = tower(with_prompt=False), tower(with_prompt=False, with_profile_encoder=False)
     plain.load_state_dict({k: v for k, v in fine.state_dict().items() if not k.startswith("tower.")})
     assert fine.tower is not None
     u_a = fine.tower(Y)
@@ -229,7 +231,7 @@ def test_without_prompt_slot_0_is_the_profile_alone_and_the_rest_adds_it() -> No
 
 
 def test_views_are_three_separate_calls() -> None:
-    made = tower(with_tower=False).train()
+    made = tower(with_profile_encoder=False).train()
     masked = [items[:1] * (len(items) > 2) + items[-2:] for items in HISTORIES]
     _, views = made(TABLE, batch_of(HISTORIES, masked), X, Y, 0.0)
     assert isinstance(views, Views)
@@ -244,7 +246,7 @@ def test_views_are_three_separate_calls() -> None:
 
 
 def test_attribute_mask_touches_only_its_view() -> None:
-    made = tower(with_tower=False).train()
+    made = tower(with_profile_encoder=False).train()
     batch = batch_of(HISTORIES, HISTORIES)
     user, plain = made(TABLE, batch, X, Y, 0.0)
     masked_user, masked = made(TABLE, batch, X, Y, 0.5)
@@ -267,7 +269,7 @@ def test_no_users() -> None:
     out, _ = tower()(TABLE, batch_of([[]]), X[:1], Y[:1])
     assert out.shape == (1, DIM)
     nothing = torch.zeros(0, dtype=torch.int64)
-    groups = group_by_length(nothing.numpy())
+    groups = bucket_by_length(nothing.numpy())
     empty = dataclasses.replace(batch_of([[]]), lengths=nothing, prefix=nothing, owner=nothing, groups=groups)
     out, _ = tower()(TABLE, empty, X[:0], Y[:0])
     assert out.shape == (0, DIM)

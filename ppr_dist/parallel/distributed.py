@@ -20,7 +20,7 @@ from ppr_dist.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mesh:
+class DistributedContext:
     rank: int
     world_size: int
     device: torch.device
@@ -59,7 +59,7 @@ def _leave() -> None:
 
 
 @contextmanager
-def mesh(timeout_minutes: float = 30) -> Iterator[Mesh]:
+def distributed_context(timeout_minutes: float = 30) -> Iterator[DistributedContext]:
     """Join the process group torchrun describes, or make one of a single process; leave it at the end.
 
     After an error of one among several ranks nothing is left in order: under NCCL that is a collective, and the others
@@ -79,7 +79,7 @@ def mesh(timeout_minutes: float = 30) -> Iterator[Mesh]:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     alone = dist.get_world_size() == 1
     try:
-        yield Mesh(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
+        yield DistributedContext(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
     except BaseException:
         if alone:
             _leave()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ppr_dist.config import Config
 from ppr_dist.files import read_lines, replace
 from ppr_dist.parallel.collectives import all_sum
-from ppr_dist.parallel.mesh import Mesh
+from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.wandb_run import WandbRun
 
 Item = TypeVar("Item")
@@ -27,19 +27,21 @@ LINE_EVERY = 10.0
 """Seconds between progress lines where there is no terminal."""
 
 
-class Observer:
+class MetricLogger:
     """Collects per-step figures on the device and reports them every ``log_every`` steps from rank 0."""
 
-    def __init__(self, run: Path, config: Config, mesh: Mesh, *, total_steps: int, first_step: int, job: str) -> None:
-        self.mesh, self.every, self.job, self.total_steps = mesh, config.train.log_every, job, total_steps
-        self.sums = torch.zeros(3, dtype=torch.float64, device=mesh.device)  # prediction, contrastive, users
+    def __init__(
+        self, run: Path, config: Config, context: DistributedContext, *, total_steps: int, first_step: int, job: str
+    ) -> None:
+        self.context, self.every, self.job, self.total_steps = context, config.train.log_every, job, total_steps
+        self.sums = torch.zeros(3, dtype=torch.float64, device=context.device)  # prediction, contrastive, users
         self.targets, self.steps, self.waited = 0.0, 0, 0.0
         self.began = self.last = time.perf_counter()
         self.bar = self.file = self.wandb = None
         self.loss: float | None = None
         # Where no terminal shows a bar (a batch job's log), a line now and then says the same.
         self.lines, self.printed = config.observe.progress and not sys.stderr.isatty(), self.began
-        if mesh.main:
+        if context.main:
             self.file = _from_step(run / "metrics.jsonl", first_step)
             self.bar = tqdm(
                 total=total_steps,
@@ -88,12 +90,12 @@ class Observer:
             "contrastive": contrastive / self.steps,
             "lr": lr,
             "users_per_s": users / seconds,
-            "positions_per_s": targets / seconds,
+            "targets_per_s": targets / seconds,
             "step_ms": 1e3 * seconds / self.steps,
-            "data_wait_share": waited / seconds / self.mesh.world_size,
+            "data_wait_share": waited / seconds / self.context.world_size,
             "elapsed_s": now - self.began,
         }
-        if self.mesh.device.type == "cuda":
+        if self.context.device.type == "cuda":
             record["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
         self.log(record)
         self.loss = record["loss"]
