@@ -11,11 +11,11 @@ from ppr_dist.data.stream.users import Users
 
 
 def random_batch(config: Config, items: int, step: int, *, shortest: int, bucket_tokens: int | None = None) -> Batch:
-    """One rank's batch of ``config.train.batch`` users with clicks drawn uniformly from the whole catalogue.
+    """One rank's batch of ``config.train.global_batch_size`` users with clicks drawn uniformly from the whole catalogue.
 
     Histories are ``shortest`` to ``config.model.max_length`` long, uniformly; another ``step``, other users.
     """
-    users, rng = config.train.batch, np.random.default_rng(step)
+    users, rng = config.train.global_batch_size, np.random.default_rng(step)
     clicks = rng.integers(shortest, config.model.max_length, users, endpoint=True) + 1
     collator = Collator(
         loss=config.loss,

@@ -147,7 +147,7 @@ def _config(*, half: bool = False) -> Any:
     return Config(
         model=Model(dim=DIM, blocks=2, heads=2, max_length=LENGTH, feed_forward=1),
         loss=Loss(uniform_negatives=512, in_batch_per_user=2),
-        train=Train(batch=USERS),
+        train=Train(global_batch_size=USERS),
         tables=Tables(precision="float16" if half else "float32"),
     )
 
@@ -157,14 +157,14 @@ def _batch(items: int, step: int) -> Any:
 
 
 def _tower(config: Any) -> Any:
-    from ppr_dist.model.tower import DenseTower
+    from ppr_dist.model.sequential import SequentialModel
 
-    return DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
+    return SequentialModel(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
 
 
 def _ours(items: int, ranks: Any, half: bool) -> Any:
     from ppr_dist.parallel.apply import parallelize
-    from ppr_dist.parallel.sparse import TableSizes
+    from ppr_dist.parallel.embeddings import TableSizes
     from ppr_dist.trainer import send, train_step
 
     config = _config(half=half)

@@ -133,7 +133,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
         model=Model(dim=DIM, blocks=2, heads=2, max_length=LENGTH, feed_forward=1),
         loss=Loss(uniform_negatives=512, in_batch_per_user=2),
         stream=Stream(shuffle_shards=1),
-        train=Train(batch=USERS),
+        train=Train(global_batch_size=USERS),
     )
     data = options.work / "data"
     manifest = load_manifest(data)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ppr_dist import trainer
 from ppr_dist.parallel import collectives
 from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.sparse import Tables
+from ppr_dist.parallel.embeddings import Tables
 
 Item = TypeVar("Item")
 

@@ -23,7 +23,16 @@ from benchmarks.hardware import hardware
 from benchmarks.ml_1m import ROOT, command, prepare
 
 METHODS = {"ppr-light": "tune.yaml", "fine-tune": "tune-full.yaml"}
-FAST = ("--model.heads", 1, "--model.dropout", 0.1, "--loss.uniform_negatives", 3000, "--loss.in_batch_per_user", 0)
+FAST = (
+    "--sasrec.heads",
+    1,
+    "--model.dropout",
+    0.1,
+    "--softmax.uniform_negatives",
+    3000,
+    "--softmax.in_batch_per_user",
+    0,
+)
 ALL_EPOCHS = ("--train.eval_every_epochs", 0, "--train.patience", "null")
 METRICS = ("hit@10", "ndcg@10")
 
@@ -40,7 +49,7 @@ def main() -> None:
     found: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for positions in ("first", "last"):
         run = options.work / f"pre-{positions}"
-        flags = ("--model.positions", positions, "--train.epochs", options.epochs, "--train.max_minutes", "null")
+        flags = ("--sasrec.positions", positions, "--train.epochs", options.epochs, "--train.max_minutes", "null")
         _train("pretrain", "pretrain.yaml", data, run, *FAST, *flags)
         for task in ("validation", "next-item", "few-shot"):
             found["pre-train", task, positions] = [_ranked(run, task)]

@@ -24,8 +24,8 @@ from typing import Any
 CLICKS = 3
 K = 10
 TINY = (
-    *("--model.dim", "16", "--model.blocks", "1", "--model.heads", "1", "--model.max_length", "10"),
-    *("--train.max_steps", "20", "--observe.progress", "false"),
+    *("--model.dim", "16", "--sasrec.layers", "1", "--sasrec.heads", "1", "--model.max_length", "10"),
+    *("--train.max_steps", "20", "--logging.progress", "false"),
 )
 
 

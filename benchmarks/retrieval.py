@@ -66,10 +66,10 @@ def main() -> None:
 
 def _measure(items: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     from ppr_dist.config import Config, Model
-    from ppr_dist.model.tower import DenseTower
+    from ppr_dist.model.sequential import SequentialModel
     from ppr_dist.parallel.apply import make_tables
     from ppr_dist.parallel.distributed import distributed_context
-    from ppr_dist.parallel.sparse import TableSizes
+    from ppr_dist.parallel.embeddings import TableSizes
     from ppr_dist.scoring import ModelScorer, Queries, top_k
 
     torch.set_num_threads(options.threads)
@@ -81,7 +81,9 @@ def _measure(items: int, options: argparse.Namespace) -> list[dict[str, Any]]:
         tables = make_tables(sizes, config, ranks)
         ((_, weights),) = tables.own_rows() or []
         _fill(weights)
-        tower = DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
+        tower = SequentialModel(
+            config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False
+        )
         scorer = ModelScorer(tables, tower, ranks.device)
         nothing = np.zeros(0, np.int64)
 

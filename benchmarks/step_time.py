@@ -28,17 +28,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ppr_dist.objective import gather_candidates, share, step_loss
 from torch import nn
 
 from benchmarks.batches import random_batch
 from benchmarks.hardware import hardware, heading
 from ppr_dist.batch import Batch
 from ppr_dist.config import Config, Loss, Model, Train
-from ppr_dist.model.tower import DenseTower
-from ppr_dist.objective import gather_candidates, share, step_loss
+from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context
-from ppr_dist.parallel.sparse import TableSizes
+from ppr_dist.parallel.embeddings import TableSizes
 from ppr_dist.trainer import send, train_step
 
 PEAK_FLOPS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
@@ -84,7 +84,7 @@ def measure(size: Size, ranks: DistributedContext, steps: int, copy: float) -> l
     config = Config(
         model=Model(dim=size.dim, blocks=size.blocks, heads=max(2, size.dim // 64), max_length=size.length),
         loss=Loss(uniform_negatives=512, in_batch_per_user=1, logit_chunk=2**27),
-        train=Train(batch=size.batch, precision="bfloat16" if cuda else "float32"),
+        train=Train(global_batch_size=size.batch, precision="bfloat16" if cuda else "float32"),
     )
     tokens = 65_536 if cuda else None  # as job.py sets it
     batches = [
@@ -119,7 +119,7 @@ def rates(config: Config, batches: list[Batch], seconds: float) -> dict[str, Any
     tokens, squares = float(lengths.sum()), float((lengths**2).sum())
     targets = sum(batch.total_targets for batch in batches)
     weights = model.blocks * model.dim**2 * (4 + 2 * model.feed_forward)
-    candidates = loss.uniform_negatives + loss.in_batch_per_user * config.train.batch
+    candidates = loss.uniform_negatives + loss.in_batch_per_user * config.train.global_batch_size
     flops = 6 * weights * tokens + 6 * squares * model.dim * model.blocks + 6 * targets * candidates * model.dim
     per_s = 1 / (seconds * len(batches))
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
@@ -144,7 +144,7 @@ def _ours(
         train_step(parallel, batch, send(parallel, batch), config)
 
     def look_up_and_update(batch: Batch) -> None:
-        vectors = parallel.tables.look_up_items(batch.item_ids.to(ranks.device, non_blocking=True))
+        vectors = parallel.embeddings.look_up_items(batch.item_ids.to(ranks.device, non_blocking=True))
         vectors.backward(vectors.detach())
 
     return step, look_up_and_update
@@ -183,8 +183,8 @@ def _plain(
     return step, look_up_and_update
 
 
-def _tower(config: Config) -> DenseTower:
-    return DenseTower(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
+def _tower(config: Config) -> SequentialModel:
+    return SequentialModel(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
 
 
 def _times(step: Callable[[Any], Any], batches: list[Any], steps: int, device: torch.device) -> float:

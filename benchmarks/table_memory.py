@@ -8,7 +8,7 @@ import torch
 
 if TYPE_CHECKING:
     from ppr_dist.parallel.cluster import Cluster
-    from ppr_dist.parallel.sparse import Tables
+    from ppr_dist.parallel.embeddings import Tables
 
 
 def held_bytes(tables: Tables) -> int:
@@ -31,8 +31,8 @@ def planned_bytes(
 ) -> list[int]:
     """Bytes of weights and optimizer state that the plan gives each rank, [W]; ids in flight are left out."""
     from ppr_dist.config import Tables
+    from ppr_dist.parallel.embeddings import TableSizes
     from ppr_dist.parallel.question import Question
-    from ppr_dist.parallel.sparse import TableSizes
 
     sizes = TableSizes(
         items=items,

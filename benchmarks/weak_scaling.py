@@ -177,14 +177,14 @@ def _run_rank(given: dict[str, Any]) -> None:
     }
     answers = Answers()
     import torch
+    from ppr_dist.job import Job, make_loader, make_tower
+    from ppr_dist.parallel.ahead import one_ahead
 
     from benchmarks.phases import watch_training
     from ppr_dist import runs, trainer
     from ppr_dist.batch import Batch
     from ppr_dist.config import Config, Loss, Model, Train
     from ppr_dist.data.manifest import load_manifest
-    from ppr_dist.job import Job, make_loader, make_tower
-    from ppr_dist.parallel.ahead import one_ahead
     from ppr_dist.parallel.apply import parallelize
     from ppr_dist.parallel.distributed import distributed_context
 
@@ -193,7 +193,7 @@ def _run_rank(given: dict[str, Any]) -> None:
     config = Config(
         model=Model(feed_forward=1),
         loss=Loss(uniform_negatives=CANDIDATES, in_batch_per_user=2 // world),
-        train=Train(batch=users * world, epochs=10**6, seed=given["seed"]),
+        train=Train(global_batch_size=users * world, epochs=10**6, seed=given["seed"]),
     )
     with distributed_context() as ranks:
         manifest = load_manifest(data)

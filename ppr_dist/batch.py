@@ -1,12 +1,13 @@
 """Batch: what one rank consumes in one step.
 
-Shapes: B users of this rank, T tokens of all their histories, U distinct items, P targets, C candidates (the same C on
-every rank), n negatives per target, A attributes, V distinct values of all of them.
+Shapes: B users of this rank, T clicks of all their histories, U distinct items, P targets, A attributes, V distinct
+values of all of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,88 +18,116 @@ from torch import Tensor
 Int64Array = npt.NDArray[np.int64]
 
 
-class Group(NamedTuple):
-    """Neighbouring users of like length, who share a rectangle in attention. Plain numbers, known to the host."""
+class Bucket(NamedTuple):
+    """Neighbouring sequences of similar length, padded to one width for attention. Plain numbers, known to the host."""
 
-    users: int
+    sequences: int
     tokens: int
-    """Tokens of their histories together."""
+    """Their lengths summed."""
     width: int
-    """Longest history of them, at least 1."""
+    """Longest of them, at least 1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class History:
+    """Clicks of the batch's users, user after user, oldest first, without padding."""
+
+    items: Tensor
+    """Rows of ``Batch.item_ids``, int64 [T]."""
+    lengths: Tensor
+    """Clicks of each user, int64 [B]."""
+    buckets: tuple[Bucket, ...]
+    """Cover the users in order; at least one."""
+    times: Tensor | None = None
+    """When each click was, Unix seconds, int64 [T]; None where the data has no times."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """The users once more, changed, as a contrastive objective wants to see them."""
+
+    history: History | None = None
+    """None: the batch's own."""
+    profile_dropout: float = 0.0
+    """Probability with which an element of the profile's embedding is dropped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
     """One step's input. Items appear once in ``item_ids``; everything else points into it by row.
 
-    Invariants: ids are int64; ``item_ids`` has no duplicates and is never empty; users stand in order of falling
-    history length, so that groups pad little; histories lie one after another, oldest item first, without padding;
-    there is at least one group, and groups cover the users in order; no two targets have the same owner and prefix.
+    Invariants: ids are int64; ``item_ids`` has no duplicates and is never empty; users stand in descending order of
+    history length, so that buckets pad little; no two targets have the same user row and context length.
     """
 
     users: Tensor
     """User index, int64 [B]."""
     item_ids: Tensor
     """Distinct item indices of this rank's step, int64 [U]."""
-    history: Tensor
-    """Rows of item_ids, user after user, int64 [T]."""
-    lengths: Tensor
-    """Length of each history, int64 [B]."""
-    groups: tuple[Group, ...]
-    """Users whose attention runs together."""
-    prefix: Tensor
-    """How many items of its user's history each target is predicted from, 0 … length, int64 [P]."""
-    owner: Tensor
+    history: History
+    user_rows: Tensor
     """User (row of this batch) of each target, int64 [P]."""
+    context_lengths: Tensor
+    """How many clicks of its user's history each target is predicted from, 0 … length, int64 [P]."""
     targets: Tensor
-    """Row of each target, int64 [P]."""
+    """Row of item_ids of each target, int64 [P]."""
+    target_times: Tensor | None = None
+    """When each target was clicked, int64 [P]; None unless the model is to see it."""
     profile_values: Tensor
     """Distinct value indices of each attribute, attribute after attribute, int64 [V]."""
     profile_counts: tuple[int, ...]
     """How many of them each attribute has."""
     profile_rows: Tensor
     """Rows of profile_values, int64 [A, B]."""
-    total_targets: float
-    """Targets in this rank's batch (P); summed over ranks it normalises the loss."""
-    candidates: Tensor | None = None
-    """softmax: rows of this rank's share of the shared candidates; full_softmax: of its part of the catalogue (C then
-    differs by rank), int64 [C]."""
-    candidate_log_q: Tensor | None = None
-    """softmax: log of each candidate's expected count among all candidates; +inf marks padding, float32 [C]."""
-    negatives: Tensor | None = None
-    """bpr and bce: rows of each target's own negatives, int64 [P, n]."""
-    masked_history: Tensor | None = None
-    """Contrastive view: histories with interactions dropped, rows of item_ids, int64 [T']; None = no views."""
-    masked_lengths: Tensor | None = None
-    """Length of each masked history, int64 [B]."""
     max_users_per_rank: int = 0
     """Training: users of the rank that has most in this step; what is gathered by user is padded to as many rows."""
-    masked_buckets: tuple[Group, ...] = ()
-    """The same users' groups in the masked view."""
+    drawn: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
+    """What each objective drew for this step, by its name (:meth:`ppr_dist.objectives.base.Objective.draw`)."""
+    views: dict[str, tuple[View, ...]] = dataclasses.field(default_factory=dict)
+    """Views each objective wants encoded, by its name."""
 
     @property
     def profile(self) -> Tensor:
         """Attribute value indices, int64 [A, B]."""
         return self.profile_values[self.profile_rows]
 
-    def _map(self, function: str, *args: Any, **kwargs: Any) -> Batch:
-        def apply(value: Any) -> Any:
-            return getattr(value, function)(*args, **kwargs) if isinstance(value, Tensor) else value
-
-        fields = dataclasses.fields(self)
-        return dataclasses.replace(self, **{f.name: apply(getattr(self, f.name)) for f in fields})
-
     def to(self, device: torch.device) -> Batch:
         """Copy to ``device`` without waiting for the copy."""
-        return self if device.type == "cpu" else self._map("to", device, non_blocking=True)
+        if device.type == "cpu":
+            return self
+        moved: Batch = map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return moved
 
     def pin_memory(self) -> Batch:
-        return self._map("pin_memory")
+        pinned: Batch = map_tensors(self, Tensor.pin_memory)
+        return pinned
 
     def __reduce__(self) -> tuple[Any, ...]:
         # From a loader's process a batch travels by value. Torch would open a file for each tensor and a connection to
         # fetch it: training then waited three times as long (measured, 128 users).
-        return _from_arrays, ({n: v.numpy() if isinstance(v, Tensor) else v for n, v in vars(self).items()},)
+        return _from_arrays, (_map(vars(self), Tensor, Tensor.numpy),)
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply ``function`` to every tensor in nested dataclasses, dicts and tuples."""
+    return _map(value, Tensor, function)
+
+
+def _map(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _map(each, kind, function) for key, each in value.items()}
+    if type(value) is tuple:  # not a Bucket
+        return tuple(_map(each, kind, function) for each in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _map(getattr(value, f.name), kind, function) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value
+
+
+def _from_arrays(fields: dict[str, Any]) -> Batch:
+    return Batch(**_map(fields, np.ndarray, torch.from_numpy))
 
 
 def distinct_values(profile: Int64Array) -> dict[str, Any]:
@@ -111,8 +140,3 @@ def distinct_values(profile: Int64Array) -> dict[str, Any]:
         "profile_counts": tuple(len(values) for values, _ in found),
         "profile_rows": torch.from_numpy(rows.astype(np.int64, copy=False)),
     }
-
-
-def _from_arrays(fields: dict[str, Any]) -> Batch:
-    arrays: dict[str, Any] = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in fields.items()}
-    return Batch(**arrays)

@@ -26,9 +26,10 @@ from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.distributed import on_main
-from ppr_dist.parallel.sparse import Tables
+from ppr_dist.parallel.embeddings import ShardedEmbeddings
 
 _NAME = re.compile(r"step-(\d{8})")
+_DENSE = "dense.parameter."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ class Checkpointer:
             )
         state = _state(parallel)
         load(state, found[-1])  # tables and their optimizer in place
-        parallel.tables.set_optimizer_steps(state["tables_steps"])
+        parallel.embeddings.set_optimizer_steps(state["tables_steps"])
         dense.load_state_dict(parallel.engine, state["dense"])
         _set_rng(state["rng"])
         return position
@@ -133,9 +134,9 @@ class Checkpointer:
 
 def _state(parallel: Parallel) -> dict[str, Any]:
     return {
-        "tables": parallel.tables.state_dict(),
-        "tables_optimizer": parallel.tables.optimizer_state_dict(),
-        "tables_steps": parallel.tables.optimizer_steps(),
+        "tables": parallel.embeddings.state_dict(),
+        "tables_optimizer": parallel.embeddings.optimizer_state_dict(),
+        "tables_steps": parallel.embeddings.optimizer_steps(),
         "dense": dense.state_dict(parallel.engine),
         "rng": _rng(),
     }
@@ -193,39 +194,43 @@ def read_position(checkpoint: Path) -> Position:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
-def load_tables(tables: Tables, checkpoint: Path, *, with_optimizer: bool) -> None:
+def load_tables(embeddings: ShardedEmbeddings, checkpoint: Path, *, with_optimizer: bool) -> None:
     """Load the tables a model shares with ``checkpoint``; the others keep their values. A collective.
 
     ``with_optimizer``: their optimizer state too, so that a table goes on with steps of the size it had come to.
     """
     saved = names(checkpoint)
-    state: dict[str, Any] = {"tables": {k: v for k, v in tables.state_dict().items() if f"tables.{k}" in saved}}
+    state: dict[str, Any] = {"tables": {k: v for k, v in embeddings.state_dict().items() if f"tables.{k}" in saved}}
     if with_optimizer:
         prefixes = {key.removeprefix("tables_optimizer.") for key in saved if key.startswith("tables_optimizer.")}
         state["tables_optimizer"] = {
             table: moments
-            for table, moments in tables.optimizer_state_dict().items()
+            for table, moments in embeddings.optimizer_state_dict().items()
             if all(f"{table}.{name}" in prefixes for name in moments)
         }
         # A collection has one count: new tables beside old ones begin at 0 with them.
-        new = {key.split(".")[0] for key in tables.state_dict() if f"tables.{key}" not in saved}
-        steps = {name: step for name, step in tables.optimizer_steps().items() if name not in new}
+        new = {key.split(".")[0] for key in embeddings.state_dict() if f"tables.{key}" not in saved}
+        steps = {name: step for name, step in embeddings.optimizer_steps().items() if name not in new}
         state["tables_steps"] = steps
     load(state, checkpoint)
     if with_optimizer:
-        tables.set_optimizer_steps(state["tables_steps"])
+        embeddings.set_optimizer_steps(state["tables_steps"])
 
 
-def load_dense(module: torch.nn.Module, checkpoint: Path, *, strict: bool) -> None:
-    """Load dense parameters by name into a module outside any engine; ``strict``: all must be there. A collective."""
-    saved = names(checkpoint)
-    own = {f"parameter.{name}": p.detach().float().cpu().clone() for name, p in module.named_parameters()}
-    wanted = {key: value for key, value in own.items() if strict or f"dense.{key}" in saved}
-    load({"dense": wanted}, checkpoint)
+def load_dense(module: torch.nn.Module, checkpoint: Path) -> None:
+    """Load all parameters by name into a module outside any engine. A collective.
+
+    Raises :class:`UserError` naming a parameter that only one of the two has.
+    """
+    saved = {key.removeprefix(_DENSE) for key in names(checkpoint) if key.startswith(_DENSE)}
+    state = {name: parameter.detach().float().cpu().clone() for name, parameter in module.named_parameters()}
+    if unlike := saved ^ state.keys():
+        where = "only it has" if unlike & saved else "it has no"
+        raise UserError(f"{checkpoint}: holds another model: {where} {min(unlike)}; train again")
+    load({"dense": {f"parameter.{name}": value for name, value in state.items()}}, checkpoint)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if f"parameter.{name}" in wanted:
-                parameter.copy_(wanted[f"parameter.{name}"])
+            parameter.copy_(state[name])
 
 
 def _rng() -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ BAD_INPUT, FAULT, PEER_GONE = 2, 1, 3
 """Exit status: what the user or the machine can mend; a fault of this program; another rank ended first."""
 
 
-def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
+def run(main: Callable[[list[str] | None], object], argv: list[str] | None = None) -> None:
     """Run ``main``. Whatever ends it ends this process at once: a rank that tidied up would wait for the others.
 
     A :class:`UserError`, an OSError (a full disk) and too little memory are one line on stderr and status 2; a fault of

@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from ppr_dist.config import Task
+from ppr_dist import files, runs
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.stream.instances import (
-    Instances,
-    clicked_before,
-    excluded,
-    history_batch,
-    instances_of,
-    sampled_negatives,
-    unclicked,
-)
 from ppr_dist.data.stream.user_stream import users_in_order
-from ppr_dist.data.stream.users import Int64Array
-from ppr_dist.errors import UserError, warn
-from ppr_dist.metrics import finish, metric_sums
+from ppr_dist.errors import UserError, choose
+from ppr_dist.metrics import USUAL
 from ppr_dist.parallel.collectives import all_sum
-from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.scoring import Scorer, gather_queries, passes, rank_among, rank_in_catalogue
+from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
+from ppr_dist.parts import data_set
+from ppr_dist.predictions import Predictions, predictions_writer
+from ppr_dist.scoring import PopularityScorer, Scorer
+from ppr_dist.tasks import TASKS
+from ppr_dist.tasks.base import Evaluated, Evaluation, Protocol
 
-Protocol = Literal["sampled-99", "full"]
-NEGATIVES = 99
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluated:
-    """Ranked instances, one entry each, in the order of (user, position)."""
-
-    users: Int64Array
-    """User index."""
-    positions: Int64Array
-    """Clicks before the target."""
-    items: Int64Array
-    """The target."""
-    ranks: Int64Array
-    """1 = best."""
-    candidates: Int64Array
-    """How many were ranked, the target included."""
+if TYPE_CHECKING:
+    from ppr_dist.evaluate import Arguments
 
 
 @torch.no_grad()
@@ -58,88 +36,98 @@ def evaluate(
     manifest: Manifest,
     context: DistributedContext,
     *,
-    task: Task,
+    task: str,
     protocol: Protocol,
     max_length: int,
     split: str | None = None,
+    metrics: tuple[str, ...] = USUAL,
     seed: int = 0,
     batch: int = 1024,
     seen_targets: bool = True,
     keep: Callable[[Evaluated], None] | None = None,
     progress: bool = False,
-) -> dict[str, float | int | str]:
-    """Rank every instance of ``task``; return the metrics over all ranks. A collective.
+) -> dict[str, Any]:
+    """Measure ``task`` on every user of its split; return the metrics over all ranks. A collective.
 
     Memory does not grow with users or ranks.
 
     Args:
-        split: by default the task's, pretrain or tune-test; seed: of the sampled negatives; batch: users each rank
-        reads at once; seen_targets: whether targets that the user had clicked before are ranked too; keep: hears this
-        rank's instances, block after block. Ranks hold consecutive users, so that the blocks of all ranks, rank after
-        rank, are in the order of (user index, position).
+        split: by default the task's; seed: of the sampled negatives; batch: users each rank reads at once;
+        seen_targets: whether targets that the user had clicked before are ranked too; keep: hears this rank's
+        instances, block after block. Ranks hold consecutive users, so that the blocks of all ranks, rank after rank,
+        are in the order of (user index, position).
 
     Raises :class:`UserError` where the split has no instances, or none leaves enough items to sample from.
     """
-    split = split or ("pretrain" if task in ("next-item", "validation") else "tune-test")
-    steps, parts = users_in_order(
-        folder, manifest, split, rank=context.rank, world_size=context.world_size, at_once=max(1, batch)
+    question = TASKS[task]
+    evaluation = Evaluation(
+        scorer=scorer,
+        data=folder,
+        manifest=manifest,
+        protocol=protocol,
+        max_length=max_length,
+        metrics=metrics,
+        split=split or question.split,
+        seed=seed,
+        seen_targets=seen_targets,
+        keep=keep,
+        speaks=context.main,
     )
-    sums = metric_sums(*(torch.zeros(0, dtype=torch.int64),) * 2)
-    users = found = seen = left_out = unsampled = 0
+    steps, parts = users_in_order(
+        folder, manifest, evaluation.split, rank=context.rank, world_size=context.world_size, at_once=max(1, batch)
+    )
+    total: dict[str, torch.Tensor] = {}
     hidden = None if progress and context.main else True
-    for part in tqdm(parts, total=steps, desc=f"{task} {protocol}", disable=hidden):
-        instances = instances_of(part, task)
-        again = clicked_before(instances)
-        found, seen = found + len(again), seen + int(again.sum())
-        if not seen_targets:
-            instances = instances.select(~again)
-        if protocol == "sampled-99":
-            enough = unclicked(instances, manifest.items) >= NEGATIVES
-            unsampled += int((~enough).sum())
-            instances = instances.select(enough)
-        left_out += len(again) - len(instances.owner)
-        vectors = scorer.user_vectors(history_batch(instances, max_length))
-        for rows in passes(len(vectors), scorer.device, gathered=protocol == "full"):
-            ranked = _rank(scorer, instances.select(rows), vectors[rows], manifest.items, protocol, seed)
-            sums += metric_sums(torch.from_numpy(ranked.ranks), torch.from_numpy(ranked.candidates))
-            if keep:
-                keep(ranked)
-        users += len(np.unique(instances.owner))
-    counts = torch.tensor([users, found, seen, left_out, unsampled], dtype=torch.float64)
-    *total, users, found, seen, left_out, unsampled = all_sum(torch.cat([sums, counts]).to(context.device)).tolist()
-    if not total[0]:
-        reason = f"no {task} instance in split {split!r}"
-        if unsampled:
-            reason = (
-                f"no user leaves {NEGATIVES} of {manifest.items} items unclicked to sample from; use --protocol full"
+    for users in tqdm(parts, total=steps, desc=f"{task} {protocol}", disable=hidden):
+        for name, value in question.sums(evaluation, users).items():
+            total[name] = total[name] + value if name in total else value
+    summed = {name: all_sum(value.to(context.device)).cpu() for name, value in total.items()}
+    return {"task": task, "protocol": protocol, **question.finish(evaluation, summed)}
+
+
+def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
+    """Evaluate a run as its options say; return the lines that were printed. A collective."""
+    from ppr_dist.trained import load_trained
+
+    for name in arguments.task:
+        choose("--task", name, TASKS)
+    if arguments.predictions and len(arguments.task) > 1:
+        raise UserError("--predictions holds one task; evaluate the others in commands of their own")
+    rows = []
+    with distributed_context() as context, contextlib.ExitStack() as stack:
+        on_main(lambda: files.check_writable(arguments.run_dir))
+        folder = stack.enter_context(data_set(arguments.predictions, context)) if arguments.predictions else None
+        trained = load_trained(arguments.run_dir, arguments.data, context, arguments.cluster)
+        if any(TASKS[task].cold for task in arguments.task):
+            on_main(lambda: runs.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))
+        scorer: Scorer = trained.scorer
+        if arguments.baseline == "popularity":
+            counts = torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
+            scorer = PopularityScorer(counts.to(context.device), context.device)
+        keep = None
+        if folder:
+            parts = stack.enter_context(predictions_writer(folder, trained.manifest, context))
+            keep = Predictions(parts, trained.data).keep
+        for task in arguments.task:
+            metrics = evaluate(
+                scorer,
+                trained.data,
+                trained.manifest,
+                context,
+                task=task,
+                protocol=arguments.protocol,
+                max_length=trained.config.model.max_length,
+                seed=arguments.seed,
+                batch=arguments.batch,
+                seen_targets=not arguments.leave_out_seen,
+                keep=keep,
+                progress=arguments.progress,
             )
-        elif found:
-            reason = f"every {task} target was clicked before"
-        raise UserError(f"{folder}: {reason}")
-    if unsampled and context.main:
-        few = (
-            f"{int(unsampled)} of {int(found)} {task} instances are left out: their users leave fewer than {NEGATIVES}"
-        )
-        warn(f"{few} items unclicked to sample from")
-    metrics = finish(torch.tensor(total, dtype=torch.float64))
-    counted = {"seen_targets": int(seen), "left_out": int(left_out)}
-    return {"task": task, "protocol": protocol, "users": int(users), **metrics, **counted}
-
-
-def _rank(
-    scorer: Scorer, instances: Instances, vectors: Tensor, items: int, protocol: Protocol, seed: int
-) -> Evaluated:
-    """Rank one pass of instances, given their user vectors [I, D]. A collective."""
-    targets = torch.from_numpy(instances.targets).to(scorer.device)
-    if protocol == "full":
-        rows, dropped = excluded(instances)
-        queries = gather_queries(vectors, rows, dropped)
-        ranks = rank_in_catalogue(scorer, queries, targets, items).cpu().numpy()
-        candidates = items - np.bincount(rows, minlength=len(ranks)) + 1
-        ranks = np.minimum(ranks, candidates)  # more only where scores are not numbers
-    else:
-        negatives = torch.from_numpy(sampled_negatives(instances, items, NEGATIVES, seed)).to(scorer.device)
-        ranks = rank_among(scorer, vectors, targets, negatives).cpu().numpy()
-        candidates = np.full(len(ranks), NEGATIVES + 1)
-    users = instances.users.index[instances.owner]
-    return Evaluated(users, instances.prefix, instances.targets, ranks, candidates)
+            method = arguments.baseline or trained.info.method or "pre-train"
+            asked = {"method": method, "seed": arguments.seed, "leave_out_seen": arguments.leave_out_seen}
+            of = {"run": str(arguments.run_dir.resolve()), "step": trained.step}
+            rows.append({**metrics, **asked, **of, "data": trained.manifest.fingerprint})
+            if context.main:
+                files.append_line(arguments.run_dir / "evaluations.jsonl", rows[-1])
+                print(json.dumps(rows[-1]), flush=True)
+    return rows

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ppr_dist.batch import Batch
 from ppr_dist.config import Config
 from ppr_dist.files import read_lines, replace
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.distributed import DistributedContext
+from ppr_dist.step_loss import StepLoss
 from ppr_dist.wandb_run import WandbRun
 
 Item = TypeVar("Item")
@@ -31,27 +33,29 @@ class MetricLogger:
     """Collects per-step figures on the device and reports them every ``log_every`` steps from rank 0."""
 
     def __init__(
-        self, run: Path, config: Config, context: DistributedContext, *, total_steps: int, first_step: int, job: str
+        self, run: Path, config: Config, context: DistributedContext, *, total_steps: int, first_step: int, stage: str
     ) -> None:
-        self.context, self.every, self.job, self.total_steps = context, config.train.log_every, job, total_steps
-        self.sums = torch.zeros(3, dtype=torch.float64, device=context.device)  # prediction, contrastive, users
-        self.targets, self.steps, self.waited = 0.0, 0, 0.0
+        self.context, self.every, self.stage, self.total_steps = context, config.train.log_every, stage, total_steps
+        self.sums: dict[str, Tensor] = {}
+        """Of the loss and, where there are several, of each objective; on the device, so that nothing waits."""
+        self.users = self.targets = self.steps = 0
+        self.waited = 0.0
         self.began = self.last = time.perf_counter()
         self.bar = self.file = self.wandb = None
         self.loss: float | None = None
         # Where no terminal shows a bar (a batch job's log), a line now and then says the same.
-        self.lines, self.printed = config.observe.progress and not sys.stderr.isatty(), self.began
+        self.lines, self.printed = config.logging.progress and not sys.stderr.isatty(), self.began
         if context.main:
             self.file = _from_step(run / "metrics.jsonl", first_step)
             self.bar = tqdm(
                 total=total_steps,
                 initial=first_step,
-                desc=job,
+                desc=stage,
                 unit="step",
-                disable=None if config.observe.progress else True,
+                disable=None if config.logging.progress else True,
                 dynamic_ncols=True,
             )
-            self.wandb = WandbRun(run, config, job) if config.observe.wandb else None
+            self.wandb = WandbRun(run, config, stage) if config.logging.wandb else None
 
     def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Pass ``batches`` on, counting the time until each comes as waiting for data."""
@@ -61,14 +65,13 @@ class MetricLogger:
             yield batch
             start = time.perf_counter()
 
-    def step(
-        self, step: int, epoch: int, lr: float, *, prediction: Tensor, contrastive: Tensor, users: int, targets: float
-    ) -> None:
+    def step(self, step: int, epoch: int, lr: float, loss: StepLoss, batch: Batch) -> None:
         """Note one step; every ``log_every`` steps sum over ranks and report. A collective at those steps."""
-        self.sums[0] += prediction
-        self.sums[1] += contrastive
-        self.sums[2] += users
-        self.targets += targets
+        named = {"loss": loss.total} | (loss.parts if len(loss.parts) > 1 else {})
+        for name, value in named.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.double()
+        self.users += len(batch.users)
+        self.targets += len(batch.targets)
         self.steps += 1
         if self.bar is not None:
             self.bar.update()
@@ -79,15 +82,15 @@ class MetricLogger:
         """Report what has gathered since the last report. A collective."""
         if not self.steps:
             return
-        mine = torch.cat([self.sums, self.sums.new_tensor([self.targets, self.waited])])
-        prediction, contrastive, users, targets, waited = all_sum(mine).tolist()
+        losses = torch.stack(list(self.sums.values()))
+        mine = torch.cat([losses, losses.new_tensor([self.users, self.targets, self.waited])])
+        *losses_of_all, users, targets, waited = all_sum(mine).tolist()
         now = time.perf_counter()
         seconds = now - self.last
         record: dict[str, Any] = {
             "step": step,
             "epoch": epoch,
-            "loss": prediction / self.steps,
-            "contrastive": contrastive / self.steps,
+            **{name: total / self.steps for name, total in zip(self.sums, losses_of_all, strict=True)},
             "lr": lr,
             "users_per_s": users / seconds,
             "targets_per_s": targets / seconds,
@@ -100,17 +103,18 @@ class MetricLogger:
         self.log(record)
         self.loss = record["loss"]
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['users_per_s']:.0f} samples/s")
+            self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['users_per_s']:.0f} users/s")
             if self.lines and now - self.printed > LINE_EVERY:
                 self.printed = now
-                print(f"{self.job} {self._line(step, record)}", flush=True)
-        self.sums.zero_()
-        self.targets, self.steps, self.waited, self.last = 0.0, 0, 0.0, now
+                print(f"{self.stage} {self._line(step, record)}", flush=True)
+        self.sums.clear()
+        self.users = self.targets = self.steps = 0
+        self.waited, self.last = 0.0, now
 
     def _line(self, step: int, record: dict[str, Any]) -> str:
         left = (self.total_steps - step) * record["step_ms"] / 1e3
         eta = datetime.timedelta(seconds=round(left))
-        speed = f"{record['users_per_s']:.0f} samples/s"
+        speed = f"{record['users_per_s']:.0f} users/s"
         return f"step {step}/{self.total_steps}: loss {record['loss']:.4f}, {speed}, ETA {eta}"
 
     @contextmanager

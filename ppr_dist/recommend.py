@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ppr_dist import cli
-from ppr_dist.config import parse
+from ppr_dist import cli, options
 from ppr_dist.errors import UserError, warn
 
 
@@ -26,7 +25,7 @@ class Arguments:
     """Parquet or CSV with the users' clicks; users without any are served from the profile alone."""
     data: Path | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
-    sharding: Path | None = None
+    cluster: Path | None = None
     """Cluster file (sharding/*.yaml) to place the tables by; by default the run's own, else what this machine has."""
     k: int = 10
     """Items per user."""
@@ -39,7 +38,7 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, _ = parse("ppr_dist.recommend", argv, Arguments, with_config=False)
+    (arguments,), _ = options.parse("ppr_dist.recommend", argv, [Arguments])
     if arguments.k < 1 or arguments.batch < 1:
         raise UserError("--k and --batch must be at least 1")
     # Imported once the options are read: torch, TorchRec and DeepSpeed take seconds, and --help none of them.
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     from ppr_dist.trained import load_trained
 
     with distributed_context() as context, torch.no_grad(), data_set(arguments.out, context) as folder:
-        trained = load_trained(arguments.run_dir, arguments.data, context, arguments.sharding)
+        trained = load_trained(arguments.run_dir, arguments.data, context, arguments.cluster)
         work = folder / ".users"
         raw = on_main(
             lambda: load_raw_users(
@@ -70,12 +69,12 @@ def main(argv: list[str] | None = None) -> None:
                 f"{trained.data} does not have, and are left out"
             )
         unknown = [f"{name} {n / raw.values[name]:.1%}" for name, n in raw.unknown_values.items() if n]
-        if context.main and unknown and trained.info.with_profile_encoder:
+        if context.main and unknown and trained.info.uses_profiles:
             warn(
                 f"{arguments.users}: of the values given, these shares are not known to "
                 f"{trained.data} and are read as unknown: {', '.join(unknown)}"
             )
-        if context.main and raw.clickless and not trained.info.with_profile_encoder:
+        if context.main and raw.clickless and not trained.info.uses_profiles:
             warn(
                 f"{raw.clickless} users have no clicks and {arguments.run_dir} knows no profiles: "
                 "to it all items are alike for them; use a tuned run"

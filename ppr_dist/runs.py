@@ -1,6 +1,6 @@
-"""A run's folder: what was asked for, with what data, and where its parts lie.
+"""A run's folder: what was asked for, with what data, and where its files lie.
 
-``RUN/config.yaml`` (all sections, usable as --config), ``run.json`` (job and data), ``plan.json``, ``metrics.jsonl``,
+``RUN/config.yaml`` (all sections, usable as --config), ``run.json`` (stage and data), ``plan.json``, ``metrics.jsonl``,
 ``checkpoints/``.
 """
 
@@ -14,21 +14,22 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 import yaml
 
-from ppr_dist import config as configuration
-from ppr_dist import files, wandb_run
+from ppr_dist import files, read_config, wandb_run
+from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint import checkpoints
-from ppr_dist.config import Config, Method
+from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.errors import UserError, warn
-from ppr_dist.parallel.sparse import TableSizes
+from ppr_dist.parallel.embeddings import TableSizes
+from ppr_dist.tuning import TUNING_METHODS
 
 COLD_USERS = ("cold_threshold", "simulate_cold", "tune_test_fraction")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    job: Literal["pretrain", "tune"]
-    method: Method | None
+    stage: Literal["pretrain", "tune"]
+    method: str | None
     """How a tuned model was tuned; None for a pre-trained one."""
     data: str
     """Absolute path of the prepared data."""
@@ -45,27 +46,32 @@ class RunInfo:
     """The options of ``prepare`` that decide whose clicks training does not see (:data:`COLD_USERS`)."""
 
     @property
-    def with_prompt(self) -> bool:
-        return self.method in ("ppr-light", "ppr-full")
+    def sized(self) -> Catalogue:
+        """The sizes of its data."""
+        return Catalogue(items=self.items, attributes=self.attributes)
 
     @property
-    def with_profile_encoder(self) -> bool:
-        return self.method is not None
+    def uses_profiles(self) -> bool:
+        return self.method is not None and bool(self.attributes)
 
     def table_sizes(self, config: Config) -> TableSizes:
-        return TableSizes(
-            items=self.items,
-            dim=config.model.dim,
-            attributes=self.attributes,
-            attribute_dim=config.prompt.attribute_dim,
-            with_prompt=self.with_prompt,
-            with_profile_encoder=self.with_profile_encoder and bool(self.attributes),
-        )
+        return table_sizes(config, self.sized, self.method)
 
 
-def describe(job: Literal["pretrain", "tune"], method: Method | None, data: Path, manifest: Manifest) -> RunInfo:
+def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> TableSizes:
+    """The tables of a model that is tuned by ``method``, or pre-trained."""
+    return TableSizes(
+        items=catalogue.items,
+        dim=config.model.dim,
+        attributes=catalogue.attributes,
+        attribute_dim=config.profile.attribute_dim,
+        uses=TUNING_METHODS[method].profile_uses if method and catalogue.attributes else (),
+    )
+
+
+def describe(stage: Literal["pretrain", "tune"], method: str | None, data: Path, manifest: Manifest) -> RunInfo:
     return RunInfo(
-        job=job,
+        stage=stage,
         method=method,
         data=str(data.resolve()),
         fingerprint=manifest.fingerprint,
@@ -80,8 +86,8 @@ def check_catalogue(info: RunInfo, run: Path, manifest: Manifest, data: Path) ->
     """Raise :class:`UserError` where ``data`` numbers items otherwise than the run's data, or attribute values that
     the run uses. Anything else (clicks, users, splits, the files' bytes) may differ.
     """
-    now = describe(info.job, info.method, data, manifest)
-    again = "pre-train again" if info.job == "pretrain" else "pre-train and tune again"
+    now = describe(info.stage, info.method, data, manifest)
+    again = "pre-train again" if info.stage == "pretrain" else "pre-train and tune again"
     prepared_again = f"{data} was prepared again since {run} was trained on it, with other"
     if info.catalogue["items"] != now.catalogue["items"]:
         if now.data == info.data:
@@ -90,7 +96,7 @@ def check_catalogue(info: RunInfo, run: Path, manifest: Manifest, data: Path) ->
             f"{run} was trained on another catalogue ({info.items} items, data {info.data}) than {data} "
             f"({now.items} items)"
         )
-    if not info.with_profile_encoder:
+    if not info.uses_profiles:
         return
     if list(info.attributes) != list(now.attributes):
         then, found = (", ".join(names) or "none" for names in (info.attributes, now.attributes))
@@ -110,7 +116,7 @@ def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> 
     Another tune/test share moves users that pre-training never sees, so a pre-trained run fits it as it is; a tuned
     run may have been tuned on what are test users now, which is said on stderr.
     """
-    now = describe(info.job, info.method, data, manifest)
+    now = describe(info.stage, info.method, data, manifest)
     for name in ("cold_threshold", "simulate_cold"):
         then, found = info.cold_users[name], now.cold_users[name]
         if then != found:
@@ -120,7 +126,7 @@ def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> 
                 "clicks it may have seen: pre-train again"
             )
     then, found = info.cold_users["tune_test_fraction"], now.cold_users["tune_test_fraction"]
-    if info.job == "tune" and found > then:
+    if info.stage == "tune" and found > then:
         warn(
             f"{run} was tuned with tune_test_fraction {then}, {data} has {found}: it may have been "
             "tuned on users that are for testing now"
@@ -130,19 +136,21 @@ def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> 
 def check_new(run: Path, config: Config, info: RunInfo, *, resume: bool) -> None:
     """Raise :class:`UserError` where ``run`` cannot be written, or holds a run and ``resume`` is off; writes nothing.
 
-    Resumed by another method, or with other heads or positions, a checkpoint may fit and be wrong: refused too.
+    Resumed by another method, or with another number of heads, a checkpoint may fit and be wrong: refused too.
     """
     files.check_writable(run)
     if checkpoints(run):
         if not resume:
             raise UserError(f"{run} already holds a run; pass --resume to go on with it, or choose another folder")
         before, of = read(run)
-        then, now = (each.method or each.job for each in (of, info))
+        then, now = (each.method or each.stage for each in (of, info))
         if then != now:
             raise UserError(f"{run} is a run of {then}; it cannot be resumed as {now}")
-        for name, value in dataclasses.asdict(before.model).items():
-            if name != "dropout" and value != getattr(config.model, name):
-                raise UserError(f"{run} has model.{name} {value}; resume it with --model.{name} {value}")
+        for section in read_config.model_sections():
+            has, asked = (read_config.section(each, section) for each in (before, config))
+            for name, value in dataclasses.asdict(has).items():
+                if name != "dropout" and value != getattr(asked, name):
+                    raise UserError(f"{run} has {section}.{name} {value}; resume it with --{section}.{name} {value}")
         files.read_lines(run / "metrics.jsonl")
 
 
@@ -152,8 +160,8 @@ def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, re
     if not resume:
         for of_another in ("metrics.jsonl", wandb_run.ID):
             (run / of_another).unlink(missing_ok=True)
-    body = dataclasses.asdict(config)
-    body["tables"]["sharding"] = str(config.tables.sharding) if config.tables.sharding else None
+    body = read_config.chosen_sections(config, info.method)
+    body["tables"]["cluster"] = str(config.tables.cluster) if config.tables.cluster else None
     files.replace(run / "config.yaml", yaml.safe_dump(body, sort_keys=False))
     files.replace(run / "run.json", json.dumps(dataclasses.asdict(info), indent=1) + "\n")
     files.replace(run / "plan.json", json.dumps(plan, indent=1) + "\n")
@@ -163,14 +171,14 @@ def read(run: Path) -> tuple[Config, RunInfo]:
     """Read a run's configuration and description; raise :class:`UserError` where ``run`` is not one."""
     try:
         body = json.loads((run / "run.json").read_text())
-        if "cold_users" not in body:
-            raise UserError(f"{run}: written by another version of ppr_dist; train again")
+        if "stage" not in body:
+            raise UserError(f"{run}: written by an earlier version of ppr_dist; train again")
         info = RunInfo(**body)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{run}: not a run (no run.json)") from error
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{run / 'run.json'}: cannot be read ({error})") from error
-    return configuration.read(run / "config.yaml"), info
+    return read_config.read(run / "config.yaml"), info
 
 
 def item_counts(data: Path, column: Literal["train_count", "tune_count"]) -> Any:

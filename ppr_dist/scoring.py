@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ppr_dist.batch import Batch
 from ppr_dist.data.stream.users import Int64Array
-from ppr_dist.model.tower import DenseTower
+from ppr_dist.model.encoded import Encoded
+from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum, exchange_rows
-from ppr_dist.parallel.sparse import Tables
+from ppr_dist.parallel.embeddings import ShardedEmbeddings
 from ppr_dist.topk import BLOCK, RunningTopK
 
 ITEM_CHUNK = {"cpu": 16_384, "cuda": 262_144}
@@ -62,21 +63,26 @@ def looked_up_in_turn(scorer: Scorer, items: int) -> Iterator[tuple[int, Tensor]
 class ModelScorer:
     """The trained model."""
 
-    tables: Tables
-    tower: DenseTower
+    embeddings: ShardedEmbeddings
+    model: SequentialModel
+    """Or an engine that holds it."""
     device: torch.device
 
     def user_vectors(self, batch: Batch) -> Tensor:
+        return self.encode(batch).user
+
+    def encode(self, batch: Batch) -> Encoded:
+        """All the model makes of a batch. A collective."""
         batch = batch.to(self.device)
-        items, *profiles = self.tables.look_up_batch(batch)
-        user, _ = self.tower(items, batch, *profiles)
-        return user
+        items, profiles = self.embeddings.look_up_batch(batch)
+        encoded: Encoded = self.model(items, batch, profiles)
+        return encoded
 
     def item_vectors(self, ids: Tensor) -> Tensor:
-        return self.tables.look_up_items(ids)
+        return self.embeddings.look_up_items(ids)
 
     def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
-        rows = self.tables.own_rows()
+        rows = self.embeddings.own_rows()
         if rows is None:
             yield from looked_up_in_turn(self, items)
             return
@@ -95,7 +101,7 @@ class PopularityScorer:
     device: torch.device
 
     def user_vectors(self, batch: Batch) -> Tensor:
-        return torch.ones(len(batch.owner), 1, device=self.device)
+        return torch.ones(len(batch.user_rows), 1, device=self.device)
 
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self.counts[ids][:, None]

@@ -8,64 +8,28 @@ from collections.abc import Callable
 
 import torch
 
-from ppr_dist.batch import Batch
 from ppr_dist.checkpoint import Best, Checkpointer, Position
-from ppr_dist.config import Config, Metric
+from ppr_dist.config import Config
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.metric_logger import MetricLogger
-from ppr_dist.objective import Shared, StepLoss, gather_candidates, share, step_loss
-from ppr_dist.parallel.ahead import one_ahead
+from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.distributed import DistributedContext, on_main
-from ppr_dist.parallel.look_up import SentIds
+from ppr_dist.parallel.prefetch import PrefetchedBatch, prefetch
+from ppr_dist.step_loss import StepLoss, start, step_loss
 
 Validate = Callable[[], dict[str, float]]
 """Metrics by name. A collective."""
-BEST_METRIC: Metric = "ndcg@10"
+BEST_METRIC = "ndcg@10"
 
 
-@dataclasses.dataclass(frozen=True)
-class Sent:
-    """What the ranks told one another of a batch."""
-
-    ids: SentIds
-    shared: Shared
-
-
-@dataclasses.dataclass(frozen=True)
-class Sending:
-    """The same, under way (:mod:`ppr_dist.parallel.ahead`)."""
-
-    ids: SentIds
-    shared: Callable[[], Shared]
-
-    def dispatch(self) -> None:
-        self.ids.dispatch()
-
-    def arrive(self) -> Sent:
-        self.ids.arrive()
-        return Sent(self.ids, self.shared())
-
-
-def start(parallel: Parallel, batch: Batch) -> Sending:
-    """Begin to communicate all of a batch that needs no vectors. A collective."""
-    return Sending(parallel.tables.announce(batch), share(batch, parallel.tables.ids_group))
-
-
-def send(parallel: Parallel, batch: Batch) -> Sent:
-    """What :func:`start` starts, all the way at once."""
-    sending = start(parallel, batch)
-    sending.dispatch()
-    return sending.arrive()
-
-
-def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config) -> StepLoss:
-    """One step: look up, gather, forward, loss, backward (tables move here), dense update."""
-    items, prompt_profile, tower_profile = parallel.tables.look_up(sent.ids)
-    candidates = gather_candidates(config.loss, batch, items, config.tables.exchange)
-    user, views = parallel.engine(items, batch, prompt_profile, tower_profile, config.loss.profile_dropout)
-    loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views)
+def train_step(parallel: Parallel, fetched: PrefetchedBatch, objectives: dict[str, Objective]) -> StepLoss:
+    """One step: look up, gather, forward, loss, backward (tables are updated here), dense update."""
+    items, profiles = parallel.embeddings.look_up(fetched.look_up)
+    started = start(objectives, fetched.batch, items)
+    encoded = parallel.engine(items, fetched.batch, profiles)
+    loss = step_loss(objectives, fetched, items, encoded, started)
     parallel.engine.backward(loss.backward)
     parallel.engine.step()
     return loss
@@ -74,6 +38,7 @@ def train_step(parallel: Parallel, batch: Batch, sent: Sent, config: Config) -> 
 def train(
     parallel: Parallel,
     loader: Loader,
+    objectives: dict[str, Objective],
     config: Config,
     context: DistributedContext,
     logger: MetricLogger,
@@ -91,19 +56,11 @@ def train(
         if step >= total or _patience_is_out(position, config):
             break
         batches = logger.waiting(loader.epoch(epoch, first_step=step - epoch * steps))
-        for batch, sent in one_ahead(batches, lambda batch: start(parallel, batch), context.device):
+        for fetched in prefetch(batches, parallel.embeddings, objectives, context.device):
             lr = _warm_up(parallel, config, step)
-            loss = train_step(parallel, batch, sent, config)
+            loss = train_step(parallel, fetched, objectives)
             step += 1
-            logger.step(
-                step,
-                epoch,
-                lr,
-                prediction=loss.prediction,
-                contrastive=loss.contrastive,
-                users=len(batch.users),
-                targets=batch.total_targets,
-            )
+            logger.step(step, epoch, lr, loss, fetched.batch)
             position = dataclasses.replace(position, step=step)
             # All ranks ask rank 0's clock, at steps where they meet anyway.
             if step % config.train.log_every == 0 and _passed(deadline, config):
@@ -139,7 +96,7 @@ def _warm_up(parallel: Parallel, config: Config, step: int) -> float:
     if step <= warm:
         share = (step + 1) / (warm + 1)
         set_lr(parallel.engine, config.train.lr * share)
-        parallel.tables.set_lr(config.tables.lr * share)
+        parallel.embeddings.set_lr(config.tables.lr * share)
         return config.train.lr * share
     return config.train.lr
 

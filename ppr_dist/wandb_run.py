@@ -22,8 +22,8 @@ SECONDS_TO_FINISH = 60
 class WandbRun:
     """One run at W&B; where that fails, one warning, and the run is logged offline or not at all."""
 
-    def __init__(self, run: Path, config: Config, job: str) -> None:
-        self.folder, self.config, self.job = run, config, job
+    def __init__(self, run: Path, config: Config, stage: str) -> None:
+        self.folder, self.config, self.stage = run, config, stage
         # Without a key W&B would stop and ask; offline runs can be uploaded later by `wandb sync`.
         if "WANDB_MODE" not in os.environ and not (os.environ.get("WANDB_API_KEY") or _logged_in()):
             os.environ["WANDB_MODE"] = "offline"
@@ -45,12 +45,12 @@ class WandbRun:
         if not file.is_file():
             file.write_text(secrets.token_hex(4) + "\n")
         return wandb.init(
-            project=self.config.observe.wandb_project,
+            project=self.config.logging.wandb_project,
             name=self.folder.name,
             id=file.read_text().strip(),
             mode="offline" if offline else None,
             resume=None if offline else "allow",
-            job_type=self.job,
+            job_type=self.stage,
             dir=str(self.folder),
             config=dataclasses.asdict(self.config),
             settings=wandb.Settings(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from pace import Pacer
+from ppr_dist.job import Job, make_loader, make_tower
 
 from benchmarks.batches import random_batch
 from benchmarks.phases import Phases, watch_training
@@ -20,9 +21,8 @@ from ppr_dist.config import Config, Loss, Model, Observe, Prompt, Tables, Train
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.evaluation import evaluate
-from ppr_dist.job import Job, make_loader, make_tower
 from ppr_dist.metric_logger import MetricLogger
-from ppr_dist.model.tower import DenseTower
+from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.distributed import distributed_context
 from ppr_dist.scoring import ModelScorer
@@ -57,7 +57,7 @@ def main() -> None:
         ),
         tables=Tables(lr=options["table_lr"]),
         loss=Loss(kind=options["loss"], uniform_negatives=options["negatives"], in_batch_per_user=0),
-        train=Train(batch=options["batch"], lr=options["lr"], epochs=10**6),
+        train=Train(global_batch_size=options["batch"], lr=options["lr"], epochs=10**6),
         observe=Observe(progress=False),
     )
     if options["bare"]:
@@ -98,7 +98,7 @@ def _train(config: Config, data: Path, run: Path) -> None:
 def _bare(config: Config) -> None:
     """The same tower on random vectors, every slot real: forward, backward, AdamW; no data, tables, loss or engine."""
     torch.manual_seed(0)
-    tower = DenseTower(config.model, Prompt(), attributes=0, with_prompt=False, with_profile_encoder=False)
+    tower = SequentialModel(config.model, Prompt(), attributes=0, with_prompt=False, with_profile_encoder=False)
     optimizer = torch.optim.AdamW(tower.parameters(), lr=config.train.lr, fused=True)
     batch = random_batch(config, 4096, 0, shortest=config.model.max_length)
     items = torch.randn(len(batch.item_ids), config.model.dim)

@@ -13,29 +13,31 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from ppr_dist.config import Config
 from ppr_dist.errors import UserError
-from ppr_dist.model.tower import DenseTower
+from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.cluster import Cluster, default_cluster, load_cluster
 from ppr_dist.parallel.dense import make_engine
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.sparse import Tables, TableSizes
+from ppr_dist.parallel.embeddings import ShardedEmbeddings, TableSizes
 
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-    tables: Tables
+    embeddings: ShardedEmbeddings
     engine: Any
-    """DeepSpeed engine holding the dense tower and nothing else."""
+    """DeepSpeed engine holding the sequential model and nothing else."""
 
 
-def make_tables(sizes: TableSizes, config: Config, context: DistributedContext, *, train_items: bool = True) -> Tables:
+def make_embeddings(
+    sizes: TableSizes, config: Config, context: DistributedContext, *, train_items: bool = True
+) -> ShardedEmbeddings:
     """Plan, shard and initialise the tables."""
-    path = config.tables.sharding
+    path = config.tables.cluster
     cluster = load_cluster(path) if path else default_cluster(context.device.type, context.world_size)
     if path:
         check_launch(cluster, str(path), context.device.type, local_sizes(context))
-    tables = Tables(sizes, config.tables, cluster, context.device, train_items=train_items)
-    tables.initialise(config.train.seed)
-    return tables
+    embeddings = ShardedEmbeddings(sizes, config.tables, cluster, context.device, train_items=train_items)
+    embeddings.initialise(config.train.seed)
+    return embeddings
 
 
 def local_sizes(context: DistributedContext) -> list[int]:
@@ -60,25 +62,25 @@ def check_launch(cluster: Cluster, path: str, device: str, local: list[int]) -> 
         each = "/".join(str(size) for size in sorted(set(local)))
         raise UserError(
             f"{path} describes {cluster.nodes} machine(s) of {cluster.ranks_per_node} {cluster.compute_device} ranks; "
-            f"this is {world_size} {device} rank(s), {each} per machine: name another tables.sharding, or null for none"
+            f"this is {world_size} {device} rank(s), {each} per machine: name another tables.cluster, or null for none"
         )
 
 
 def parallelize(
-    sizes: TableSizes, tower: DenseTower, config: Config, context: DistributedContext, *, train_items: bool = True
+    sizes: TableSizes, model: SequentialModel, config: Config, context: DistributedContext, *, train_items: bool = True
 ) -> Parallel:
     """Plan → shard → wrap. Raises where a table would reach the engine."""
-    refuse_tables(tower)
+    refuse_tables(model)
     if config.train.precision == "bfloat16" and context.device.type != "cuda":
         raise UserError("train.precision bfloat16 needs a GPU; use float32")
     if config.loss.precision == "tf32" and context.device.type != "cuda":
         raise UserError("loss.precision tf32 needs a GPU; use float32")
-    tables = make_tables(sizes, config, context, train_items=train_items)
-    engine = make_engine(tower.to(context.device), config.train, context.world_size)
+    embeddings = make_embeddings(sizes, config, context, train_items=train_items)
+    engine = make_engine(model.to(context.device), config.train, context.world_size)
     held = {id(p) for p in engine.module.parameters()}
-    if held & {id(p) for p in tables.model.parameters()}:
+    if held & {id(p) for p in embeddings.model.parameters()}:
         raise RuntimeError("a table's parameters reached the DeepSpeed engine")
-    return Parallel(tables, engine)
+    return Parallel(embeddings, engine)
 
 
 def refuse_tables(module: nn.Module) -> None:

@@ -27,7 +27,7 @@ class Pending:
     work: Any
     made: Callable[[], Tensor]
 
-    def result(self) -> Tensor:
+    def wait(self) -> Tensor:
         if self.work is not None:
             self.work.wait()
         return self.made()
@@ -55,7 +55,7 @@ def start_all_gather(x: Tensor, group: dist.ProcessGroup | None = None) -> Pendi
 
 def all_gather(x: Tensor) -> Tensor:
     """What :func:`start_all_gather` says, waited for."""
-    return start_all_gather(x).result()
+    return start_all_gather(x).wait()
 
 
 def start_reduce_scatter(x: Tensor, rows: int, travel_as: torch.dtype | None = None) -> Pending:
@@ -77,68 +77,67 @@ def start_reduce_scatter(x: Tensor, rows: int, travel_as: torch.dtype | None = N
 
 def reduce_scatter(x: Tensor, rows: int) -> Tensor:
     """What :func:`start_reduce_scatter` says, waited for."""
-    return start_reduce_scatter(x, rows).result()
+    return start_reduce_scatter(x, rows).wait()
 
 
-class Gathering:
-    """``x`` [n, …] of all ranks on its way to each, [W·n, …]; its gradient is the sum over ranks of its copies'.
+class AsyncAllGather:
+    """``x`` [n, …] of all ranks, [W·n, …], under way to each; its gradient is the sum over ranks of its copies'.
 
-    Both ways are travelled while others compute: vectors between start and :meth:`result`, gradients while backward
-    goes through what was computed in that time.
+    Both ways are travelled while others compute. An autograd function cannot stay open between its start and its end,
+    so there is one for each; a scalar without a value, ``link``, ties the two in the graph::
+
+        forward    _Start: send x ──── the model computes ──── _Finish: wait for the vectors of all ranks
+        backward   _Start: wait ◄───── the model's backward ── _Finish: send the gradients of all ranks' vectors
     """
 
     def __init__(self, x: Tensor, travel_as: torch.dtype | None = None) -> None:
         """Start. A collective; n must be the same on every rank. ``travel_as``: what both are rounded to on the way."""
         self._alone = x if dist.get_world_size() == 1 else None
-        self._trip = _Trip(travel_as or x.dtype)
-        self._ticket = x if self._alone is not None else _Send.apply(x, self._trip)
+        self._way = _Way(travel_as or x.dtype)
+        self._link = x if self._alone is not None else _Start.apply(x, self._way)
 
-    def result(self) -> Tensor:
-        """Wait; to be called once."""
+    def wait(self) -> Tensor:
+        """The vectors of all ranks; to be called once."""
         if self._alone is not None:
             return self._alone
-        gathered: Tensor = _Receive.apply(self._ticket, self._trip)
+        gathered: Tensor = _Finish.apply(self._link, self._way)
         return gathered
 
 
-class _Trip:
-    """What is under way between the two halves, either way."""
+class _Way:
+    """What is under way between the two halves, in either direction."""
 
     def __init__(self, travel_as: torch.dtype) -> None:
         self.travel_as, self.rows = travel_as, 0
         self.pending: Pending | None = None
 
-    def arrive(self) -> Tensor:
+    def wait(self) -> Tensor:
         pending, self.pending = self.pending, None  # held on to, a result would hold its graph, and the graph this
-        assert pending is not None, "a gathering's result is taken once"
-        return pending.result()
+        assert pending is not None, "a gather is waited for once"
+        return pending.wait()
 
 
-class _Send(torch.autograd.Function):
-    """Forward starts the gathering, backward ends its return; the ticket ties this half to the other in the graph."""
-
+class _Start(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, trip: _Trip) -> Tensor:
-        ctx.trip, trip.rows = trip, len(x)
-        trip.pending = start_all_gather(x.to(trip.travel_as))
+    def forward(ctx: Any, x: Tensor, way: _Way) -> Tensor:
+        ctx.way, way.rows = way, len(x)
+        way.pending = start_all_gather(x.to(way.travel_as))
         return x.new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, ticket: Tensor) -> tuple[Tensor, None]:
-        return ctx.trip.arrive().to(ticket.dtype), None
+    def backward(ctx: Any, link: Tensor) -> tuple[Tensor, None]:
+        return ctx.way.wait().to(link.dtype), None
 
 
-class _Receive(torch.autograd.Function):
-    """Forward ends the gathering, backward starts its return."""
-
+class _Finish(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, ticket: Tensor, trip: _Trip) -> Tensor:
-        ctx.trip = trip
-        return trip.arrive().to(ticket.dtype)
+    def forward(ctx: Any, link: Tensor, way: _Way) -> Tensor:
+        ctx.way = way
+        return way.wait().to(link.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        ctx.trip.pending = start_reduce_scatter(grad, ctx.trip.rows, ctx.trip.travel_as)
+        ctx.way.pending = start_reduce_scatter(grad, ctx.way.rows, ctx.way.travel_as)
         return grad.new_zeros(()), None
 
 

@@ -37,8 +37,8 @@ def make_engine(tower: nn.Module, train: Train, world_size: int) -> Any:
         dist_init_required=False,
         config={
             # Users per rank vary by one; DeepSpeed only uses this for its own throughput log.
-            "train_micro_batch_size_per_gpu": max(1, train.batch // world_size),
-            "gradient_clipping": train.clip,
+            "train_micro_batch_size_per_gpu": max(1, train.global_batch_size // world_size),
+            "gradient_clipping": train.max_grad_norm,
             # Not its "bf16": at ZeRO 0 that hides the trained float32 values from us, and asks the GPU for overflows.
             # No module is "safe": gradients of linear layers would be summed over ranks in bfloat16 at ZeRO 1 to 3.
             "torch_autocast": {
@@ -56,7 +56,7 @@ def make_engine(tower: nn.Module, train: Train, world_size: int) -> Any:
     )
     if world_size == 1 and train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # nobody to average with, yet it would copy every gradient twice
-    engine.clip_fp32_gradients = lambda: _clip(trainable, train.clip)  # what it calls at ZeRO 0
+    engine.clip_fp32_gradients = lambda: _clip(trainable, train.max_grad_norm)  # what it calls at ZeRO 0
     return engine
 
 

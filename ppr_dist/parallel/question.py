@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Tables
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, choose
+from ppr_dist.parallel.embeddings import SparseModule, TableSizes, make_sharder, say_plan
 from ppr_dist.parallel.planning import Cluster, DoesNotFitError, load_cluster, make_plan
-from ppr_dist.parallel.sparse import SparseModule, TableSizes, make_sharder, say_plan
 from ppr_dist.parallel.step_cost import step_cost, typical
-from ppr_dist.runs import RunInfo
+from ppr_dist.runs import table_sizes
+from ppr_dist.tuning import TUNING_METHODS
 
 if TYPE_CHECKING:
     from ppr_dist.plan import Arguments
@@ -26,6 +28,7 @@ class Question:
 
     cluster: Cluster
     world_size: int
+    catalogue: Catalogue
     sizes: TableSizes
     tables: Tables
 
@@ -119,10 +122,11 @@ def step_by_part(arguments: Arguments, config: Config, question: Question) -> di
         history = split.events / max(split.users, 1)
     found = {}
     for name, times in (("planned", 1), ("twice", 2)):
-        grown = dataclasses.replace(config, train=dataclasses.replace(config.train, batch=config.train.batch * times))
-        ranks = question.world_size * times
-        shape = typical(grown, question.sizes, ranks, history or config.model.max_length + 1)
-        found[name] = step_cost(grown, question.sizes, ranks, shape, question.cluster.compute_device)
+        train = dataclasses.replace(config.train, global_batch_size=config.train.global_batch_size * times)
+        grown, ranks = dataclasses.replace(config, train=train), question.world_size * times
+        model = (grown, question.catalogue, arguments.method)
+        shape = typical(*model, ranks, history or config.model.max_length + 1)
+        found[name] = step_cost(*model, shape, question.cluster.compute_device)
     return found
 
 
@@ -140,7 +144,7 @@ def show_step(step: dict[str, dict[str, dict[str, int]]], world_size: int, batch
 
 def question_of(arguments: Arguments, config: Config) -> Question:
     """Raises :class:`UserError` where the arguments do not make one question."""
-    path = arguments.cluster or config.tables.sharding
+    path = arguments.cluster or config.tables.cluster
     if path is None:
         raise UserError("name the cluster: --cluster sharding/gpu-32.yaml")
     cluster = load_cluster(path)
@@ -154,19 +158,19 @@ def question_of(arguments: Arguments, config: Config) -> Question:
         raise UserError("how many items? --items 1e9, or --data FOLDER")
     if items < 1 or items != int(items) or min(attributes.values(), default=1) < 1:
         raise UserError("--items and --attributes must be whole numbers of at least 1")
-    if config.model.dim % 4 or config.prompt.attribute_dim % 4:
-        raise UserError("--dim and --prompt.attribute_dim must be multiples of 4")
+    if config.model.dim % 4 or config.profile.attribute_dim % 4:
+        raise UserError("--dim and --profile.attribute_dim must be multiples of 4")
     world_size = cluster.world_size if arguments.world_size is None else arguments.world_size
     if cluster.compute_device == "cuda" and world_size > cluster.world_size:
         have = f"{cluster.nodes} machine(s) of {cluster.ranks_per_node}"
         raise UserError(f"--world-size {world_size}: {path} has {cluster.world_size} GPUs ({have}); raise its nodes")
-    info = RunInfo(
-        job="tune" if arguments.method else "pretrain",
-        method=arguments.method,
-        data="",
-        fingerprint="",
-        catalogue={},
-        items=int(items),
-        attributes=attributes,
+    if arguments.method is not None:
+        choose("--method", arguments.method, TUNING_METHODS)
+    catalogue = Catalogue(items=int(items), attributes=attributes)
+    return Question(
+        cluster=cluster,
+        world_size=world_size,
+        catalogue=catalogue,
+        sizes=table_sizes(config, catalogue, arguments.method),
+        tables=config.tables,
     )
-    return Question(cluster=cluster, world_size=world_size, sizes=info.table_sizes(config), tables=config.tables)

@@ -39,7 +39,7 @@ def test_prepare_pretrain_tune_evaluate_recommend(tmp_path: Path) -> None:
     _run("prepare", *raw, "--out", "data", *small, cwd=tmp_path)
 
     data = ("--data", "data")
-    often = ("--train.log_every", 1, "--observe.progress", "false")
+    often = ("--train.log_every", 1, "--logging.progress", "false")
     precise = ("--train.precision", "bfloat16", "--tables.optimizer", "adam", "--tables.lr", 1e-2)
     _run("pretrain", *data, "--run-dir", "base", *TINY, *often, *precise, "--stream.workers", 1, cwd=tmp_path)
     _run(

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from ppr_dist.parallel.ahead import one_ahead, side_stream
 
 from ppr_dist.config import Config, Observe
 from ppr_dist.metric_logger import MetricLogger
-from ppr_dist.parallel.ahead import one_ahead, side_stream
 from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trainer import send, start, train_step
@@ -87,7 +87,7 @@ def test_a_step_never_waits(
     def step(number: int) -> None:
         """What the training loop does between two reports."""
         set_lr(parallel.engine, 1e-3 / (number + 1))
-        parallel.tables.set_lr(0.1 / (number + 1))
+        parallel.embeddings.set_lr(0.1 / (number + 1))
         batch = batches[number].to(gpu.device)
         loss = train_step(parallel, batch, send(parallel, batch), config)
         logger.step(

@@ -102,7 +102,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     # Files that are not there.
     "no data": (lambda p: p.train("--data", p.tmp / "absent"), "absent/manifest.json: no such file; run .*prepare"),
     "no config": (lambda p: p.train("--config", p.tmp / "absent.yaml"), "absent.yaml"),
-    "no cluster": (lambda p: p.train("--tables.sharding", p.tmp / "absent.yaml"), "absent.yaml"),
+    "no cluster": (lambda p: p.train("--tables.cluster", p.tmp / "absent.yaml"), "absent.yaml"),
     "no users": (lambda p: p.recommend("--users", p.tmp / "absent.parquet"), "absent.parquet: no such file"),
     "no log": (lambda p: p.recommend("--interactions", p.tmp / "absent.csv"), "absent.csv: no such file"),
     "no log to prepare": (
@@ -127,14 +127,14 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "unknown flag": (lambda p: p.train("--train.learning_rate", 1), "train.learning_rate"),
     "abbreviated flag": (lambda p: p.train("--train.epo", 1), "train.epo"),
     "unknown flag of recommend": (lambda p: p.recommend("--top", 3), "--top"),
-    "unknown key": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  rate: 1\n")), "train.rate: no such"),
+    "unknown key": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  rate: 1\n")), "'train'.*'rate'"),
     "unknown section": (lambda p: p.train("--config", p.file("c.yaml", "training:\n  lr: 1\n")), "training"),
     "broken YAML": (lambda p: p.train("--config", p.file("c.yaml", "train: [1\n")), "config.*line 2"),
-    "wrong type": (lambda p: p.train("--train.batch", "many"), "train.batch.*int.*many"),
+    "wrong type": (lambda p: p.train("--train.global_batch_size", "many"), "train.batch.*int.*many"),
     "wrong type in YAML": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  lr: high\n")), "train.lr.*high"),
-    "out of range": (lambda p: p.train("--train.batch", 0), "train.batch must be above 0, not 0"),
+    "out of range": (lambda p: p.train("--train.global_batch_size", 0), "train.batch must be above 0, not 0"),
     "no such choice": (lambda p: p.train("--tables.optimizer", "lion"), "tables.optimizer.*lion"),
-    "indivisible": (lambda p: p.train("--model.heads", 3), "model.dim 16 .* model.heads 3"),
+    "indivisible": (lambda p: p.train("--sasrec.heads", 3), "model.dim 16 .* model.heads 3"),
     "missing flag": (lambda p: ("pretrain", "--data", p.data), "required.*run"),
     "no such method": (lambda p: p.tune("--method", "lora"), "method.*lora"),
     "another model": (lambda p: (*p.tune(), "--model.dim", 32), "model.dim is 32, but the pre-trained run has 16"),
@@ -163,7 +163,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     ),
     # What needs a GPU.
     "cuda cluster": (
-        lambda p: p.train("--tables.sharding", ROOT / "sharding" / "gpu-32.yaml"),
+        lambda p: p.train("--tables.cluster", ROOT / "sharding" / "gpu-32.yaml"),
         r"sharding/gpu-32.yaml describes 4 machine\(s\) of 8 cuda ranks; this is 1 cpu rank\(s\), 1 per machine",
     ),
     "adam tables": (lambda p: p.train("--tables.optimizer", "adam"), "tables.optimizer adam needs a GPU"),
@@ -191,7 +191,7 @@ def test_a_refused_command_says_one_line_and_writes_nothing(place: Place, name: 
 
 
 def test_a_batch_smaller_than_the_world_ends_all_ranks_together(place: Place) -> None:
-    done = run_command(*place.train("--train.batch", 1), world_size=2, end_with_first=True)
+    done = run_command(*place.train("--train.global_batch_size", 1), world_size=2, end_with_first=True)
     assert done.codes[0] == 2
     assert 0 not in done.codes
     assert re.fullmatch("ppr_dist: error: batch of 1 users is smaller .* 2 ranks\n", "".join(done.err)), done
@@ -215,7 +215,7 @@ def under_torchrun(tmp: Path, *argv: Any, ranks: int = 2, timeout: float = 120) 
 
 
 def test_under_torchrun_one_rank_speaks_and_all_end(place: Place) -> None:
-    code, err = under_torchrun(place.tmp, *place.train("--train.batch", 1))
+    code, err = under_torchrun(place.tmp, *place.train("--train.global_batch_size", 1))
     assert code != 0
     said = [line for line in err.splitlines() if "ppr_dist: error" in line]
     assert len(said) == 1, err
@@ -277,7 +277,7 @@ def test_a_corrupt_member_ends_training_and_leaves_the_last_good_checkpoint(
     data, stream = copied(place)
     shard = last_shard(stream)
     corrupt(shard, where)
-    slow = ("--train.batch", 16, "--stream.shuffle_shards", 1, "--train.checkpoint_every", 1)
+    slow = ("--train.global_batch_size", 16, "--stream.shuffle_shards", 1, "--train.checkpoint_every", 1)
     done = run_command(*place.train("--data", data, *slow, "--train.log_every", 1))
     refused(done, re.escape(str(shard)) + said)
     steps = [json.loads(line)["step"] for line in (place.out / "metrics.jsonl").read_text().splitlines()]
@@ -293,7 +293,7 @@ def test_a_rank_that_meets_a_corrupt_member_says_so_and_ends(place: Place) -> No
     data, stream = copied(place)
     shard = last_shard(stream)
     corrupt(shard, "header")
-    slow = ("--train.batch", 16, "--stream.shuffle_shards", 1)
+    slow = ("--train.global_batch_size", 16, "--stream.shuffle_shards", 1)
     done = run_command(*place.train("--data", data, *slow), world_size=2, end_with_first=True)
     assert 2 in done.codes
     assert 0 not in done.codes
@@ -327,8 +327,8 @@ def test_a_run_does_not_resume_on_changed_data_nor_begin_anew(place: Place, raw:
     refused(run_command(*command), "out already holds a run; pass --resume")
     assert content(place.out) == before
     again = (*place.train("--data", data, "--train.max_steps", 3), "--resume")
-    refused(run_command(*again, "--train.batch", 16), "checkpoint was written with batch 32, now 16")
-    refused(run_command(*again, "--model.blocks", 2), "out has model.blocks 1; resume it with --model.blocks 1")
+    refused(run_command(*again, "--train.global_batch_size", 16), "checkpoint was written with batch 32, now 16")
+    refused(run_command(*again, "--sasrec.layers", 2), "out has model.blocks 1; resume it with --sasrec.layers 1")
     assert content(place.out) == before
     shutil.rmtree(data)
     prepare_tiny(raw, data, seed=1)
@@ -482,7 +482,7 @@ def test_a_rank_without_users_in_a_step_takes_part(place: Place) -> None:
     users = load_manifest(place.data).split("tune-train").users
     world_size = 2 if users % 2 else 3
     assert users % world_size, "the first step must be short of a user"
-    few = ("--train.batch", world_size, "--train.max_steps", 2, "--train.log_every", 1)
+    few = ("--train.global_batch_size", world_size, "--train.max_steps", 2, "--train.log_every", 1)
     succeed(*place.tune(), *few, world_size=world_size)
     losses = [json.loads(line)["loss"] for line in (place.out / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2

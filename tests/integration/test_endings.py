@@ -50,7 +50,7 @@ def test_training_goes_on_without_wandb_after_one_warning(
     catalogue: Path, tmp_path: Path, variables: dict[str, str], said: str
 ) -> None:
     run = tmp_path / "run"
-    train = ("pretrain", "--data", catalogue, "--run-dir", run, *TINY, "--observe.wandb", "true")
+    train = ("pretrain", "--data", catalogue, "--run-dir", run, *TINY, "--logging.wandb", "true")
     done = run_command(*train, "--train.max_steps", 2, variables=variables)
     assert done.codes == [0], done
     warnings = [line for line in done.lines if "W&B" in line]

@@ -31,8 +31,8 @@ PROTOCOLS = ("full", "sampled-99")
 KNOWN = ("few-shot", "next-item", "validation")
 """Tasks with a history: a pre-trained model has nothing else to go by."""
 TRAIN = (
-    *("--prompt.hidden", 16, "--prompt.attribute_dim", 16),
-    *("--train.batch", 64, "--train.lr", 1e-2, "--tables.lr", 0.2, "--loss.uniform_negatives", 128),
+    *("--prompt.hidden", 16, "--profile.attribute_dim", 16),
+    *("--train.global_batch_size", 64, "--train.lr", 1e-2, "--tables.lr", 0.2, "--softmax.uniform_negatives", 128),
 )
 
 
@@ -61,7 +61,7 @@ def prepared(folder: Path, log: pd.DataFrame, profiles: pd.DataFrame, **options:
 
 
 def pretrained(data: Path, run: Path, epochs: int = 10) -> Path:
-    model = ("--model.dim", 16, "--model.blocks", 1, "--model.max_length", 16, "--model.dropout", 0.0)
+    model = ("--model.dim", 16, "--sasrec.layers", 1, "--model.max_length", 16, "--model.dropout", 0.0)
     succeed("pretrain", "--data", data, "--run-dir", run, *model, *TRAIN, "--train.epochs", epochs)
     return run
 

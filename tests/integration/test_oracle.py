@@ -16,12 +16,12 @@ from tests.integration.conftest import prepare_tiny
 TASKS = ("few-shot", "zero-shot", "joint", "next-item", "validation")
 PROTOCOLS = ("full", "sampled-99")
 SHAPE = (
-    *("--model.dim", 16, "--model.blocks", 2, "--model.heads", 4, "--model.max_length", 7),
-    *("--model.feed_forward", 2, "--model.dropout", 0.0),
+    *("--model.dim", 16, "--sasrec.layers", 2, "--sasrec.heads", 4, "--model.max_length", 7),
+    *("--sasrec.ffn_multiple", 2, "--model.dropout", 0.0),
 )
 TRAIN = (
-    *("--prompt.tokens", 2, "--prompt.hidden", 12, "--prompt.attribute_dim", 8),
-    *("--train.batch", 32, "--train.epochs", 2, "--train.lr", 1e-2, "--loss.uniform_negatives", 32),
+    *("--prompt.tokens", 2, "--prompt.hidden", 12, "--profile.attribute_dim", 8),
+    *("--train.global_batch_size", 32, "--train.epochs", 2, "--train.lr", 1e-2, "--softmax.uniform_negatives", 32),
 )
 DAY = 86_400
 
@@ -45,8 +45,8 @@ def world(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     (folder / "users.parquet").symlink_to(raw / "users.parquet")
     data = prepare_tiny(folder, folder / "data", seed=0)
     runs = {name: folder / name for name in ("pre-train", "last", "ppr-full", "fine-tune")}
-    succeed("pretrain", "--data", data, "--run-dir", runs["pre-train"], *SHAPE, *TRAIN, "--model.positions", "first")
-    succeed("pretrain", "--data", data, "--run-dir", runs["last"], *SHAPE, *TRAIN, "--model.positions", "last")
+    succeed("pretrain", "--data", data, "--run-dir", runs["pre-train"], *SHAPE, *TRAIN, "--sasrec.positions", "first")
+    succeed("pretrain", "--data", data, "--run-dir", runs["last"], *SHAPE, *TRAIN, "--sasrec.positions", "last")
     for method, init in {"ppr-full": "pre-train", "fine-tune": "last"}.items():
         flags = ("--data", data, "--init", runs[init], "--method", method, "--run-dir", runs[method])
         succeed("tune", *flags, *TRAIN)

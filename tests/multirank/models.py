@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ppr_dist.config import Config, Loss, Model, Prompt, Tables, Train
+from ppr_dist.build_model import attach, untuned_model
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config, Model, Profile, Tables, Train
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.users import Users
-from ppr_dist.model.tower import DenseTower
-from ppr_dist.objective import gather_candidates, step_loss
+from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.sparse import TableSizes, profile_table
-from ppr_dist.trainer import send
+from ppr_dist.parallel.embeddings import profile_table
+from ppr_dist.parallel.prefetch import fetch
+from ppr_dist.read_config import part_sections
+from ppr_dist.runs import table_sizes
+from ppr_dist.step_loss import make_objectives, start, step_loss
+from ppr_dist.tuning import TUNING_METHODS
 
 ITEMS, ATTRIBUTES, USERS = 97, {"age": 5, "city": 11}, 23
+CATALOGUE = Catalogue(items=ITEMS, attributes=ATTRIBUTES)
 
 
 def users() -> Users:
@@ -46,45 +51,72 @@ def part(all_users: Users, context: DistributedContext) -> Users:
 
 
 def small_config(
-    loss: Loss, *, optimizer: str = "rowwise_adagrad", zero_stage: int = 0, sharding: Path | None = None
+    objective: str = "softmax",
+    *,
+    backbone: str = "sasrec",
+    optimizer: str = "rowwise_adagrad",
+    zero_stage: int = 0,
+    cluster: Path | None = None,
+    **sections: dict[str, Any],
 ) -> Config:
+    """A small model of any registered backbone and objective; ``sections``: settings of parts beside their defaults."""
+    settings: dict[str, dict[str, Any]] = {
+        "sasrec": {"layers": 1},
+        "prompt": {"hidden": 8},
+        "contrastive": {"profile_dropout": 0.0},
+        "softmax": {"uniform_negatives": 31, "in_batch_per_user": 2},
+        **{name: {"uniform_negatives": 3} for name in ("bpr", "bce")},
+    }
+    for name, values in sections.items():
+        settings[name] = settings.get(name, {}) | values
     return Config(
-        model=Model(dim=16, blocks=1, heads=2, max_length=10, dropout=0.0),
-        prompt=Prompt(hidden=8, attribute_dim=16),
-        tables=Tables(optimizer=optimizer, lr=0.1, init_std=0.3, sharding=sharding),  # type: ignore[arg-type]
-        loss=loss,
-        train=Train(batch=USERS, lr=1e-2, clip=0.5, zero_stage=zero_stage),  # type: ignore[arg-type]
+        model=Model(backbone=backbone, dim=16, max_length=10, dropout=0.0),
+        profile=Profile(hidden=8, attribute_dim=16),
+        tables=Tables(optimizer=optimizer, lr=0.1, init_std=0.3, cluster=cluster),  # type: ignore[arg-type]
+        train=Train(
+            objectives=[objective],
+            global_batch_size=USERS,
+            lr=1e-2,
+            max_grad_norm=0.5,
+            zero_stage=zero_stage,  # type: ignore[arg-type]
+        ),
+        parts={name: part_sections()[name](**values) for name, values in settings.items()},
     )
 
 
-def build(
-    context: DistributedContext, config: Config, *, tuning: bool, train_items: bool = True
-) -> tuple[Parallel, Collator]:
+class Built(NamedTuple):
+    parallel: Parallel
+    collator: Collator
+    objectives: dict[str, Objective]
+
+
+def build(context: DistributedContext, config: Config, method: str | None = None) -> Built:
+    """The model of ``config`` as it is pre-trained, or as ``method`` tunes it, on these ranks."""
     torch.manual_seed(0)
-    sizes = TableSizes(
-        items=ITEMS,
-        dim=config.model.dim,
-        attributes=ATTRIBUTES,
-        attribute_dim=config.prompt.attribute_dim,
-        with_prompt=tuning,
-        with_profile_encoder=tuning,
-    )
-    tower = DenseTower(
-        config.model, config.prompt, attributes=len(ATTRIBUTES), with_prompt=tuning, with_profile_encoder=tuning
-    )
-    parallel = parallelize(sizes, tower, config, context, train_items=train_items)
-    return parallel, make_collator(context, config, tuning=tuning)
+    model = untuned_model(config, CATALOGUE)
+    attach(model, method, config, CATALOGUE)
+    trains_items = True
+    if method:
+        tuning = TUNING_METHODS[method](config, CATALOGUE)
+        trains_items = tuning.trains_items
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(tuning.trainable(name))
+    sizes = table_sizes(config, CATALOGUE, method)
+    parallel = parallelize(sizes, model, config, context, train_items=trains_items)
+    objectives = make_objectives(config, method, CATALOGUE)
+    return Built(parallel, make_collator(context, config, objectives, first_target=0 if method else 1), objectives)
 
 
-def make_collator(context: DistributedContext, config: Config, *, tuning: bool) -> Collator:
+def make_collator(
+    context: DistributedContext, config: Config, objectives: dict[str, Objective], first_target: int
+) -> Collator:
     return Collator(
-        loss=config.loss,
+        objectives=objectives,
         items=ITEMS,
         probability=np.full(ITEMS, 1 / ITEMS, np.float32),
         max_length=config.model.max_length,
         hold_out=0,
-        first_target=0 if tuning else 1,
-        views=tuning,
+        first_target=first_target,
         seed=5,
         rank=context.rank,
         world_size=context.world_size,
@@ -94,16 +126,17 @@ def make_collator(context: DistributedContext, config: Config, *, tuning: bool) 
 def whole_tables(parallel: Parallel) -> dict[str, np.ndarray]:
     """Every table, looked up in full."""
     with torch.no_grad():
-        device = parallel.tables.device
-        every_item = parallel.tables.model.module.items(_every("item", ITEMS, device))
+        device = parallel.embeddings.device
+        every_item = parallel.embeddings.model.module.items(_every("item", ITEMS, device))
         found = {"item": every_item["item"].values().cpu().numpy()}
-        if parallel.tables.model.module.profiles is not None:
-            for use in ("prompt", "tower"):
+        if parallel.embeddings.model.module.profiles is not None:
+            uses = parallel.embeddings.sizes.uses
+            for use in uses:
                 for name, rows in ATTRIBUTES.items():
                     key = profile_table(use, name)
-                    keys = [profile_table(u, a) for u in ("prompt", "tower") for a in ATTRIBUTES]
+                    keys = [profile_table(u, a) for u in uses for a in ATTRIBUTES]
                     features = _every(key, rows, device, keys)
-                    found[key] = parallel.tables.model.module.profiles(features)[key].values().cpu().numpy()
+                    found[key] = parallel.embeddings.model.module.profiles(features)[key].values().cpu().numpy()
     return found
 
 
@@ -117,41 +150,35 @@ def _every(key: str, rows: int, device: torch.device, keys: list[str] | None = N
 
 def fill(parallel: Parallel) -> None:
     """Give the tables (in one piece each) values that do not depend on the device, as their own draws do."""
-    for number, (_, weight, _, _) in enumerate(parallel.tables.local_shards()):
+    for number, (_, weight, _, _) in enumerate(parallel.embeddings.local_shards()):
         weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)) * 0.3)
 
 
 def steps(
     context: DistributedContext,
     config: Config,
-    tuning: bool,
+    method: str | None = None,
     count: int = 2,
-    train_items: bool = True,
     same_on_any_device: bool = False,
 ) -> dict[str, Any]:
     """Run ``count`` steps; return losses, dense gradients (ZeRO 0) and everything that moved."""
-    parallel, collator = build(context, config, tuning=tuning, train_items=train_items)
+    parallel, collator, objectives = build(context, config, method)
     if same_on_any_device:
         fill(parallel)
     mine = part(users(), context)
     losses, gradients = [], {}
     for step in range(count):
         batch = collator(mine, epoch=0, step=step, global_users=USERS).to(context.device)
-        sent = send(parallel, batch)
-        items, *profiles = parallel.tables.look_up(sent.ids)
-        candidates = gather_candidates(config.loss, batch, items, config.tables.exchange)
-        user, views = parallel.engine(items, batch, *profiles, 0.0)
-        loss = step_loss(config.loss, batch, sent.shared, items, candidates, user, views)
+        fetched = fetch(batch, parallel.embeddings, objectives)
+        items, profiles = parallel.embeddings.look_up(fetched.look_up)
+        started = start(objectives, batch, items)
+        encoded = parallel.engine(items, batch, profiles)
+        loss = step_loss(objectives, fetched, items, encoded, started)
         parallel.engine.backward(loss.backward)
         if config.train.zero_stage == 0 and step == 0:
             named = parallel.engine.module.named_parameters()
             gradients = {n: p.grad.cpu().numpy().copy() for n, p in named if p.grad is not None}
         parallel.engine.step()
-        losses.append((float(loss.prediction), float(loss.contrastive)))
+        losses.append([float(part) for part in loss.parts.values()])
     dense = {n: p.detach().cpu().numpy().copy() for n, p in parallel.engine.module.named_parameters()}
     return {"losses": losses, "gradients": gradients, "tables": whole_tables(parallel), "dense": dense}
-
-
-def with_loss(kind: str, **changes: Any) -> Loss:
-    base = Loss(kind=kind, uniform_negatives=31 if kind == "softmax" else 3, in_batch_per_user=2, profile_dropout=0.0)  # type: ignore[arg-type]
-    return dataclasses.replace(base, **changes)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from ppr_dist.parallel.ahead import one_ahead
 
 from ppr_dist.batch import Batch
 from ppr_dist.parallel import collectives
-from ppr_dist.parallel.ahead import one_ahead
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trainer import Sent, send, start, train_step
@@ -126,7 +126,7 @@ def waits(context: DistributedContext) -> tuple[list[str], list[str], set[str]]:
 
         def spied(*args: Any, group: Any = None, **kwargs: Any) -> Any:
             own = group or (args[2] if len(args) > 2 else None)
-            sent_over.add(f"{'vectors' if in_step else 'ids'} over {own is parallel.tables.ids_group}")
+            sent_over.add(f"{'vectors' if in_step else 'ids'} over {own is parallel.embeddings.ids_group}")
             return plain(*args, group=own, **kwargs) if len(args) < 3 else plain(*args, **kwargs)
 
         setattr(owner, function, spied)

@@ -24,10 +24,10 @@ from ppr_dist.data.stream.instances import Instances, history_batch, sampled_neg
 from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError
 from ppr_dist.evaluation import Evaluated, evaluate
-from ppr_dist.model.tower import DenseTower
+from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.apply import make_tables
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.sparse import TableSizes
+from ppr_dist.parallel.embeddings import TableSizes
 from ppr_dist.scoring import ModelScorer, gather_queries, top_k
 from tests.ranks import run_ranks
 from tests.shards import ATTRIBUTES, clicks_of, random_users, select, write_data
@@ -327,7 +327,7 @@ def with_model(context: DistributedContext, data: Path) -> tuple[dict[str, Any],
         items=ITEMS, dim=8, attributes=ATTRIBUTES, attribute_dim=8, with_prompt=True, with_profile_encoder=True
     )
     torch.manual_seed(0)
-    tower = DenseTower(model, config.prompt, attributes=2, with_prompt=True, with_profile_encoder=True).eval()
+    tower = SequentialModel(model, config.prompt, attributes=2, with_prompt=True, with_profile_encoder=True).eval()
     scorer = ModelScorer(make_tables(sizes, config, context), tower, context.device)
     rows: list[tuple[int, ...]] = []
     metrics = evaluate(

@@ -13,7 +13,7 @@ import torch
 from ppr_dist import objective
 from ppr_dist.config import Loss
 from ppr_dist.data.stream.collate import Collator
-from ppr_dist.model.tower import Views
+from ppr_dist.model.sequential import Views
 from ppr_dist.parallel.collectives import Gathering, Pending, all_gather
 from ppr_dist.parallel.distributed import DistributedContext
 from tests.ranks import run_ranks

@@ -17,7 +17,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from ppr_dist.config import Config, Tables
 from ppr_dist.parallel.apply import make_tables, refuse_tables
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.sparse import TableSizes, profile_table
+from ppr_dist.parallel.embeddings import TableSizes, profile_table
 from tests.ranks import run_ranks
 
 SIZES = TableSizes(

@@ -16,7 +16,7 @@ from ppr_dist.batch import Batch
 from ppr_dist.config import Config
 from ppr_dist.parallel import collectives
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.sparse import TableSizes
+from ppr_dist.parallel.embeddings import TableSizes
 from ppr_dist.parallel.step_cost import Shape, step_cost, typical
 from ppr_dist.trainer import send, train_step
 from tests.multirank import models

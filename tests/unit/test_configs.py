@@ -62,7 +62,7 @@ def test_the_papers_settings() -> None:
     rates = {"pretrain": 1e-4, "ppr-light": 1e-4, "ppr-full": 1e-5, "fine-tune": 1e-5}
     for job, rate in rates.items():
         config = read(ROOT / "configs" / "paper" / f"{job}.yaml")
-        assert (config.model.dim, config.train.batch) == (64, 256)
+        assert (config.model.dim, config.train.global_batch_size) == (64, 256)
         assert (config.tables.optimizer, config.tables.lr, config.train.lr) == ("adam", rate, rate)
         assert (config.loss.kind, config.loss.uniform_negatives) == ("bpr", 1)
         masks = (config.loss.profile_dropout, config.loss.interaction_dropout)
@@ -84,7 +84,7 @@ def test_a_path_in_a_file_is_seen_from_there_and_on_the_command_line_from_here(
     file.write_text("tables:\n  sharding: ../mine.yaml\n")
     monkeypatch.chdir(tmp_path)
     assert read(Path("sub/c.yaml")).tables.sharding == tmp_path / "mine.yaml"
-    assert read(Path("sub/c.yaml"), "--tables.sharding", "other.yaml").tables.sharding == tmp_path / "other.yaml"
+    assert read(Path("sub/c.yaml"), "--tables.cluster", "other.yaml").tables.sharding == tmp_path / "other.yaml"
 
 
 @pytest.mark.parametrize(

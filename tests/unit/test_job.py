@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ppr_dist.job import Job, make_loader
 
 from ppr_dist.config import Config
 from ppr_dist.data.stream.item_shares import write_item_shares
-from ppr_dist.job import Job, make_loader
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.runs import RunInfo
 from tests.shards import ATTRIBUTES, random_users, write_data

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ppr_dist.objective import prediction_loss
 
 from ppr_dist.config import Loss
-from ppr_dist.objective import prediction_loss
 
 
 def test_an_unknown_kind_of_loss_is_not_bpr() -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ppr_dist.batch import Batch, distinct_values
-from ppr_dist.config import Task
+from ppr_dist.batch import Batch, History, distinct_values
 from ppr_dist.data.counter_random import bits, integers
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
 from ppr_dist.data.stream.users import Int64Array, Users
@@ -22,72 +21,57 @@ _SAMPLED = 21  # what a draw is for, as a word of its key
 
 @dataclasses.dataclass(frozen=True)
 class Instances:
-    """Which prefixes of which users are asked about."""
+    """After which contexts of which users is asked."""
 
     users: Users
-    owner: Int64Array
+    user_rows: Int64Array
     """Row of the user in ``users``, [I]."""
-    prefix: Int64Array
+    context_lengths: Int64Array
     """Clicks before the target, [I]."""
 
     @property
     def targets(self) -> Int64Array:
         """Item index asked for, [I]."""
-        return self.users.items[self.users.offsets[self.owner] + self.prefix]
+        return self.users.items[self.users.offsets[self.user_rows] + self.context_lengths]
 
     def select(self, which: slice | npt.NDArray[np.bool_]) -> Instances:
         """Some of the instances, in the same order."""
-        return Instances(self.users, self.owner[which], self.prefix[which])
-
-
-def instances_of(users: Users, task: Task) -> Instances:
-    """Cut users into a task's instances (PPR §4.3 for the cold tasks).
-
-    zero-shot: the first click, from the profile alone; few-shot: each later click; joint: both; next-item: the
-    last click of users with at least two; validation: the one before.
-    """
-    clicks = users.lengths
-    if task in ("next-item", "validation"):
-        back = 1 if task == "next-item" else 2
-        owner = np.flatnonzero(clicks > back)
-        return Instances(users, owner, clicks[owner] - back)
-    first = {"zero-shot": 0, "few-shot": 1, "joint": 0}[task]
-    last = np.minimum(clicks, 1) if task == "zero-shot" else clicks
-    counts = np.maximum(last - first, 0)
-    owner, nth = ragged_arange(counts)
-    return Instances(users, owner, nth + first)
+        return Instances(self.users, self.user_rows[which], self.context_lengths[which])
 
 
 def history_batch(instances: Instances, max_length: int) -> Batch:
     """A batch whose user vectors are those of the instances, in order, each from its own last position."""
     users = instances.users
-    lengths = np.minimum(instances.prefix, max_length)
+    lengths = np.minimum(instances.context_lengths, max_length)
     by_length = np.argsort(-lengths, kind="stable")
-    owner, lengths = instances.owner[by_length], lengths[by_length]
-    stops = users.offsets[owner] + instances.prefix[by_length]
+    user_rows, lengths = instances.user_rows[by_length], lengths[by_length]
+    stops = users.offsets[user_rows] + instances.context_lengths[by_length]
     row, position = ragged_arange(lengths)
-    ids, rows = np.unique(users.items[(stops - lengths)[row] + position], return_inverse=True)
+    kept = (stops - lengths)[row] + position
+    ids, rows = np.unique(users.items[kept], return_inverse=True)
     back = np.argsort(by_length)
-    nothing = torch.zeros(0, dtype=torch.int64)
+    times = getattr(users, "times", None)
     return Batch(
-        users=torch.from_numpy(users.index[owner]),
+        users=torch.from_numpy(users.index[user_rows]),
         item_ids=torch.from_numpy(ids if len(ids) else np.zeros(1, np.int64)),
-        history=torch.from_numpy(rows.astype(np.int64, copy=False)),
-        lengths=torch.from_numpy(lengths),
-        groups=bucket_by_length(lengths),
-        prefix=torch.from_numpy(lengths[back]),
-        owner=torch.from_numpy(back),
-        targets=nothing,
-        **distinct_values(users.attributes[:, owner]),
-        total_targets=0.0,
+        history=History(
+            items=torch.from_numpy(rows.astype(np.int64, copy=False)),
+            lengths=torch.from_numpy(lengths),
+            buckets=bucket_by_length(lengths),
+            times=None if times is None else torch.from_numpy(times[kept]),
+        ),
+        user_rows=torch.from_numpy(back),
+        context_lengths=torch.from_numpy(lengths[back]),
+        targets=torch.zeros(0, dtype=torch.int64),
+        **distinct_values(users.attributes[:, user_rows]),
     )
 
 
 def excluded(instances: Instances, *, with_target: bool = True) -> tuple[Int64Array, Int64Array]:
     """Distinct (instance, item) pairs that a full ranking leaves out: what the user had seen, and the target."""
-    counts = instances.prefix + with_target  # the target stands right behind the prefix
+    counts = instances.context_lengths + with_target  # the target stands right behind the context
     row, within = ragged_arange(counts)
-    item = instances.users.items[instances.users.offsets[instances.owner][row] + within]
+    item = instances.users.items[instances.users.offsets[instances.user_rows][row] + within]
     order = np.lexsort((item, row))
     row, item = row[order], item[order]
     first = np.ones(len(row), bool)
@@ -102,14 +86,14 @@ def clicked_before(instances: Instances) -> npt.NDArray[np.bool_]:
     order = np.lexsort((users.items, user))  # stable: equal clicks stay oldest first
     again = np.zeros(len(order), bool)
     again[order[1:]] = (np.diff(user[order]) == 0) & (np.diff(users.items[order]) == 0)
-    found: npt.NDArray[np.bool_] = again[users.offsets[instances.owner] + instances.prefix]
+    found: npt.NDArray[np.bool_] = again[users.offsets[instances.user_rows] + instances.context_lengths]
     return found
 
 
 def unclicked(instances: Instances, items: int) -> Int64Array:
     """How many of the ``items`` each instance's user never clicked, [I]."""
     users = instances.users
-    left: Int64Array = items - np.bincount(_clicked(users, items) // items, minlength=len(users))[instances.owner]
+    left: Int64Array = items - np.bincount(_clicked(users, items) // items, minlength=len(users))[instances.user_rows]
     return left
 
 
@@ -121,10 +105,10 @@ def _clicked(users: Users, items: int) -> Int64Array:
 def sampled_negatives(instances: Instances, items: int, count: int, seed: int) -> Int64Array:
     """``count`` distinct items per instance, uniform over those its user never clicked, int64 [I, count].
 
-    A function of (seed, user, prefix): the same on any number of ranks. Every user must leave ``count`` items
+    A function of (seed, user, context length): the same on any number of ranks. Every user must leave ``count`` items
     unclicked (:func:`unclicked`).
     """
-    users, owner = instances.users, instances.owner
+    users, owner = instances.users, instances.user_rows
     clicked, left = _clicked(users, items), unclicked(instances, items)
     found = np.zeros((len(owner), count), np.int64)
     # Drawing again until it fits ends soon where at least half of the items fit; else they are drawn from a list.
@@ -134,15 +118,15 @@ def sampled_negatives(instances: Instances, items: int, count: int, seed: int) -
         user = owner[row]
         low, high = np.searchsorted(clicked, [user * items, (user + 1) * items])
         free = np.setdiff1d(np.arange(items), clicked[low:high] - user * items, assume_unique=True)
-        key = bits(seed, _SAMPLED, users.index[user], instances.prefix[row], free)
+        key = bits(seed, _SAMPLED, users.index[user], instances.context_lengths[row], free)
         found[row] = free[np.argsort(key, kind="stable")[:count]]
     return found
 
 
 def _draw_again(instances: Instances, clicked: Int64Array, items: int, count: int, seed: int) -> Int64Array:
     """:func:`sampled_negatives` by drawing from all items until none was clicked or drawn before."""
-    users, owner = instances.users, instances.owner
-    who, when, column = users.index[owner][:, None], instances.prefix[:, None], np.arange(count)
+    users, owner = instances.users, instances.user_rows
+    who, when, column = users.index[owner][:, None], instances.context_lengths[:, None], np.arange(count)
     drawn = integers(items, seed, _SAMPLED, who, when, column, 0)
     attempt = 0
     while len(owner):

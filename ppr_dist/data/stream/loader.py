@@ -18,7 +18,7 @@ from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError
 
-PRELOAD = ("ppr_dist.job", "pandas")
+PRELOAD = ("ppr_dist.training", "pandas")
 """What the server that workers are forked from imports once. Otherwise each worker takes 3 s for the first, and 5 s for
 pandas, which pyarrow imports, where there is one, to make an array of numpy's."""
 

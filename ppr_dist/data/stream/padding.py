@@ -1,4 +1,4 @@
-"""Users of like length together, so that attention, the one place that needs a rectangle, has little padding.
+"""Users of similar length together, so that attention, the one place that needs a rectangle, has little padding.
 
 Everything else in the transformer runs over real tokens alone. Users of one batch are only reordered, never exchanged
 between batches, so nothing that is trained is biased.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppr_dist.batch import Group
+from ppr_dist.batch import Bucket
 from ppr_dist.data.stream.users import Int64Array
 
 FULL = 0.95
-"""A group ends where a history would fill less than this share of its slots …"""
+"""A bucket ends where a history would fill less than this share of its slots …"""
 BUCKET_TOKENS = 256
-"""… once it holds this many tokens; as many tokens of one length are a group of their own, with no padding at all."""
+"""… once it holds this many tokens; as many tokens of one length are a bucket of their own, with no padding at all."""
 
 
 def ragged_arange(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -23,12 +23,12 @@ def ragged_arange(counts: Int64Array) -> tuple[Int64Array, Int64Array]:
     return row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def bucket_by_length(lengths: Int64Array, bucket_tokens: int | None = None) -> tuple[Group, ...]:
-    """Cut users in order of falling length, int64 [B], into groups: at least one, of a width of at least 1."""
+def bucket_by_length(lengths: Int64Array, bucket_tokens: int | None = None) -> tuple[Bucket, ...]:
+    """Cut users in descending order of length, int64 [B], into buckets: at least one, of a width of at least 1."""
     if not len(lengths):
-        return (Group(users=0, tokens=0, width=1),)
+        return (Bucket(sequences=0, tokens=0, width=1),)
     wanted, first = bucket_tokens or BUCKET_TOKENS, 0
-    groups: list[Group] = []
+    buckets: list[Bucket] = []
     # Python's own numbers: numpy's calls would make up a tenth of the work on a batch.
     longer = (len(lengths) - np.cumsum(np.bincount(lengths))).tolist()  # longer[l]: users with more than l items
     tokens = [0, *np.cumsum(lengths).tolist()]
@@ -37,12 +37,12 @@ def bucket_by_length(lengths: Int64Array, bucket_tokens: int | None = None) -> t
         last = longer[width - 1]
         if (last - first) * width < wanted:
             last = min(len(lengths), max(longer[int(FULL * width)], first + -(-wanted // width)))
-        groups.append(Group(users=last - first, tokens=tokens[last] - tokens[first], width=width))
+        buckets.append(Bucket(sequences=last - first, tokens=tokens[last] - tokens[first], width=width))
         first = last
-    return tuple(groups)
+    return tuple(buckets)
 
 
-def rebucket(groups: tuple[Group, ...], lengths: Int64Array) -> tuple[Group, ...]:
-    """The same users in the same groups with other lengths, int64 [B]."""
-    parts = np.split(lengths, np.cumsum([group.users for group in groups])[:-1])
-    return tuple(Group(len(part), int(part.sum()), max(1, int(part.max(initial=0)))) for part in parts)
+def rebucket(buckets: tuple[Bucket, ...], lengths: Int64Array) -> tuple[Bucket, ...]:
+    """The same users in the same buckets with other lengths, int64 [B]."""
+    parts = np.split(lengths, np.cumsum([bucket.sequences for bucket in buckets])[:-1])
+    return tuple(Bucket(len(part), int(part.sum()), max(1, int(part.max(initial=0)))) for part in parts)

@@ -34,7 +34,9 @@ def without(column: str) -> Change:
 
 def null(column: str, rows: int = 1) -> Change:
     """Return a change that makes the first ``rows`` values unknown and keeps the others integers."""
-    return lambda frame: frame.assign(**{column: pd.array([pd.NA] * rows + frame[column].tolist()[rows:], "Int64")})
+    return lambda frame: frame.assign(
+        **{column: pd.array([pd.NA] * rows + frame[column].tolist()[rows:], "Int64Array")}
+    )
 
 
 def cast(column: str, kind: type) -> Change:

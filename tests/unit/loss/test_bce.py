@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ppr_dist.loss.bce import bce
+from ppr_dist.objectives.bce import bce
 
 P, N, WIDTH = 6, 4, 3
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ppr_dist.loss.bpr import bpr
+from ppr_dist.objectives.bpr import bpr
 
 P, N, WIDTH = 6, 4, 3
 

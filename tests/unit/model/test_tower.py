@@ -1,4 +1,4 @@
-"""DenseTower: what a user vector depends on, and what it must not depend on."""
+"""SequentialModel: what a user vector depends on, and what it must not depend on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ppr_dist.data.stream import padding
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.instances import Instances, history_batch
 from ppr_dist.data.stream.padding import bucket_by_length, rebucket
-from ppr_dist.model.sequences import Rectangle
-from ppr_dist.model.tower import DenseTower, Views
+from ppr_dist.model.packed_sequences import Rectangle
+from ppr_dist.model.sequential import SequentialModel, Views
 from tests.shards import random_users
 
 ITEMS, DIM, FEATURES = 30, 8, 6
@@ -30,11 +30,13 @@ Y = torch.randn(len(HISTORIES), FEATURES, generator=torch.Generator().manual_see
 
 def tower(
     *, with_prompt: bool = True, with_profile_encoder: bool = True, tokens: int = 2, **model_fields: Any
-) -> DenseTower:
+) -> SequentialModel:
     torch.manual_seed(3)
     model = Model(dim=DIM, blocks=2, heads=2, max_length=8, **{"dropout": 0.0, "positions": "first", **model_fields})
     prompt = Prompt(tokens=tokens, hidden=7, attribute_dim=3)
-    made = DenseTower(model, prompt, attributes=2, with_prompt=with_prompt, with_profile_encoder=with_profile_encoder)
+    made = SequentialModel(
+        model, prompt, attributes=2, with_prompt=with_prompt, with_profile_encoder=with_profile_encoder
+    )
     with torch.no_grad():
         made.position.mul_(30)  # as large as what it is added to, so that a wrong position shows
     return made
@@ -68,7 +70,7 @@ def batch_of(histories: list[list[int]], masked: list[list[int]] | None = None) 
     )
 
 
-def slots(made: DenseTower, histories: list[list[int]], x: Tensor = X, y: Tensor = Y) -> list[Tensor]:
+def slots(made: SequentialModel, histories: list[list[int]], x: Tensor = X, y: Tensor = Y) -> list[Tensor]:
     """User vectors by user, each [length + 1, D]."""
     out, views = made(TABLE, batch_of(histories), x, y)
     assert views is None
@@ -76,14 +78,14 @@ def slots(made: DenseTower, histories: list[list[int]], x: Tensor = X, y: Tensor
 
 
 @pytest.fixture(params=[(True, True), (False, True), (False, False)], ids=["ppr", "fine-tune", "pretrain"])
-def made(request: pytest.FixtureRequest) -> DenseTower:
+def made(request: pytest.FixtureRequest) -> SequentialModel:
     with_prompt, with_profile_encoder = request.param
     return tower(with_prompt=with_prompt, with_profile_encoder=with_profile_encoder)
 
 
 @pytest.mark.parametrize("bucket_tokens", [1, 9, padding.BUCKET_TOKENS])
 def test_neither_neighbours_nor_padding_matter(
-    made: DenseTower, bucket_tokens: int, monkeypatch: pytest.MonkeyPatch
+    made: SequentialModel, bucket_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(padding, "BUCKET_TOKENS", bucket_tokens)
     assert (len(batch_of(HISTORIES).groups) == 1) == (bucket_tokens > 9)
@@ -93,7 +95,7 @@ def test_neither_neighbours_nor_padding_matter(
         torch.testing.assert_close(together[i], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_do_not_depend_on_padding(made: DenseTower, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_do_not_depend_on_padding(made: SequentialModel, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for bucket_tokens in (1, padding.BUCKET_TOKENS):
         monkeypatch.setattr(padding, "BUCKET_TOKENS", bucket_tokens)
@@ -107,7 +109,7 @@ def test_gradients_do_not_depend_on_padding(made: DenseTower, monkeypatch: pytes
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_a_slot_does_not_see_later_items(made: DenseTower) -> None:
+def test_a_slot_does_not_see_later_items(made: SequentialModel) -> None:
     changed = [history.copy() for history in HISTORIES]
     changed[0][4] = 25
     before, after = slots(made, HISTORIES)[0], slots(made, changed)[0]
@@ -115,12 +117,12 @@ def test_a_slot_does_not_see_later_items(made: DenseTower) -> None:
     assert (after[5:] - before[5:]).abs().amax(1).min() > 1e-3
 
 
-def test_order_matters(made: DenseTower) -> None:
+def test_order_matters(made: SequentialModel) -> None:
     swapped = [[7, 3, *HISTORIES[0][2:]], *HISTORIES[1:]]
     assert (slots(made, swapped)[0][-1] - slots(made, HISTORIES)[0][-1]).abs().max() > 1e-3
 
 
-def test_training_on_a_history_asks_what_evaluation_asks_at_each_prefix(made: DenseTower) -> None:
+def test_training_on_a_history_asks_what_evaluation_asks_at_each_prefix(made: SequentialModel) -> None:
     """Evaluation sees a history cut at the prefix: its vector is the one that training learned there."""
     for i, history in enumerate(HISTORIES):
         together = slots(made, [history], X[i : i + 1], Y[i : i + 1])[0]
@@ -159,7 +161,7 @@ def test_training_and_evaluation_cut_a_history_alike() -> None:
     assert compared > 30
 
 
-def test_positions_count_from_the_first_item_kept(made: DenseTower) -> None:
+def test_positions_count_from_the_first_item_kept(made: SequentialModel) -> None:
     with torch.no_grad():
         before = slots(made, HISTORIES)
         made.position[3] += 1.0 + torch.arange(DIM)  # not a shift that a norm takes out

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from ppr_dist.parallel.look_up import samples_of
 
 from ppr_dist.parallel import look_up
-from ppr_dist.parallel.look_up import samples_of
 
 
 def test_lengths_do_not_outweigh_the_ids_they_count() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppr_dist.objectives.own_negatives import OwnNegatives
+
 
 def bpr(
     user: Tensor,
@@ -29,5 +31,12 @@ def bpr(
     # Not einsum: its P products of 1 × D by D × n cost a CPU several times as much.
     negative_logit = (user[:, None] * negatives).sum(-1)
     loss = -F.logsigmoid((positive_logit - negative_logit) / temperature)
-    real = (negative_ids != positive_ids[:, None]).to(loss.dtype)
-    return ((loss * real).sum(-1) / real.sum(-1).clamp(min=1)).sum()
+    valid = (negative_ids != positive_ids[:, None]).to(loss.dtype)
+    return ((loss * valid).sum(-1) / valid.sum(-1).clamp(min=1)).sum()
+
+
+class BPR(OwnNegatives):
+    """Bayesian personalised ranking."""
+
+    name = "bpr"
+    loss = staticmethod(bpr)

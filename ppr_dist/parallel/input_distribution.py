@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,10 +12,10 @@ from torchrec.distributed.sharding.dp_sharding import DpSparseFeaturesDist
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
-class Request:
-    """Ids of one collection on their way to the ranks that hold their rows.
+class InputDistribution:
+    """Ids of one collection under way to the ranks that hold their rows.
 
-    Made, :meth:`dispatch`, :meth:`arrive`, :meth:`look_up`, in this order and once each. The first three make the host
+    Made, :meth:`send_ids`, :meth:`wait`, :meth:`look_up`, in this order and once each. The first three make the host
     wait for what their own stream has to do, the last one does not.
     """
 
@@ -26,13 +25,13 @@ class Request:
         A collective.
         """
         self.collection, self.context = collection, collection.create_context()
-        self._announced = collection.input_dist(self.context, _features(ids, counts))
+        self._sizes = collection.input_dist(self.context, _features(ids, counts))
 
-    def dispatch(self) -> None:
-        """Send the ids. A collective."""
-        self._under_way = self._announced.wait()
+    def send_ids(self) -> None:
+        """A collective."""
+        self._under_way = self._sizes.wait()
 
-    def arrive(self) -> None:
+    def wait(self) -> None:
         """Wait until the ids of all ranks are here, and tell the host how many."""
         self._ids = self._under_way.wait()
 
@@ -44,37 +43,6 @@ class Request:
         """Say that ``stream`` uses the memory of what has arrived."""
         self.context.record_stream(stream)
         self._ids.record_stream(stream)
-
-
-@dataclasses.dataclass(frozen=True)
-class SentIds:
-    """Ids of a batch, sent. Each is looked up once."""
-
-    items: Request
-    profiles: Request | None
-    profile_rows: Tensor
-    """``Batch.profile_rows``."""
-
-    def dispatch(self) -> None:
-        for request in self._requests():
-            request.dispatch()
-
-    def arrive(self) -> None:
-        for request in self._requests():
-            request.arrive()
-
-    def _requests(self) -> list[Request]:
-        return [request for request in (self.items, self.profiles) if request is not None]
-
-
-Travelling = TypeVar("Travelling", Request, SentIds)
-
-
-def delivered(sent: Travelling) -> Travelling:
-    """All the way at once. A collective."""
-    sent.dispatch()
-    sent.arrive()
-    return sent
 
 
 def _features(values: Tensor, counts: dict[str, int]) -> KeyedJaggedTensor:

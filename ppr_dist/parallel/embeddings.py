@@ -23,14 +23,14 @@ from torchrec.distributed.types import CommOp, ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
-from ppr_dist.batch import Batch, distinct_values
-from ppr_dist.config import Tables as TablesConfig
+from ppr_dist.batch import Batch
+from ppr_dist.config import Tables
 from ppr_dist.data.counter_random import bits
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.cluster import Cluster
 from ppr_dist.parallel.collectives import group_beside
 from ppr_dist.parallel.footprint import describe_plan
-from ppr_dist.parallel.look_up import Request, SentIds, delivered, send_ids_over
+from ppr_dist.parallel.input_distribution import InputDistribution, send_ids_over
 from ppr_dist.parallel.planning import make_plan
 
 _OPTIMIZERS = {
@@ -53,15 +53,10 @@ class TableSizes:
     items: int
     dim: int
     attributes: dict[str, int]
-    """Cardinality by name; each has a table for the prompt and one for the profile tower."""
+    """Cardinality by name; each has a table for every use of profiles."""
     attribute_dim: int
-    with_prompt: bool
-    with_profile_encoder: bool
-
-    @property
-    def uses(self) -> tuple[str, ...]:
-        """What profiles are embedded for; each use has tables of its own."""
-        return ("prompt",) * self.with_prompt + ("tower",) * self.with_profile_encoder
+    uses: tuple[str, ...] = ()
+    """What profiles are embedded for; each use has tables of its own."""
 
 
 def profile_table(use: str, attribute: str) -> str:
@@ -91,7 +86,7 @@ class SparseModule(nn.Module):
         return [t for c in (self.items, self.profiles) if c is not None for t in c.embedding_configs()]
 
 
-def make_sharder(config: TablesConfig) -> EmbeddingCollectionSharder:
+def make_sharder(config: Tables) -> EmbeddingCollectionSharder:
     """TorchRec's sharder with the optimizer that FBGEMM fuses into backward."""
     return EmbeddingCollectionSharder(
         fused_params={"optimizer": _OPTIMIZERS[config.optimizer], "learning_rate": config.lr, "eps": config.eps},
@@ -101,14 +96,14 @@ def make_sharder(config: TablesConfig) -> EmbeddingCollectionSharder:
 
 
 def say_plan(
-    plan: ShardingPlan, module: SparseModule, config: TablesConfig, cluster: Cluster, world_size: int
+    plan: ShardingPlan, module: SparseModule, config: Tables, cluster: Cluster, world_size: int
 ) -> dict[str, Any]:
     """Where every shard lies and what each rank holds, in plain data: :func:`footprint.describe_plan`."""
     return describe_plan(plan, module.tables, _OPTIMIZERS[config.optimizer].value, cluster, world_size)
 
 
 def _table(name: str, rows: int, dim: int, data_type: DataType = DataType.FP32) -> EmbeddingConfig:
-    # init_fn is skipped in favour of Tables.initialise, which does not depend on the number of ranks.
+    # init_fn is skipped in favour of ShardedEmbeddings.initialise, which does not depend on the number of ranks.
     return EmbeddingConfig(
         name=name,
         num_embeddings=rows,
@@ -119,13 +114,34 @@ def _table(name: str, rows: int, dim: int, data_type: DataType = DataType.FP32) 
     )
 
 
-class Tables:
+@dataclasses.dataclass(frozen=True)
+class PendingLookUp:
+    """Ids of a batch under way to the ranks that hold their rows. Each is looked up once."""
+
+    items: InputDistribution
+    profiles: InputDistribution | None
+    profile_rows: Tensor
+    """``Batch.profile_rows``."""
+
+    def send_ids(self) -> None:
+        for ids in self._distributions():
+            ids.send_ids()
+
+    def wait(self) -> None:
+        for ids in self._distributions():
+            ids.wait()
+
+    def _distributions(self) -> list[InputDistribution]:
+        return [ids for ids in (self.items, self.profiles) if ids is not None]
+
+
+class ShardedEmbeddings:
     """Sharded tables with one look-up per step for items and one for profiles."""
 
     def __init__(
         self,
         sizes: TableSizes,
-        config: TablesConfig,
+        config: Tables,
         cluster: Cluster,
         device: torch.device,
         *,
@@ -156,64 +172,62 @@ class Tables:
         }
         """FBGEMM's modules on this rank, by collection."""
         self.ids_group = group_beside(device)
-        """Process group of what runs ahead of a step."""
+        """Process group of what is prefetched."""
         for collection in self.model.module.children():
             send_ids_over(collection, self.ids_group if dist.get_world_size() > 1 else None)
 
     # Look-ups -------------------------------------------------------------------------------------------------
 
-    def announce(self, batch: Batch) -> SentIds:
+    def start_look_up(self, batch: Batch) -> PendingLookUp:
         """Begin to send a batch's ids to the ranks that hold their rows. A collective."""
-        profiles = self._announce_profiles(batch.profile_values, batch.profile_counts)
-        return SentIds(self._announce_items(batch.item_ids), profiles, batch.profile_rows)
+        profiles = self._start_profiles(batch.profile_values, batch.profile_counts)
+        return PendingLookUp(self._start_items(batch.item_ids), profiles, batch.profile_rows)
 
-    def look_up(self, sent: SentIds) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Vectors as they stand now: items [U, D], x_u [B, A·d] or None for prompt and for tower. A collective."""
-        return self._item_vectors(sent.items), *self._profile_vectors(sent.profiles, sent.profile_rows)
+    def look_up(self, pending: PendingLookUp) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rows as they stand now: of items [U, D], and x_u [B, A·d] by use. A collective."""
+        return self._item_rows(pending.items), self._profiles(pending.profiles, pending.profile_rows)
 
-    def look_up_batch(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def look_up_batch(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What :meth:`look_up` returns, from the ids on. A collective."""
-        return self.look_up(delivered(self.announce(batch)))
+        pending = self.start_look_up(batch)
+        pending.send_ids()
+        pending.wait()
+        return self.look_up(pending)
 
     def look_up_items(self, ids: Tensor) -> Tensor:
-        """Vectors of ``ids`` int64 [U] → float32 [U, D]; without gradient where items stand still. A collective."""
-        return self._item_vectors(delivered(self._announce_items(ids)))
+        """Rows of ``ids`` int64 [U] → float32 [U, D]; without gradient where items are frozen. A collective."""
+        items = self._start_items(ids)
+        items.send_ids()
+        items.wait()
+        return self._item_rows(items)
 
-    def look_up_profiles(self, profile: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """x_u of value indices int64 [A, B]: (for the prompt, for the tower), each [B, A·d] or None. A collective."""
-        distinct = distinct_values(profile.cpu().numpy())
-        request = self._announce_profiles(distinct["profile_values"].to(self.device), distinct["profile_counts"])
-        return self._profile_vectors(request and delivered(request), distinct["profile_rows"].to(self.device))
+    def _start_items(self, ids: Tensor) -> InputDistribution:
+        return InputDistribution(self.model.module.items, ids, {"item": len(ids)})
 
-    def _announce_items(self, ids: Tensor) -> Request:
-        return Request(self.model.module.items, ids, {"item": len(ids)})
-
-    def _announce_profiles(self, values: Tensor, counts: tuple[int, ...]) -> Request | None:
+    def _start_profiles(self, values: Tensor, counts: tuple[int, ...]) -> InputDistribution | None:
         if self.model.module.profiles is None:
             return None
         uses, of_attribute = self.sizes.uses, list(zip(self.sizes.attributes, counts, strict=True))
         by_table = {profile_table(use, name): count for use in uses for name, count in of_attribute}
-        return Request(self.model.module.profiles, values.repeat(len(uses)), by_table)
+        return InputDistribution(self.model.module.profiles, values.repeat(len(uses)), by_table)
 
-    def _item_vectors(self, sent: Request) -> Tensor:
+    def _item_rows(self, ids: InputDistribution) -> Tensor:
         with torch.set_grad_enabled(self.train_items and torch.is_grad_enabled()):
-            out: Tensor = sent.look_up()["item"].values()
+            out: Tensor = ids.look_up()["item"].values()
         self._no_step_without_gradient("items")
         return out
 
-    def _profile_vectors(self, sent: Request | None, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        if sent is None:
-            return None, None
-        found = sent.look_up()
+    def _profiles(self, values: InputDistribution | None, rows: Tensor) -> dict[str, Tensor]:
+        if values is None:
+            return {}
+        found = values.look_up()
         self._no_step_without_gradient("profiles")
 
-        def x_u(use: str) -> Tensor | None:
-            if use not in self.sizes.uses:
-                return None
+        def x_u(use: str) -> Tensor:
             vectors = torch.cat([found[profile_table(use, name)].values() for name in self.sizes.attributes])
             return nn.functional.embedding(rows.T, vectors).flatten(1)
 
-        return x_u("prompt"), x_u("tower")
+        return {use: x_u(use) for use in self.sizes.uses}
 
     def _no_step_without_gradient(self, collection: str) -> None:
         """Take back that FBGEMM counts every look-up as a step of the optimizer."""
@@ -302,7 +316,7 @@ class Tables:
         return self.sizes.items if table == "item" else rows[table]
 
     def parameters_count(self, *, trainable: bool) -> int:
-        """Elements of all tables, or of those that learn."""
+        """Elements of all tables, or of those that are trainable."""
         profiles = sum(self.sizes.attributes.values()) * self.sizes.attribute_dim
         profiles *= len(self.sizes.uses)
         return profiles + (self.sizes.items * self.sizes.dim if self.train_items or not trainable else 0)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppr_dist.objectives.own_negatives import OwnNegatives
+
 
 def bce(
     user: Tensor,
@@ -32,3 +34,10 @@ def bce(
     # −log(1 − σ(x)) = softplus(x), which is 0 with no gradient at −inf.
     negative_logit = negative_logit.masked_fill(negative_ids == positive_ids[:, None], -torch.inf)
     return F.softplus(-positive_logit).sum() + F.softplus(negative_logit).sum()
+
+
+class BCE(OwnNegatives):
+    """Binary cross-entropy with sampled negatives."""
+
+    name = "bce"
+    loss = staticmethod(bce)

@@ -1,0 +1,31 @@
+"""Build the model of a run: as pre-training makes it, and what tuning attaches to it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ppr_dist import read_config
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config
+from ppr_dist.model.sequential import SequentialModel
+from ppr_dist.step_loss import make_objectives
+from ppr_dist.tuning import TUNING_METHODS
+
+
+def untuned_model(config: Config, catalogue: Catalogue) -> SequentialModel:
+    """The model as pre-training makes it."""
+    model = SequentialModel(config.model, read_config.section(config, config.model.backbone))
+    model.attach_heads(_heads(config, None, catalogue))
+    return model
+
+
+def attach(model: SequentialModel, method: str | None, config: Config, catalogue: Catalogue) -> None:
+    """Attach to an untuned model what a tuning method and its objectives add."""
+    if method:
+        model.attach_heads(_heads(config, method, catalogue))
+        TUNING_METHODS[method](config, catalogue).attach(model)
+
+
+def _heads(config: Config, method: str | None, catalogue: Catalogue) -> dict[str, nn.Module]:
+    heads = {name: each.head(config.model.dim) for name, each in make_objectives(config, method, catalogue).items()}
+    return {name: head for name, head in heads.items() if head is not None}

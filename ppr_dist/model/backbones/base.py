@@ -1,0 +1,41 @@
+"""What a backbone is."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ppr_dist.model.packed_sequences import PackedSequences
+
+
+class Backbone(nn.Module):
+    """Item vectors of histories → a state after each click. Shapes as in :mod:`ppr_dist.model.packed_sequences`.
+
+    A subclass has ``__init__(settings, dim, max_length, dropout)``, ``settings`` being an instance of its ``section``,
+    and raises :class:`~ppr_dist.errors.UserError` on settings that do not fit together.
+    """
+
+    section: ClassVar[type | None] = None
+    """A frozen dataclass: its section of the configuration, which has its name; None: it has no settings."""
+    causal: ClassVar[bool] = True
+    """Whether a state depends on what stands before it alone."""
+
+    def __init__(self, settings: Any, dim: int, max_length: int, dropout: float) -> None:
+        super().__init__()
+
+    def embed(self, items: Tensor, sequences: PackedSequences) -> Tensor:
+        """Vectors of the clicks [T, D] → what enters :meth:`forward` for them [T, D]: positions, times, dropout."""
+        return items
+
+    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        """Prompts and embedded clicks [R, D] → states [R, D]."""
+        raise NotImplementedError
+
+    def adaptable(self) -> tuple[str, ...]:
+        """Submodules (dotted names) whose output [R, D] is added to a residual: adapters go behind them."""
+        return ()
+
+    def flops(self, rows: int, squared: int) -> float:
+        """FLOPs of a forward pass over ``rows`` rows, the squared lengths of whose sequences sum to ``squared``."""
+        return 0.0

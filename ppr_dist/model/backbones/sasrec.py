@@ -1,0 +1,96 @@
+"""SASRec (Kang & McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppr_dist.errors import UserError, require_positive
+from ppr_dist.model.attention import attend
+from ppr_dist.model.backbones.base import Backbone
+from ppr_dist.model.dropout import Dropout
+from ppr_dist.model.packed_sequences import PackedSequences
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """SASRec: a causal transformer."""
+
+    layers: int = 2
+    """Transformer layers."""
+    heads: int = 2
+    """Attention heads; divides ``model.dim``."""
+    ffn_multiple: int = 4
+    """Hidden width of a layer's feed-forward network, in multiples of ``model.dim``."""
+    positions: Literal["first", "last"] = "first"
+    """Where positions count from. ``first``: the first interaction kept, so that training asks after each context what
+    evaluation asks (measured: few-shot better, next item no worse). ``last``: back from the last one, as with SASRec's
+    left padding; training then agrees with evaluation at the whole history alone."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "sasrec", "layers", "heads", "ffn_multiple")
+
+
+class SASRec(Backbone):
+    """A stack of pre-norm transformer layers with learned positions; a prompt has none."""
+
+    section = Settings
+
+    def __init__(self, settings: Settings, dim: int, max_length: int, dropout: float) -> None:
+        super().__init__(settings, dim, max_length, dropout)
+        if dim % settings.heads:
+            raise UserError(f"model.dim {dim} is not divisible by sasrec.heads {settings.heads}")
+        self.settings, self.dim = settings, dim
+        self.layers = nn.ModuleList(
+            Layer(dim, settings.heads, settings.ffn_multiple, dropout) for _ in range(settings.layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.positions = nn.Parameter(torch.randn(max_length, dim) * 0.02)
+        self.dropout = Dropout(dropout)
+
+    def embed(self, items: Tensor, sequences: PackedSequences) -> Tensor:
+        position = sequences.position
+        if self.settings.positions == "last":
+            position = sequences.lengths[sequences.sequence] - 1 - position
+        x: Tensor = self.dropout(items * math.sqrt(self.dim) + F.embedding(position, self.positions))
+        return x
+
+    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, sequences)
+        states: Tensor = self.norm(x)
+        return states
+
+    def adaptable(self) -> tuple[str, ...]:
+        return tuple(f"layers.{n}.{branch}" for n in range(len(self.layers)) for branch in ("out", "down"))
+
+    def flops(self, rows: int, squared: int) -> float:
+        linear = 2 * (4 + 2 * self.settings.ffn_multiple) * self.dim**2 * rows
+        return self.settings.layers * (linear + 4 * self.dim * squared)
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward network with residuals (SASRec §III-B)."""
+
+    def __init__(self, dim: int, heads: int, ffn_multiple: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, ffn_multiple * dim)
+        self.down = nn.Linear(ffn_multiple * dim, dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        """[R, D] → [R, D]; a row sees itself and what stands before it in its sequence."""
+        mixed = attend(self.qkv(self.attention_norm(x)), sequences, self.heads)
+        x = x + self.dropout(self.out(mixed))
+        hidden = F.gelu(self.up(self.feed_forward_norm(x)))
+        return x + self.dropout(self.down(hidden))

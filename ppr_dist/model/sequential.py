@@ -1,0 +1,98 @@
+"""SequentialModel: everything dense in one module, so that it can live in one DeepSpeed engine.
+
+Shapes: B users, T clicks of their histories, U distinct items, D width, n prompt rows, m attributes of width d each,
+P targets, V views (the batch's own history is the first). Of each view a user has a sequence of n + its clicks rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ppr_dist.batch import Batch, View
+from ppr_dist.config import Model
+from ppr_dist.model.backbones import BACKBONES
+from ppr_dist.model.encoded import Encoded
+from ppr_dist.model.packed_sequences import PackedSequences
+from ppr_dist.model.profile import ProfileMLP
+
+
+class SequentialModel(nn.Module):
+    """Backbone and heads, and what a tuning method attaches: prompt generator, profile encoder, adapters.
+
+    ``user vector after t clicks = u_a + u_s(t)`` (PPR eq. 4): u_a = profile_encoder(x_u) where there is one, u_s(t) the
+    backbone's state after [prompt | first t clicks]; without a prompt u_s(0) = 0.
+    """
+
+    def __init__(self, config: Model, settings: Any) -> None:
+        """The model as pre-training makes it; ``settings``: the backbone's section."""
+        super().__init__()
+        self.dim = config.dim
+        self.backbone = BACKBONES[config.backbone](settings, config.dim, config.max_length, config.dropout)
+        self.prompt_rows = 0
+        self.prompt: ProfileMLP | None = None
+        self.profile_encoder: ProfileMLP | None = None
+        self.heads = nn.ModuleDict()
+
+    def attach_heads(self, heads: dict[str, nn.Module]) -> None:
+        """Have the heads of these objectives and no others; those there already stay as they are."""
+        self.heads = nn.ModuleDict({name: dict(self.heads.items()).get(name, head) for name, head in heads.items()})
+
+    def attach_prompt(self, rows: int, features: int, hidden: int) -> None:
+        """Put ``rows`` prompt rows, generated from profiles [B, features], before the clicks."""
+        self.prompt_rows, self.prompt = rows, ProfileMLP(features, hidden, rows * self.dim)
+
+    def attach_profile_encoder(self, features: int, hidden: int) -> None:
+        """Add an encoding of profiles [B, features] to user vectors."""
+        self.profile_encoder = ProfileMLP(features, hidden, self.dim)
+
+    def forward(self, items: Tensor, batch: Batch, profiles: dict[str, Tensor]) -> Encoded:
+        """Encode a batch's users.
+
+        Args:
+            items: vectors of batch.item_ids [U, D]; profiles: x_u [B, m·d] for each use of them ("prompt", "tower").
+        """
+        views = [View(), *(view for wanted in batch.views.values() for view in wanted)]
+        sequences, states = self._states(items, batch, views, profiles.get("prompt"))
+        user = sequences.after(states, batch.user_rows, batch.context_lengths)
+        u_a = None
+        if self.profile_encoder is not None and "tower" in profiles:
+            u_a = self.profile_encoder(profiles["tower"])
+            user = user + u_a.index_select(0, batch.user_rows)
+        final = None
+        if len(views) > 1 or self.heads:
+            final = sequences.after(
+                states, torch.arange(len(sequences.lengths), device=states.device), sequences.lengths
+            )
+            final = final.unflatten(0, (len(views), -1))
+        heads = {}
+        for name, head in self.heads.items():
+            assert final is not None
+            heads[name] = head(final[0] if u_a is None else final[0] + u_a).float()
+        return Encoded(
+            user=user.float(), final=final.float() if final is not None and len(views) > 1 else None, heads=heads
+        )
+
+    def _states(
+        self, items: Tensor, batch: Batch, views: list[View], x_u: Tensor | None
+    ) -> tuple[PackedSequences, Tensor]:
+        """u_s after each row of all views, which go through the backbone together."""
+        histories = [view.history or batch.history for view in views]
+        x_us = [x_u if x_u is None else F.dropout(x_u, view.profile_dropout, self.training) for view in views]
+        sequences = PackedSequences(
+            torch.cat([history.lengths for history in histories]),
+            tuple(bucket for history in histories for bucket in history.buckets),
+            prompt_rows=self.prompt_rows,
+            times=None
+            if batch.history.times is None
+            else torch.cat([h.times for h in histories if h.times is not None]),
+        )
+        clicks = torch.cat([history.items for history in histories])
+        x = self.backbone.embed(F.embedding(clicks, items), sequences)
+        if self.prompt is not None:
+            prompts = torch.cat([self.prompt(each).view(-1, self.dim) for each in x_us])
+            x = sequences.insert_prompts(x, prompts)
+        return sequences, self.backbone(x, sequences)

@@ -1,0 +1,16 @@
+"""Objectives: one file each, found here by name. Several may be added up."""
+
+from ppr_dist.objectives.base import Objective
+from ppr_dist.objectives.bce import BCE
+from ppr_dist.objectives.bpr import BPR
+from ppr_dist.objectives.contrastive import Contrastive
+from ppr_dist.objectives.full_softmax import FullSoftmax
+from ppr_dist.objectives.softmax import SampledSoftmax
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "softmax": SampledSoftmax,
+    "full_softmax": FullSoftmax,
+    "bpr": BPR,
+    "bce": BCE,
+    "contrastive": Contrastive,
+}

@@ -1,0 +1,194 @@
+"""What an objective is: one term of the training loss.
+
+Shapes as in :mod:`ppr_dist.batch`; D width, W ranks, E clicks of the step's users, targets included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from ppr_dist.batch import Batch, Bucket, Int64Array
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config
+from ppr_dist.data.stream.item_shares import ItemShares
+from ppr_dist.model.encoded import Encoded
+from ppr_dist.parallel.collectives import AsyncAllGather
+
+NEGATIVE = 11
+"""What a draw is for is the first word of its key: uniform negatives."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepUsers:
+    """This rank's users of one step, cut to what is trained on, on the host: what an objective draws from.
+
+    Users stand in descending order of their clicks. Every draw must be a function of (seed, epoch, user or step), so
+    that W ranks draw together what one rank draws.
+    """
+
+    index: Int64Array
+    """User index, [B]."""
+    attributes: Int64Array
+    """Value index of each attribute, 0 = unknown, [A, B]."""
+    clicks: Int64Array
+    """Item of every click, user after user, oldest first, [E]."""
+    counts: Int64Array
+    """How many of them each user has, [B]."""
+    first_target: Int64Array
+    """Which of a user's clicks is the first target, [B]."""
+    user_rows: Int64Array
+    """User of each target, [P]."""
+    context_lengths: Int64Array
+    """Clicks before each target, [P]."""
+    buckets: tuple[Bucket, ...]
+    """Of the histories: all clicks but each user's last."""
+    place: Int64Array
+    """Where each user stands in this rank's part of the global batch, [B]."""
+    epoch: int
+    step: int
+    global_users: int
+    """Users in the global batch."""
+    items: int
+    """Size of the catalogue."""
+    probability: npt.NDArray[np.float32] | ItemShares
+    """Share of each item among the split's training clicks, [items]."""
+    seed: int
+    rank: int
+    world_size: int
+
+    @property
+    def lengths(self) -> Int64Array:
+        """Length of each history, [B]."""
+        return np.maximum(self.counts - 1, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawnView:
+    """A view of the users: which clicks of their histories, in which order."""
+
+    clicks: Int64Array
+    """Numbers of clicks among all histories' [T], user after user."""
+    lengths: Int64Array
+    """How many each user has, [B]."""
+    buckets: tuple[Bucket, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What an objective drew for a step."""
+
+    item_ids: dict[str, Int64Array] = dataclasses.field(default_factory=dict)
+    """Items to look up, of any shape. ``batch.drawn[objective]`` has each as rows of ``batch.item_ids``."""
+    tensors: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Arrays that ``batch.drawn[objective]`` has as they are."""
+    views: tuple[tuple[DrawnView | None, float], ...] = ()
+    """Views to encode, each with the probability of profile dropout; None: the histories as they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchanged:
+    """What every rank told every rank of its batch, before any vector was computed."""
+
+    counts: Tensor
+    """:meth:`Objective.count` of each rank, int64 [W]."""
+    integers: Tensor
+    """:meth:`Objective.to_exchange` of each rank, int64 [W, k]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """What an objective's sum is computed from."""
+
+    batch: Batch
+    items: Tensor
+    """Vectors of batch.item_ids, [U, D]."""
+    encoded: Encoded
+    exchanged: Exchanged
+    """Of this objective."""
+    started: AsyncAllGather | None
+    """What :meth:`Objective.start` returned."""
+
+    def targets(self) -> tuple[Tensor, Tensor]:
+        """Vectors [P, D] and ids int64 [P] of the targets."""
+        rows = self.batch.targets
+        return self.items.index_select(0, rows), self.batch.item_ids.index_select(0, rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """One rank's batch in numbers, as a plan expects it."""
+
+    users: int
+    targets: int
+    max_users_per_rank: int
+    items: int
+    """Size of the catalogue."""
+    world_size: int
+    dim: int
+    travelling: int
+    """Bytes of a number that ``tables.exchange`` rounds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an objective adds to a step of one rank; bytes are those received from other ranks."""
+
+    items: float = 0
+    """Items looked up besides clicks."""
+    own_items: float = 0
+    """Of these, those that lie on this rank by choice."""
+    bytes: float = 0
+    """Ids and vectors gathered, and the vectors' gradients."""
+    flops: float = 0
+    views: tuple[float, ...] = ()
+    """Of each view, the share of the clicks that it has."""
+
+
+class Objective:
+    """One term of the loss: ``weight`` times the mean over what :meth:`count` counts on all ranks.
+
+    Plain settings, so that loader processes can have a copy; parameters of its own are those of its :meth:`head`.
+    """
+
+    name: ClassVar[str]
+    """Its name, and that of its section of the configuration."""
+    section: ClassVar[type | None] = None
+    """A frozen dataclass: its section of the configuration, or None."""
+    weight: float = 1.0
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        """Raises :class:`~ppr_dist.errors.UserError` on settings that do not fit the data."""
+        self.scores = config.loss
+
+    def head(self, dim: int) -> nn.Module | None:
+        """A module of its own for user vectors after the whole history, [B, dim] → [B, …]; it lives in the engine."""
+        return None
+
+    def draw(self, users: StepUsers) -> Drawn:
+        """Draw, on the host, in a loader's process."""
+        return Drawn()
+
+    def count(self, batch: Batch) -> int:
+        """What this rank's sum goes over: by default its targets. Known to the host."""
+        return len(batch.targets)
+
+    def to_exchange(self, batch: Batch) -> Tensor | None:
+        """Integers that every rank is to know of this one, int64 [k]; the same k on every rank."""
+        return None
+
+    def start(self, batch: Batch, items: Tensor) -> AsyncAllGather | None:
+        """Start to communicate vectors, which travel while the model computes; ``items`` [U, D]. A collective."""
+        return None
+
+    def sum(self, step: Step) -> Tensor:
+        """This rank's sum, a scalar."""
+        raise NotImplementedError
+
+    def cost(self, shape: StepShape) -> Cost:
+        """What a step of this objective costs a rank (:mod:`ppr_dist.parallel.step_cost`)."""
+        return Cost()

@@ -1,0 +1,61 @@
+"""What the objectives share that draw uniform negatives of its own for each target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config
+from ppr_dist.data.counter_random import integers
+from ppr_dist.errors import require_positive
+from ppr_dist.objectives.base import NEGATIVE, Cost, Drawn, Objective, Step, StepShape, StepUsers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UniformNegatives:
+    """An objective with uniform negatives for each target."""
+
+    uniform_negatives: int = 1
+    """Negatives per target, uniform over the catalogue."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "objective", "uniform_negatives")
+
+
+class OwnNegatives(Objective):
+    """A sum over targets, each against its own negatives."""
+
+    section: ClassVar[type[UniformNegatives]] = UniformNegatives
+    loss: ClassVar[Callable[..., Tensor]]
+    """As :func:`ppr_dist.objectives.bpr.bpr`."""
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        self.settings = config.part(self.name, self.section)
+
+    def draw(self, users: StepUsers) -> Drawn:
+        each = np.arange(self.settings.uniform_negatives)
+        who, where = users.index[users.user_rows][:, None], users.context_lengths[:, None]
+        return Drawn(item_ids={"negatives": integers(users.items, users.seed, NEGATIVE, users.epoch, who, where, each)})
+
+    def sum(self, step: Step) -> Tensor:
+        negatives = step.batch.drawn[self.name]["negatives"]
+        positive, positive_ids = step.targets()
+        return self.loss(
+            step.encoded.user,
+            positive,
+            F.embedding(negatives, step.items),
+            positive_ids=positive_ids,
+            negative_ids=step.batch.item_ids[negatives],
+            temperature=self.scores.temperature,
+        )
+
+    def cost(self, shape: StepShape) -> Cost:
+        negatives = shape.targets * self.settings.uniform_negatives
+        return Cost(items=negatives, flops=2 * 3 * shape.dim * negatives)

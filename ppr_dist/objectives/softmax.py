@@ -1,0 +1,146 @@
+"""Sampled softmax over candidates that all ranks share.
+
+Candidates are a mixture of in-batch targets and uniform items (Yang et al., "Mixed Negative Sampling for Learning
+Two-tower Neural Networks in Recommendations", WWW 2020, §3.2). Shapes as in :mod:`ppr_dist.objectives.base`; K uniform
+candidates of the whole step, k in-batch candidates of each lender, C candidates that a rank gives (the same on every
+rank).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ppr_dist.batch import Batch, Int64Array
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config
+from ppr_dist.data.counter_random import integers
+from ppr_dist.errors import UserError, require_positive
+from ppr_dist.loss.softmax import sampled_softmax
+from ppr_dist.objectives.base import NEGATIVE, Cost, Drawn, Objective, Step, StepShape, StepUsers
+from ppr_dist.parallel.collectives import AsyncAllGather
+
+_PICK, _LEND = 12, 14  # what a draw is for, as a word of its key
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sampled softmax: targets against candidates that all ranks share."""
+
+    uniform_negatives: int = 512
+    """Uniform candidates shared by the whole batch, summed over ranks."""
+    in_batch_per_user: int = 4
+    """Targets of each user that serve as candidates for every user of every rank; 0 = none."""
+    in_batch_users: int = 4_096
+    """Most users of a step whose targets serve; of a larger batch as many are drawn, so that the candidates of a step
+    do not grow with the number of ranks."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "softmax", "in_batch_users")
+        if self.uniform_negatives < 0 or self.in_batch_per_user < 0:
+            raise UserError("softmax.uniform_negatives and softmax.in_batch_per_user must not be negative")
+        if self.uniform_negatives + self.in_batch_per_user < 1:
+            raise UserError("softmax needs uniform_negatives or in_batch_per_user above 0")
+
+
+class SampledSoftmax(Objective):
+    """−log softmax of each target against the candidates of all ranks, corrected by log Q."""
+
+    name = "softmax"
+    section = Settings
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        self.settings = config.part(self.name, Settings)
+        self.travel_as = torch.bfloat16 if config.tables.exchange == "bfloat16" else None
+
+    def draw(self, users: StepUsers) -> Drawn:
+        """This rank's candidates and log E[count] of each under both proposals together.
+
+        E[count of j] = K/items + k·lenders·p_j. With p_j the item's share of the split's clicks this is close, not
+        exact: each lender gives k of its own targets, so the clicks of users with few count for more.
+        """
+        ids = np.concatenate([self._in_batch(users), self._uniform(users)])
+        lenders = min(users.global_users, self.settings.in_batch_users)
+        per_user, uniforms = self.settings.in_batch_per_user, self.settings.uniform_negatives
+        expected = uniforms / users.items + per_user * lenders * users.probability[ids]
+        # The same on every rank: n neighbours of the batch lie in at most n·lenders/users + 2 of its parts.
+        most_users = -(-users.global_users // users.world_size)
+        most_lenders = min(most_users, most_users * lenders // max(1, users.global_users) + 2)
+        size = most_lenders * per_user + -(-uniforms // users.world_size)
+        # Padding repeats an id of the batch, so that it adds nothing to the look-up.
+        filler = np.repeat(ids[:1] if len(ids) else np.zeros(1, np.int64), size - len(ids))
+        with np.errstate(divide="ignore"):
+            log_q = np.concatenate([np.log(expected), np.full(len(filler), np.inf)]).astype(np.float32)
+        return Drawn(item_ids={"candidates": np.concatenate([ids, filler])}, tensors={"log_q": log_q})
+
+    def _in_batch(self, users: StepUsers) -> Int64Array:
+        """Targets that this rank's lenders give as candidates, k each."""
+        lends = self._lenders(users)[users.place]
+        who = np.flatnonzero(lends & (users.counts > 0))
+        first, each = users.first_target[who], np.arange(self.settings.in_batch_per_user)
+        draw = integers(2**62, users.seed, _PICK, users.epoch, users.index[who][:, None], each)
+        picks = draw % (users.counts[who] - first)[:, None]
+        first_click = np.cumsum(users.counts) - users.counts
+        candidates: Int64Array = users.clicks[((first_click[who] + first)[:, None] + picks).ravel()]
+        return candidates
+
+    def _lenders(self, users: StepUsers) -> npt.NDArray[np.bool_]:
+        """Which of this rank's users lend targets as candidates, [B] in the order of the global batch.
+
+        Where the batch has more than ``in_batch_users``, one at random of each of as many equal parts of it.
+        """
+        most, everyone = self.settings.in_batch_users, users.global_users
+        if everyone <= most:
+            return np.ones(len(users.index), np.bool_)
+        edges = np.arange(most + 1) * everyone // most
+        draw = integers(2**62, users.seed, _LEND, users.epoch, users.step, np.arange(most))
+        chosen = edges[:-1] + draw % np.diff(edges) - users.rank * everyone // users.world_size
+        lends = np.zeros(len(users.index), np.bool_)
+        lends[chosen[(chosen >= 0) & (chosen < len(lends))]] = True
+        return lends
+
+    def _uniform(self, users: StepUsers) -> Int64Array:
+        """This rank's part of the uniform candidates."""
+        first, last = (r * self.settings.uniform_negatives // users.world_size for r in (users.rank, users.rank + 1))
+        return integers(users.items, users.seed, NEGATIVE, users.epoch, users.step, np.arange(first, last))
+
+    def to_exchange(self, batch: Batch) -> Tensor:
+        """Ids and the bits of log Q, int64 [2·C]."""
+        drawn = batch.drawn[self.name]
+        bits = drawn["log_q"].view(torch.int32).long()
+        return torch.cat([batch.item_ids.index_select(0, drawn["candidates"]), bits])
+
+    def start(self, batch: Batch, items: Tensor) -> AsyncAllGather:
+        return AsyncAllGather(items.index_select(0, batch.drawn[self.name]["candidates"]), self.travel_as)
+
+    def sum(self, step: Step) -> Tensor:
+        positive, positive_ids = step.targets()
+        ids, bits = step.exchanged.integers.chunk(2, dim=1)
+        assert step.started is not None
+        return sampled_softmax(
+            step.encoded.user,
+            positive,
+            step.started.wait(),
+            positive_ids=positive_ids,
+            candidate_ids=ids.reshape(-1),
+            log_q=bits.reshape(-1).to(torch.int32).view(torch.float32),
+            temperature=self.scores.temperature,
+            logit_chunk=self.scores.logit_chunk,
+            precision=self.scores.precision,
+        )
+
+    def cost(self, shape: StepShape) -> Cost:
+        settings, w = self.settings, shape.world_size
+        uniform = -(-settings.uniform_negatives // w)
+        lenders = min(shape.max_users_per_rank, -(-settings.in_batch_users // w))
+        lent = lenders * settings.in_batch_per_user + uniform
+        return Cost(
+            items=uniform,
+            bytes=(w - 1) * lent * (8 * 2 + 2 * shape.travelling * shape.dim),
+            flops=2 * 3 * shape.dim * shape.targets * w * lent,
+        )

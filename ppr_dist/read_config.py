@@ -1,0 +1,137 @@
+"""Read the configuration: ``--config FILE.yaml`` and dotted overrides (``--train.lr 1e-3``), strictly.
+
+An unknown key, a wrong type or a part that does not exist is an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from ppr_dist import options
+from ppr_dist.config import Config
+from ppr_dist.errors import UserError, choose
+from ppr_dist.metrics import METRICS
+from ppr_dist.model.backbones import BACKBONES
+from ppr_dist.model.item_encoders import ITEM_ENCODERS
+from ppr_dist.objectives import OBJECTIVES
+from ppr_dist.tuning import TUNING_METHODS
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(prog: str, argv: list[str] | None, arguments: type[Arguments]) -> tuple[Arguments, Config]:
+    """Parse a command line into the command's own ``arguments`` dataclass and the :class:`Config`.
+
+    Raises :class:`UserError` naming the key where one is unknown, missing or of the wrong type.
+    """
+    (own,), found = options.parse(prog, argv, [arguments], sections())
+    return own, _config(found)
+
+
+def parse_tuning(
+    prog: str, argv: list[str] | None, arguments: type[Arguments]
+) -> tuple[Arguments, Config, dict[str, dict[str, Any]]]:
+    """As :func:`parse`, for a run whose model is another run's.
+
+    Returns besides what the command line says of that model, by section: only what was given (:func:`same_model`).
+    """
+    of_model = {name: _all_optional(section) for name, section in sections().items() if name in model_sections()}
+    (own,), found = options.parse(prog, argv, [arguments], sections() | of_model)
+    given = {name: dataclasses.asdict(found.pop(name)) for name in of_model}
+    asked = {name: {k: v for k, v in values.items() if v is not None} for name, values in given.items()}
+    return own, _config(found), asked
+
+
+def same_model(config: Config, asked: dict[str, dict[str, Any]], pretrained: Config) -> Config:
+    """``config`` with the model of ``pretrained``; raise :class:`UserError` where another one is asked for.
+
+    Only ``model.dropout`` may differ.
+    """
+    model = pretrained.model
+    for name, values in asked.items():
+        has = section(pretrained, name)
+        for key, value in values.items():
+            if name == "model" and key == "dropout":
+                model = dataclasses.replace(model, dropout=value)
+            elif value != getattr(has, key):
+                raise UserError(
+                    f"{name}.{key} is {value}, but the pre-trained run has {getattr(has, key)}; leave it out"
+                )
+    parts = dict(config.parts) | {name: pretrained.parts[name] for name in asked if name in pretrained.parts}
+    return dataclasses.replace(config, model=model, parts=parts)
+
+
+def read(path: Path) -> Config:
+    """Read a run's ``config.yaml``. Raises :class:`UserError` naming the file and the key."""
+    return _config(options.read_file(path, sections()))
+
+
+@functools.cache
+def part_sections() -> dict[str, type]:
+    """The sections of all parts by name."""
+    rooms: list[dict[str, Any]] = [dict(BACKBONES), dict(OBJECTIVES), dict(TUNING_METHODS)]
+    parts = {name: part for room in rooms for name, part in room.items()}
+    found = {section_of(name, part): part.section for name, part in parts.items()}
+    return {name: section for name, section in found.items() if section is not None}
+
+
+def section_of(name: str, part: Any) -> str:
+    """The section of the part of that name."""
+    return getattr(part, "section_name", None) or name
+
+
+def sections() -> dict[str, type]:
+    """All sections by name."""
+    own = {f.name: f.default_factory for f in dataclasses.fields(Config) if f.name != "parts"}
+    return own | part_sections()  # type: ignore[return-value]
+
+
+def section(config: Config, name: str) -> Any:
+    """A section of ``config`` by name."""
+    return config.part(name, part_sections()[name]) if name in part_sections() else getattr(config, name)
+
+
+def model_sections() -> list[str]:
+    """Those that say what a pre-trained model is."""
+    return ["model", *(name for name in BACKBONES if name in part_sections())]
+
+
+def chosen_sections(config: Config, method: str | None) -> dict[str, dict[str, Any]]:
+    """All settings that a run used, by section: those of parts that it did not choose are left out."""
+    names = [config.model.backbone, *config.train.objectives]
+    if method is not None:
+        tuning = TUNING_METHODS[method]
+        names += [section_of(method, tuning), *tuning.objectives]
+    own = [field.name for field in dataclasses.fields(config) if field.name != "parts"]
+    used = dict.fromkeys([*own, *(name for name in names if name in part_sections())])
+    return {name: dataclasses.asdict(section(config, name)) for name in used}
+
+
+def _config(found: dict[str, Any]) -> Config:
+    parts = {name: found.pop(name) for name in part_sections() if name in found}
+    config = Config(**found, parts=parts)
+    choose("model.backbone", config.model.backbone, BACKBONES)
+    choose("model.item_encoder", config.model.item_encoder, ITEM_ENCODERS)
+    for name in config.train.objectives:
+        choose("train.objectives", name, OBJECTIVES)
+    if not config.train.objectives or len(set(config.train.objectives)) < len(config.train.objectives):
+        raise UserError(f"train.objectives {config.train.objectives}: name at least one, and each once")
+    if config.train.best_metric is not None:
+        choose("train.best_metric", config.train.best_metric, METRICS)
+    return config
+
+
+def _all_optional(section: type) -> type:
+    """The section with every field optional, so that what was given can be told from what was not."""
+    types = get_type_hints(section)
+    fields = [(f.name, types[f.name] | None, dataclasses.field(default=None)) for f in dataclasses.fields(section)]
+    return dataclasses.make_dataclass(
+        section.__name__,
+        fields,
+        frozen=True,
+        kw_only=True,
+        namespace={"__doc__": f"{section.__doc__} (the pre-trained run's)"},
+    )

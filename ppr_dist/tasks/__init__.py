@@ -1,0 +1,16 @@
+"""Tasks: one file each, found here by name."""
+
+from ppr_dist.tasks.base import Task
+from ppr_dist.tasks.few_shot import FewShot
+from ppr_dist.tasks.joint import Joint
+from ppr_dist.tasks.next_item import NextItem
+from ppr_dist.tasks.validation import Validation
+from ppr_dist.tasks.zero_shot import ZeroShot
+
+TASKS: dict[str, Task] = {
+    "few-shot": FewShot(),
+    "zero-shot": ZeroShot(),
+    "joint": Joint(),
+    "next-item": NextItem(),
+    "validation": Validation(),
+}

@@ -1,0 +1,73 @@
+"""What a task is: what is asked of which users, and how the answers are measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.stream.users import Int64Array, Users
+from ppr_dist.scoring import Scorer
+
+Protocol = Literal["sampled-99", "full"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """Ranked instances, one entry each, in the order of (user, position)."""
+
+    users: Int64Array
+    """User index."""
+    positions: Int64Array
+    """Clicks before the target."""
+    items: Int64Array
+    """The target."""
+    ranks: Int64Array
+    """1 = best."""
+    candidates: Int64Array
+    """How many were ranked, the target included."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation of any task is given."""
+
+    scorer: Scorer
+    data: Path
+    manifest: Manifest
+    protocol: Protocol
+    max_length: int
+    metrics: tuple[str, ...]
+    split: str
+    speaks: bool
+    """Whether this rank warns."""
+    seed: int = 0
+    """Of the sampled negatives."""
+    seen_targets: bool = True
+    """Whether targets that the user had clicked before are ranked too."""
+    keep: Callable[[Evaluated], None] | None = None
+    """Hears this rank's instances, block after block."""
+
+
+class Task:
+    """A question to the users of a split, and its metrics from sums that add up over blocks of users and ranks."""
+
+    split: ClassVar[str] = "tune-test"
+    """By default."""
+    cold: ClassVar[bool] = True
+    """Whether it is about users whom no training may have seen."""
+
+    def sums(self, evaluation: Evaluation, users: Users) -> dict[str, Tensor]:
+        """Float64 by name, the same names and shapes for any users, none included. A collective."""
+        raise NotImplementedError
+
+    def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, float | int | None]:
+        """Metrics of all users and ranks.
+
+        Raises :class:`~ppr_dist.errors.UserError` where there was nothing to measure.
+        """
+        raise NotImplementedError

@@ -1,0 +1,111 @@
+"""What the tasks share that rank the item which came next.
+
+Shapes: I instances of this rank, D width.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppr_dist.data.stream.instances import (
+    Instances,
+    clicked_before,
+    excluded,
+    history_batch,
+    sampled_negatives,
+    unclicked,
+)
+from ppr_dist.data.stream.users import Users
+from ppr_dist.errors import UserError, warn
+from ppr_dist.metrics import METRICS
+from ppr_dist.metrics.base import Ranked, zeros
+from ppr_dist.scoring import gather_queries, passes, rank_among, rank_in_catalogue
+from ppr_dist.tasks.base import Evaluated, Evaluation, Task
+
+NEGATIVES = 99
+
+
+class RankingTask(Task):
+    """Ranks each instance's target among the catalogue, or among negatives (``evaluation.protocol``)."""
+
+    name: ClassVar[str]
+
+    def instances(self, users: Users) -> Instances:
+        """After which clicks of whom is asked."""
+        raise NotImplementedError
+
+    def sums(self, evaluation: Evaluation, users: Users) -> dict[str, Tensor]:
+        items, scorer, full = evaluation.manifest.items, evaluation.scorer, evaluation.protocol == "full"
+        instances = self.instances(users)
+        found, again = len(instances.user_rows), clicked_before(instances)
+        counts = {"found": found, "seen": int(again.sum()), "unsampled": 0}
+        if not evaluation.seen_targets:
+            instances = instances.select(~again)
+        if not full:
+            enough = unclicked(instances, items) >= NEGATIVES
+            counts["unsampled"] = int((~enough).sum())
+            instances = instances.select(enough)
+        counts["left_out"] = found - len(instances.user_rows)
+        counts["users"] = len(np.unique(instances.user_rows))
+        counts["instances"] = len(instances.user_rows)
+        sums = {name: zeros(METRICS[name], items) for name in evaluation.metrics}
+        vectors = scorer.user_vectors(history_batch(instances, evaluation.max_length))
+        for rows in passes(len(vectors), scorer.device, gathered=full):
+            ranked = _rank(evaluation, instances.select(rows), vectors[rows])
+            of_metrics = Ranked(
+                rank=torch.from_numpy(ranked.ranks), candidates=torch.from_numpy(ranked.candidates), items=items
+            )
+            for name in evaluation.metrics:
+                sums[name] += METRICS[name].sums(of_metrics)
+            if evaluation.keep:
+                evaluation.keep(ranked)
+        return {name: torch.tensor(float(count), dtype=torch.float64) for name, count in counts.items()} | sums
+
+    def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, float | int | None]:
+        found, seen, unsampled, left_out, users, instances = (
+            int(sums.pop(name)) for name in ("found", "seen", "unsampled", "left_out", "users", "instances")
+        )
+        if not instances:
+            reason = f"no {self.name} instance in split {evaluation.split!r}"
+            if unsampled:
+                reason = (
+                    f"no user leaves {NEGATIVES} of {evaluation.manifest.items} items unclicked to sample from; "
+                    "use --protocol full"
+                )
+            elif found:
+                reason = f"every {self.name} target was clicked before"
+            raise UserError(f"{evaluation.data}: {reason}")
+        if unsampled and evaluation.speaks:
+            few = f"{unsampled} of {found} {self.name} instances are left out: their users leave fewer than {NEGATIVES}"
+            warn(f"{few} items unclicked to sample from")
+        metrics = {name: METRICS[name].finish(value, instances) for name, value in sums.items()}
+        return {"users": users, "instances": instances, **metrics, "seen_targets": seen, "left_out": left_out}
+
+
+def _rank(evaluation: Evaluation, instances: Instances, vectors: Tensor) -> Evaluated:
+    """Rank one pass of instances, given their user vectors [I, D]. A collective."""
+    scorer, items = evaluation.scorer, evaluation.manifest.items
+    targets = torch.from_numpy(instances.targets).to(scorer.device)
+    if evaluation.protocol == "full":
+        rows, dropped = excluded(instances)
+        queries = gather_queries(vectors, rows, dropped)
+        ranks = rank_in_catalogue(scorer, queries, targets, items).cpu().numpy()
+        candidates = items - np.bincount(rows, minlength=len(ranks)) + 1
+        ranks = np.minimum(ranks, candidates)  # more only where scores are not numbers
+    else:
+        negatives = torch.from_numpy(sampled_negatives(instances, items, NEGATIVES, evaluation.seed)).to(scorer.device)
+        ranks = rank_among(scorer, vectors, targets, negatives).cpu().numpy()
+        candidates = np.full(len(ranks), NEGATIVES + 1)
+    users = instances.users.index[instances.user_rows]
+    return Evaluated(users, instances.context_lengths, instances.targets, ranks, candidates)
+
+
+def last_but(back: int, users: Users) -> Instances:
+    """Each user's last click but ``back`` − 1, of users with a click before it."""
+    clicks = users.lengths
+    user_rows = np.flatnonzero(clicks > back)
+    return Instances(users, user_rows, clicks[user_rows] - back)

@@ -1,0 +1,263 @@
+"""Pre-training and tuning, each a script from top to bottom, and what they share."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ppr_dist import read_config, runs
+from ppr_dist.build_model import attach, untuned_model
+from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of, chosen, load_dense, load_tables
+from ppr_dist.config import Config
+from ppr_dist.data.manifest import Manifest, load_manifest
+from ppr_dist.data.stream.collate import Collator
+from ppr_dist.data.stream.item_shares import ItemShares
+from ppr_dist.data.stream.loader import Loader
+from ppr_dist.data.stream.user_stream import UserStream
+from ppr_dist.errors import UserError, choose
+from ppr_dist.evaluation import evaluate
+from ppr_dist.metric_logger import MetricLogger
+from ppr_dist.objectives.base import Objective
+from ppr_dist.parallel.apply import Parallel, parallelize
+from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
+from ppr_dist.run_lock import LOCK, locked
+from ppr_dist.runs import RunInfo
+from ppr_dist.scoring import ModelScorer
+from ppr_dist.step_loss import make_objectives
+from ppr_dist.trainer import BEST_METRIC, Validate, seed_everything, total_steps, train
+from ppr_dist.tuning import TUNING_METHODS
+
+if TYPE_CHECKING:
+    from ppr_dist import pretrain as pretrain_command
+    from ppr_dist import tune as tune_command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run to be trained, before anything is built."""
+
+    folder: Path
+    data: Path
+    resume: bool
+    manifest: Manifest
+    info: RunInfo
+    split: str
+    config: Config
+    context: DistributedContext
+
+    @property
+    def name(self) -> str:
+        return self.info.method or self.info.stage
+
+    @property
+    def hold_out(self) -> int:
+        """Last interactions of each user kept out of training."""
+        return 2 if self.split == "pretrain" else 0
+
+    @property
+    def validation(self) -> tuple[str, str]:
+        """Task and split that choose the best checkpoint; training sees none of it."""
+        return ("validation", "pretrain") if self.split == "pretrain" else ("few-shot", "tune-validation")
+
+
+def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
+    """Pre-train a sequential recommender on warm users. A collective."""
+    with distributed_context() as context, locked(arguments.run_dir, context):
+        manifest = on_main(lambda: load_manifest(arguments.data))
+        run = Run(
+            folder=arguments.run_dir,
+            data=arguments.data,
+            resume=arguments.resume,
+            manifest=manifest,
+            info=runs.describe("pretrain", None, arguments.data, manifest),
+            split="pretrain",
+            config=config,
+            context=context,
+        )
+        check(run)
+        objectives = make_objectives(config, None, run.info.sized)
+        loader = make_loader(run, objectives)
+        torch.manual_seed(config.train.seed)
+        model = untuned_model(config, run.info.sized)
+        parallel = parallelize(run.info.table_sizes(config), model, config, context)
+        fit(run, parallel, objectives, loader)
+
+
+def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dict[str, Any]]) -> None:
+    """Adapt a pre-trained run to cold users. A collective.
+
+    ``asked``: what the command line says of the model (:func:`ppr_dist.read_config.parse_tuning`).
+    """
+    choose("--method", arguments.method, TUNING_METHODS)
+    with distributed_context() as context, locked(arguments.run_dir, context):
+        manifest = on_main(lambda: load_manifest(arguments.data))
+        pretrained, pretrained_info = on_main(lambda: runs.read(arguments.init))
+        if pretrained_info.method:
+            raise UserError(
+                f"{arguments.init} is a tuned run ({pretrained_info.method}); --init takes a pre-trained one"
+            )
+        runs.check_catalogue(pretrained_info, arguments.init, manifest, arguments.data)
+        on_main(lambda: runs.check_held_out(pretrained_info, arguments.init, manifest, arguments.data))
+        start = on_main(lambda: chosen(arguments.init))
+        config = read_config.same_model(config, asked, pretrained)
+        info = runs.describe("tune", arguments.method, arguments.data, manifest)
+        run = Run(
+            folder=arguments.run_dir,
+            data=arguments.data,
+            resume=arguments.resume,
+            manifest=manifest,
+            info=dataclasses.replace(info, init=str(arguments.init.resolve())),
+            split=arguments.split,
+            config=config,
+            context=context,
+        )
+        method = TUNING_METHODS[arguments.method](config, info.sized)
+        check(run)
+        objectives = make_objectives(config, arguments.method, info.sized)
+        loader = make_loader(run, objectives)
+        torch.manual_seed(config.train.seed)
+        # Loaded strictly, as it was saved; only then new parts are attached.
+        model = untuned_model(pretrained, pretrained_info.sized)
+        load_dense(model, start.path)
+        attach(model, arguments.method, config, info.sized)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(method.trainable(name))
+        sizes = run.info.table_sizes(config)
+        parallel = parallelize(sizes, model, config, context, train_items=method.trains_items)
+        same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
+        load_tables(parallel.embeddings, start.path, with_optimizer=same_optimizer)
+        if context.main:
+            print(f"from {start}", flush=True)
+            print(f"{run.name}: {trainable_share(parallel)}", flush=True)
+        fit(run, parallel, objectives, loader)
+
+
+def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
+    config, context = run.config, run.context
+    stream = UserStream(
+        run.data,
+        run.manifest,
+        run.split,
+        batch=config.train.global_batch_size,
+        rank=context.rank,
+        world_size=context.world_size,
+        seed=config.train.seed,
+        shuffle_shards=config.stream.shuffle_shards,
+    )
+    on_gpu = context.device.type == "cuda"
+    collator = Collator(
+        objectives=objectives,
+        items=run.manifest.items,
+        probability=ItemShares(run.data, "train" if run.split == "pretrain" else "tune", run.manifest.items),
+        max_length=config.model.max_length,
+        hold_out=run.hold_out,
+        first_target=0 if run.info.stage == "tune" else 1,
+        seed=config.train.seed,
+        rank=context.rank,
+        world_size=context.world_size,
+        bucket_tokens=config.stream.bucket_tokens or (65_536 if on_gpu else None),
+    )
+    return Loader(stream, collator, config.stream.workers, pin=on_gpu)
+
+
+def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: Loader) -> None:
+    """Resume where asked, train to the end, save. A collective."""
+    config, context = run.config, run.context
+    seed_everything(config.train.seed, context.rank)
+    checkpointer = Checkpointer(run.folder, config.train.keep_checkpoints)
+    stream_state = loader.stream.state()
+    position = Position(step=0, stream=stream_state, world_size=context.world_size)
+    if run.resume:
+        position = checkpointer.resume(parallel, stream_state) or position
+        check_metric(run, position)
+        if context.main:
+            _say_from_where(run.folder, position)
+    # Only now: a refusal to resume leaves the run's description as it was.
+    on_main(lambda: runs.create(run.folder, config, run.info, parallel.embeddings.plan, resume=run.resume))
+    on_main(checkpointer.sweep)
+    steps = total_steps(loader, config)
+    logger = MetricLogger(run.folder, config, context, total_steps=steps, first_step=position.step, stage=run.name)
+    try:
+        validate = make_validate(run, parallel) if config.train.eval_every_epochs else None
+        end = train(parallel, loader, objectives, config, context, logger, checkpointer, position, validate)
+    finally:
+        logger.close()
+    if context.main:
+        print(_summary(run, end, end.step - position.step, logger.loss), flush=True)
+
+
+def make_validate(run: Run, parallel: Parallel) -> Validate:
+    """Rank the run's validation task among the whole catalogue."""
+    scorer = ModelScorer(parallel.embeddings, parallel.engine, run.context.device)
+    task, split = run.validation
+
+    def validate() -> dict[str, float]:
+        metrics = evaluate(
+            scorer,
+            run.data,
+            run.manifest,
+            run.context,
+            task=task,
+            split=split,
+            protocol="full",
+            max_length=run.config.model.max_length,
+        )
+        return {name: value for name, value in metrics.items() if isinstance(value, float)}
+
+    return validate
+
+
+def check(run: Run) -> None:
+    """Raise :class:`UserError` where a run cannot be trained as it is described; writes nothing. A collective."""
+    task, name = run.validation
+    split = run.manifest.splits.get(name)
+    # One click each is no history.
+    if run.config.train.eval_every_epochs and (split is None or split.events <= split.users):
+        raise UserError(
+            f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
+            "--tune_validation_fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
+        )
+    on_main(lambda: runs.check_new(run.folder, run.config, run.info, resume=run.resume))
+
+
+def check_metric(run: Run, position: Position) -> None:
+    """Raise :class:`UserError` where a resumed run would compare validations by two metrics."""
+    train, best = run.config.train, position.best
+    if best and train.eval_every_epochs and best.metric != (metric := train.best_metric or BEST_METRIC):
+        raise UserError(f"{run.folder}: its best is by {best.metric}, now train.best_metric is {metric}")
+
+
+def trainable_share(parallel: Parallel) -> str:
+    """Trainable elements and all elements, tables and dense parameters together, in words."""
+    dense = list(parallel.engine.module.parameters())
+
+    def size(parameter: torch.nn.Parameter) -> int:
+        return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+    embeddings = parallel.embeddings
+    trainable = sum(size(p) for p in dense if p.requires_grad) + embeddings.parameters_count(trainable=True)
+    total = sum(size(p) for p in dense) + embeddings.parameters_count(trainable=False)
+    return f"{trainable:,} of {total:,} parameters are trainable ({trainable / total:.2%})"
+
+
+def _say_from_where(folder: Path, position: Position) -> None:
+    if position.step:
+        print(f"resumed from step {position.step}: {checkpoint_of(folder, position.step)}", flush=True)
+    else:
+        new = {path.name for path in folder.iterdir()} == {LOCK}  # this process has made it
+        reason = f"{folder} is not there" if new else f"no checkpoint in {folder}"
+        print(f"ppr_dist: --resume: {reason}: starting at step 0", file=sys.stderr, flush=True)
+
+
+def _summary(run: Run, end: Position, steps: int, loss: float | None) -> str:
+    """One line on what a run came to."""
+    did = f"{steps} steps, loss {loss:.4f}" if steps else "nothing left to do"
+    text = f"{run.name}: {did}, {checkpoint_of(run.folder, end.step)}"
+    if end.best:
+        text += f"; best {end.best.metric} {end.best.value:.4f} at step {end.best.step}"
+        text += f", {end.best.since} validations before the last" if end.best.since else ""
+    return text

@@ -1,0 +1,47 @@
+"""What a tuning method is."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config
+from ppr_dist.model.sequential import SequentialModel
+
+ATTACHED = ("prompt.", "profile_encoder.", "heads.")
+"""How the names of parameters begin that a pre-trained model does not have."""
+
+
+class TuningMethod:
+    """What is attached to a pre-trained model, after it was loaded strictly, and what of it is trainable."""
+
+    section: ClassVar[type | None] = None
+    """A frozen dataclass: its section of the configuration, or None."""
+    section_name: ClassVar[str | None] = None
+    """None: its own name; several methods may share a section."""
+    objectives: ClassVar[tuple[str, ...]] = ()
+    """Objectives it adds to those of the configuration."""
+    profile_uses: ClassVar[tuple[str, ...]] = ("tower",)
+    """What profiles are embedded for; each use has tables of its own."""
+    trains_items: ClassVar[bool] = True
+    """Whether the item table is trainable."""
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        """Raises :class:`~ppr_dist.errors.UserError` where the data has not what the method needs."""
+        self.config = config
+        self.features = len(catalogue.attributes) * config.profile.attribute_dim
+        """Width of a profile's embedding, m·d; 0 where the data has no profiles."""
+
+    def attach(self, model: SequentialModel) -> None:
+        """Add what the pre-trained model does not have: by default the profile encoder."""
+        if self.features:
+            model.attach_profile_encoder(self.features, self.config.profile.hidden)
+
+    def trainable(self, name: str) -> bool:
+        """Whether the parameter of that name is trained: by default every one."""
+        return True
+
+
+def is_attached(name: str) -> bool:
+    """Whether a parameter of that name is new."""
+    return name.startswith(ATTACHED)

@@ -1,0 +1,9 @@
+"""Fine-tuning: no prompt, everything is trainable; the profile encoder alone knows profiles (PPR §4.2)."""
+
+from __future__ import annotations
+
+from ppr_dist.tuning.base import TuningMethod
+
+
+class FineTune(TuningMethod):
+    pass
