@@ -11,7 +11,7 @@ from ppr_dist.data.stream.users import Users
 
 
 def random_batch(config: Config, items: int, step: int, *, shortest: int, bucket_tokens: int | None = None) -> Batch:
-    """One rank's batch of ``config.train.global_batch_size`` users with clicks drawn uniformly from the whole catalogue.
+    """One rank's batch of ``config.train.global_batch_size`` users, clicks drawn uniformly from the whole catalogue.
 
     Histories are ``shortest`` to ``config.model.max_length`` long, uniformly; another ``step``, other users.
     """
