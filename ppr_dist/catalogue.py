@@ -12,3 +12,10 @@ class Catalogue:
     items: int
     attributes: dict[str, int]
     """Values of each profile attribute, the unknown one (0) included."""
+    hidden: frozenset[str] = frozenset()
+    """Attributes that the model may not see, since it is to predict them."""
+
+    @property
+    def profile(self) -> dict[str, int]:
+        """The attributes that the model sees."""
+        return {name: values for name, values in self.attributes.items() if name not in self.hidden}

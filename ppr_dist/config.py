@@ -141,8 +141,8 @@ class Train:
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage of the dense parameters."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the dense tower's products (autocast); bfloat16 needs a GPU. Its parameters stay float32; for the
-    item table see ``tables.precision``."""
+    """Precision of the sequential model's products (autocast); bfloat16 needs a GPU. Its parameters stay float32; for
+    the item table see ``tables.precision``."""
     seed: int = 0
     """Seed of initialisation, shuffling, negatives, masks and dropout."""
     log_every: int = 20

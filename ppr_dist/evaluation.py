@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ppr_dist import files, runs
+from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.user_stream import users_in_order
 from ppr_dist.errors import UserError, choose
@@ -38,7 +39,7 @@ def evaluate(
     *,
     task: str,
     protocol: Protocol,
-    max_length: int,
+    config: Config,
     split: str | None = None,
     metrics: tuple[str, ...] = USUAL,
     seed: int = 0,
@@ -65,7 +66,7 @@ def evaluate(
         data=folder,
         manifest=manifest,
         protocol=protocol,
-        max_length=max_length,
+        config=config,
         metrics=metrics,
         split=split or question.split,
         seed=seed,
@@ -116,7 +117,7 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
                 context,
                 task=task,
                 protocol=arguments.protocol,
-                max_length=trained.config.model.max_length,
+                config=trained.config,
                 seed=arguments.seed,
                 batch=arguments.batch,
                 seen_targets=not arguments.leave_out_seen,

@@ -13,7 +13,6 @@ from typing import Any, TypeVar, get_type_hints
 from ppr_dist import options
 from ppr_dist.config import Config
 from ppr_dist.errors import UserError, choose
-from ppr_dist.metrics import METRICS
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.model.item_encoders import ITEM_ENCODERS
 from ppr_dist.objectives import OBJECTIVES
@@ -119,8 +118,6 @@ def _config(found: dict[str, Any]) -> Config:
         choose("train.objectives", name, OBJECTIVES)
     if not config.train.objectives or len(set(config.train.objectives)) < len(config.train.objectives):
         raise UserError(f"train.objectives {config.train.objectives}: name at least one, and each once")
-    if config.train.best_metric is not None:
-        choose("train.best_metric", config.train.best_metric, METRICS)
     return config
 
 

@@ -20,6 +20,7 @@ from ppr_dist.checkpoint import checkpoints
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.errors import UserError, warn
+from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.parallel.embeddings import TableSizes
 from ppr_dist.tuning import TUNING_METHODS
 
@@ -45,17 +46,17 @@ class RunInfo:
     cold_users: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The options of ``prepare`` that decide whose clicks training does not see (:data:`COLD_USERS`)."""
 
-    @property
-    def sized(self) -> Catalogue:
-        """The sizes of its data."""
-        return Catalogue(items=self.items, attributes=self.attributes)
+    def catalogue_for(self, config: Config) -> Catalogue:
+        """The sizes of its data, and what of it a model of ``config`` may not see."""
+        hidden = {name for objective in config.train.objectives for name in OBJECTIVES[objective].hides(config)}
+        return Catalogue(items=self.items, attributes=self.attributes, hidden=frozenset(hidden))
 
     @property
     def uses_profiles(self) -> bool:
         return self.method is not None and bool(self.attributes)
 
     def table_sizes(self, config: Config) -> TableSizes:
-        return table_sizes(config, self.sized, self.method)
+        return table_sizes(config, self.catalogue_for(config), self.method)
 
 
 def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> TableSizes:
@@ -63,9 +64,10 @@ def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> Tab
     return TableSizes(
         items=catalogue.items,
         dim=config.model.dim,
-        attributes=catalogue.attributes,
+        attributes=catalogue.profile,
+        columns=tuple(n for n, name in enumerate(catalogue.attributes) if name in catalogue.profile),
         attribute_dim=config.profile.attribute_dim,
-        uses=TUNING_METHODS[method].profile_uses if method and catalogue.attributes else (),
+        uses=TUNING_METHODS[method].profile_uses if method and catalogue.profile else (),
     )
 
 

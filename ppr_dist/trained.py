@@ -49,8 +49,8 @@ def load_trained(run: Path, data: Path | None, context: DistributedContext, clus
     checkpoint = on_main(lambda: chosen(run))
     embeddings = _embeddings(run, config, info, context, cluster)
     load_tables(embeddings, checkpoint.path, with_optimizer=False)
-    model = untuned_model(config, info.sized)
-    attach(model, info.method, config, info.sized)
+    model = untuned_model(config, info.catalogue_for(config))
+    attach(model, info.method, config, info.catalogue_for(config))
     load_dense(model.to(context.device).eval(), checkpoint.path)
     if context.main and checkpoint.best:
         print(checkpoint, flush=True)

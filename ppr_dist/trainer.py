@@ -19,9 +19,13 @@ from ppr_dist.parallel.distributed import DistributedContext, on_main
 from ppr_dist.parallel.prefetch import PrefetchedBatch, prefetch
 from ppr_dist.step_loss import StepLoss, start, step_loss
 
-Validate = Callable[[], dict[str, float]]
-"""Metrics by name. A collective."""
-BEST_METRIC = "ndcg@10"
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    measure: Callable[[], dict[str, float]]
+    """Metrics by name. A collective."""
+    metric: str
+    """That which is to be highest."""
 
 
 def train_step(parallel: Parallel, fetched: PrefetchedBatch, objectives: dict[str, Objective]) -> StepLoss:
@@ -44,7 +48,7 @@ def train(
     logger: MetricLogger,
     checkpointer: Checkpointer,
     position: Position,
-    validate: Validate | None = None,
+    validation: Validation | None = None,
 ) -> Position:
     """Train from ``position`` to the end of epochs, steps, minutes or patience; return where it stopped."""
     steps, total = loader.stream.steps, total_steps(loader, config)
@@ -66,13 +70,13 @@ def train(
             if step % config.train.log_every == 0 and _passed(deadline, config):
                 total = step
             # Before the checkpoint, so that what is resumed knows of it.
-            if validate and (step % validate_every == 0 or step == total):
+            if validation and (step % validate_every == 0 or step == total):
                 with logger.paused():
                     parallel.engine.eval()
-                    metrics = validate()
+                    metrics = validation.measure()
                     parallel.engine.train()
                 logger.log({"step": step, "epoch": epoch, **{f"validation_{k}": v for k, v in metrics.items()}})
-                position = _compared(position, metrics, config)
+                position = _compared(position, metrics, validation.metric)
             due = config.train.checkpoint_every and step % config.train.checkpoint_every == 0 and step < total
             if due or (position.best and position.best.step == step):
                 with logger.paused():
@@ -101,9 +105,8 @@ def _warm_up(parallel: Parallel, config: Config, step: int) -> float:
     return config.train.lr
 
 
-def _compared(position: Position, metrics: dict[str, float], config: Config) -> Position:
-    """``position`` after a validation. A collective: all ranks take rank 0's word."""
-    name = config.train.best_metric or BEST_METRIC
+def _compared(position: Position, metrics: dict[str, float], name: str) -> Position:
+    """``position`` after a validation by the metric of that name. A collective: all ranks take rank 0's word."""
     value, step, best = on_main(lambda: metrics[name]), position.step, position.best
     return dataclasses.replace(
         position, best=best.then(value, step) if best else Best(metric=name, value=value, step=step)

@@ -21,6 +21,7 @@ from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError, choose
 from ppr_dist.evaluation import evaluate
 from ppr_dist.metric_logger import MetricLogger
+from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
@@ -28,7 +29,8 @@ from ppr_dist.run_lock import LOCK, locked
 from ppr_dist.runs import RunInfo
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.step_loss import make_objectives
-from ppr_dist.trainer import BEST_METRIC, Validate, seed_everything, total_steps, train
+from ppr_dist.tasks import TASKS
+from ppr_dist.trainer import Validation, seed_everything, total_steps, train
 from ppr_dist.tuning import TUNING_METHODS
 
 if TYPE_CHECKING:
@@ -61,7 +63,13 @@ class Run:
     @property
     def validation(self) -> tuple[str, str]:
         """Task and split that choose the best checkpoint; training sees none of it."""
-        return ("validation", "pretrain") if self.split == "pretrain" else ("few-shot", "tune-validation")
+        task, split = ("validation", "pretrain") if self.split == "pretrain" else ("few-shot", "tune-validation")
+        return OBJECTIVES[self.config.train.objectives[0]].task or task, split
+
+    @property
+    def best_metric(self) -> str:
+        """What is to be highest."""
+        return self.config.train.best_metric or TASKS[self.validation[0]].best_metric
 
 
 def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
@@ -79,10 +87,10 @@ def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
             context=context,
         )
         check(run)
-        objectives = make_objectives(config, None, run.info.sized)
+        objectives = make_objectives(config, None, run.info.catalogue_for(config))
         loader = make_loader(run, objectives)
         torch.manual_seed(config.train.seed)
-        model = untuned_model(config, run.info.sized)
+        model = untuned_model(config, run.info.catalogue_for(config))
         parallel = parallelize(run.info.table_sizes(config), model, config, context)
         fit(run, parallel, objectives, loader)
 
@@ -115,15 +123,15 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             config=config,
             context=context,
         )
-        method = TUNING_METHODS[arguments.method](config, info.sized)
+        method = TUNING_METHODS[arguments.method](config, info.catalogue_for(config))
         check(run)
-        objectives = make_objectives(config, arguments.method, info.sized)
+        objectives = make_objectives(config, arguments.method, info.catalogue_for(config))
         loader = make_loader(run, objectives)
         torch.manual_seed(config.train.seed)
         # Loaded strictly, as it was saved; only then new parts are attached.
-        model = untuned_model(pretrained, pretrained_info.sized)
+        model = untuned_model(pretrained, pretrained_info.catalogue_for(pretrained))
         load_dense(model, start.path)
-        attach(model, arguments.method, config, info.sized)
+        attach(model, arguments.method, config, info.catalogue_for(config))
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(method.trainable(name))
         sizes = run.info.table_sizes(config)
@@ -182,15 +190,15 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
     steps = total_steps(loader, config)
     logger = MetricLogger(run.folder, config, context, total_steps=steps, first_step=position.step, stage=run.name)
     try:
-        validate = make_validate(run, parallel) if config.train.eval_every_epochs else None
-        end = train(parallel, loader, objectives, config, context, logger, checkpointer, position, validate)
+        validation = make_validation(run, parallel) if config.train.eval_every_epochs else None
+        end = train(parallel, loader, objectives, config, context, logger, checkpointer, position, validation)
     finally:
         logger.close()
     if context.main:
         print(_summary(run, end, end.step - position.step, logger.loss), flush=True)
 
 
-def make_validate(run: Run, parallel: Parallel) -> Validate:
+def make_validation(run: Run, parallel: Parallel) -> Validation:
     """Rank the run's validation task among the whole catalogue."""
     scorer = ModelScorer(parallel.embeddings, parallel.engine, run.context.device)
     task, split = run.validation
@@ -204,11 +212,11 @@ def make_validate(run: Run, parallel: Parallel) -> Validate:
             task=task,
             split=split,
             protocol="full",
-            max_length=run.config.model.max_length,
+            config=run.config,
         )
         return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
-    return validate
+    return Validation(validate, run.best_metric)
 
 
 def check(run: Run) -> None:
@@ -221,14 +229,17 @@ def check(run: Run) -> None:
             f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
             "--tune_validation_fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
         )
+    names = TASKS[task].metric_names()
+    if run.config.train.eval_every_epochs and run.best_metric not in names:
+        raise UserError(f"train.best_metric {run.best_metric!r}: {task} has {', '.join(names)}")
     on_main(lambda: runs.check_new(run.folder, run.config, run.info, resume=run.resume))
 
 
 def check_metric(run: Run, position: Position) -> None:
     """Raise :class:`UserError` where a resumed run would compare validations by two metrics."""
-    train, best = run.config.train, position.best
-    if best and train.eval_every_epochs and best.metric != (metric := train.best_metric or BEST_METRIC):
-        raise UserError(f"{run.folder}: its best is by {best.metric}, now train.best_metric is {metric}")
+    best = position.best
+    if best and run.config.train.eval_every_epochs and best.metric != run.best_metric:
+        raise UserError(f"{run.folder}: its best is by {best.metric}, now train.best_metric is {run.best_metric}")
 
 
 def trainable_share(parallel: Parallel) -> str:

@@ -46,21 +46,24 @@ class SequentialModel(nn.Module):
         self.prompt_rows, self.prompt = rows, ProfileMLP(features, hidden, rows * self.dim)
 
     def attach_profile_encoder(self, features: int, hidden: int) -> None:
-        """Add an encoding of profiles [B, features] to user vectors."""
+        """Add an encoding of profiles [B, features] to user vectors; 0 until it is trained."""
         self.profile_encoder = ProfileMLP(features, hidden, self.dim)
+        nn.init.zeros_(self.profile_encoder.second.weight)
+        nn.init.zeros_(self.profile_encoder.second.bias)
 
     def forward(self, items: Tensor, batch: Batch, profiles: dict[str, Tensor]) -> Encoded:
         """Encode a batch's users.
 
         Args:
-            items: vectors of batch.item_ids [U, D]; profiles: x_u [B, m·d] for each use of them ("prompt", "tower").
+            items: vectors of batch.item_ids [U, D]; profiles: x_u [B, m·d] for each use of them ("prompt",
+            "profile_encoder").
         """
         views = [View(), *(view for wanted in batch.views.values() for view in wanted)]
         sequences, states = self._states(items, batch, views, profiles.get("prompt"))
         user = sequences.after(states, batch.user_rows, batch.context_lengths)
         u_a = None
-        if self.profile_encoder is not None and "tower" in profiles:
-            u_a = self.profile_encoder(profiles["tower"])
+        if self.profile_encoder is not None and "profile_encoder" in profiles:
+            u_a = self.profile_encoder(profiles["profile_encoder"])
             user = user + u_a.index_select(0, batch.user_rows)
         final = None
         if len(views) > 1 or self.heads:
@@ -81,7 +84,7 @@ class SequentialModel(nn.Module):
     ) -> tuple[PackedSequences, Tensor]:
         """u_s after each row of all views, which go through the backbone together."""
         histories = [view.history or batch.history for view in views]
-        x_us = [x_u if x_u is None else F.dropout(x_u, view.profile_dropout, self.training) for view in views]
+        x_us = [F.dropout(x_u, view.profile_dropout, self.training) for view in views if x_u is not None]
         sequences = PackedSequences(
             torch.cat([history.lengths for history in histories]),
             tuple(bucket for history in histories for bucket in history.buckets),
@@ -93,6 +96,5 @@ class SequentialModel(nn.Module):
         clicks = torch.cat([history.items for history in histories])
         x = self.backbone.embed(F.embedding(clicks, items), sequences)
         if self.prompt is not None:
-            prompts = torch.cat([self.prompt(each).view(-1, self.dim) for each in x_us])
-            x = sequences.insert_prompts(x, prompts)
+            x = sequences.insert_prompts(x, self.prompt(torch.cat(x_us)).view(-1, self.dim))
         return sequences, self.backbone(x, sequences)

@@ -160,10 +160,17 @@ class Objective:
     section: ClassVar[type | None] = None
     """A frozen dataclass: its section of the configuration, or None."""
     weight: float = 1.0
+    task: ClassVar[str | None] = None
+    """The task by which a run with this objective first is validated; None: the stage's own."""
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         """Raises :class:`~ppr_dist.errors.UserError` on settings that do not fit the data."""
         self.scores = config.loss
+
+    @classmethod
+    def hides(cls, config: Config) -> tuple[str, ...]:
+        """Attributes that prompt and profile encoder may not see, since this predicts them."""
+        return ()
 
     def head(self, dim: int) -> nn.Module | None:
         """A module of its own for user vectors after the whole history, [B, dim] → [B, …]; it lives in the engine."""

@@ -1,4 +1,4 @@
-"""The dense tower inside a DeepSpeed engine, and its state by parameter name whatever the ZeRO stage."""
+"""The sequential model inside a DeepSpeed engine, and its state by parameter name whatever the ZeRO stage."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _deepspeed() -> Any:
     return deepspeed
 
 
-def make_engine(tower: nn.Module, train: Train, world_size: int) -> Any:
-    """Wrap ``tower``; AdamW over the parameters that require a gradient, clipping and ZeRO by ``train``."""
-    trainable = [p for p in tower.parameters() if p.requires_grad]
+def make_engine(model: nn.Module, train: Train, world_size: int) -> Any:
+    """Wrap ``model``; AdamW over the parameters that require a gradient, clipping and ZeRO by ``train``."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     deepspeed = _deepspeed()
     engine, *_ = deepspeed.initialize(
-        model=tower,
+        model=model,
         optimizer=optimizer,
         dist_init_required=False,
         config={

@@ -54,6 +54,8 @@ class TableSizes:
     dim: int
     attributes: dict[str, int]
     """Cardinality by name; each has a table for every use of profiles."""
+    columns: tuple[int, ...]
+    """Which of the attributes of a batch they are."""
     attribute_dim: int
     uses: tuple[str, ...] = ()
     """What profiles are embedded for; each use has tables of its own."""
@@ -180,8 +182,9 @@ class ShardedEmbeddings:
 
     def start_look_up(self, batch: Batch) -> PendingLookUp:
         """Begin to send a batch's ids to the ranks that hold their rows. A collective."""
-        profiles = self._start_profiles(batch.profile_values, batch.profile_counts)
-        return PendingLookUp(self._start_items(batch.item_ids), profiles, batch.profile_rows)
+        values, counts, rows = self._visible(batch)
+        profiles = self._start_profiles(values, counts)
+        return PendingLookUp(self._start_items(batch.item_ids), profiles, rows)
 
     def look_up(self, pending: PendingLookUp) -> tuple[Tensor, dict[str, Tensor]]:
         """Rows as they stand now: of items [U, D], and x_u [B, A·d] by use. A collective."""
@@ -200,6 +203,23 @@ class ShardedEmbeddings:
         items.send_ids()
         items.wait()
         return self._item_rows(items)
+
+    def _visible(self, batch: Batch) -> tuple[Tensor, tuple[int, ...], Tensor]:
+        """Values, counts and rows of the attributes that there are tables for."""
+        columns, counts = self.sizes.columns, batch.profile_counts
+        if len(columns) == len(counts):
+            return batch.profile_values, counts, batch.profile_rows
+        values = batch.profile_values.split(list(counts))
+        rows, first = [], 0
+        for column in columns:
+            rows.append(batch.profile_rows[column] - sum(counts[:column]) + first)
+            first += counts[column]
+        nothing = batch.profile_values[:0]
+        return (
+            torch.cat([nothing, *(values[column] for column in columns)]),
+            tuple(counts[column] for column in columns),
+            torch.stack(rows) if rows else batch.profile_rows[:0],
+        )
 
     def _start_items(self, ids: Tensor) -> InputDistribution:
         return InputDistribution(self.model.module.items, ids, {"item": len(ids)})

@@ -45,7 +45,7 @@ def typical(config: Config, catalogue: Catalogue, method: str | None, world_size
     inputs = max(kept - 1, 0)
     step = StepShape(
         users=users,
-        targets=round(users * (kept if method and catalogue.attributes else inputs)),
+        targets=round(users * (kept if method and catalogue.profile else inputs)),
         max_users_per_rank=users,
         items=catalogue.items,
         world_size=world_size,
@@ -60,7 +60,7 @@ def typical(config: Config, catalogue: Catalogue, method: str | None, world_size
         rows=round(users * sum(lengths)),
         squared=round(users * sum(length**2 for length in lengths)),
         looked_up=min(round(users * kept + sum(cost.items for cost in costs)), catalogue.items),
-        profile_values=sum(min(users, values) for values in catalogue.attributes.values()),
+        profile_values=sum(min(users, values) for values in catalogue.profile.values()),
         views=len(lengths),
     )
 

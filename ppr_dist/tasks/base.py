@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.users import Int64Array, Users
 from ppr_dist.scoring import Scorer
@@ -40,7 +41,8 @@ class Evaluation:
     data: Path
     manifest: Manifest
     protocol: Protocol
-    max_length: int
+    config: Config
+    """Of the model."""
     metrics: tuple[str, ...]
     split: str
     speaks: bool
@@ -58,8 +60,14 @@ class Task:
 
     split: ClassVar[str] = "tune-test"
     """By default."""
+    best_metric: ClassVar[str] = "ndcg@10"
+    """What a run validated by this task chooses its best checkpoint by, unless it says otherwise."""
     cold: ClassVar[bool] = True
     """Whether it is about users whom no training may have seen."""
+
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics it has."""
+        raise NotImplementedError
 
     def sums(self, evaluation: Evaluation, users: Users) -> dict[str, Tensor]:
         """Float64 by name, the same names and shapes for any users, none included. A collective."""

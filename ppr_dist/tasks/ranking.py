@@ -21,7 +21,7 @@ from ppr_dist.data.stream.instances import (
 )
 from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError, warn
-from ppr_dist.metrics import METRICS
+from ppr_dist.metrics import METRICS, USUAL
 from ppr_dist.metrics.base import Ranked, zeros
 from ppr_dist.scoring import gather_queries, passes, rank_among, rank_in_catalogue
 from ppr_dist.tasks.base import Evaluated, Evaluation, Task
@@ -38,6 +38,9 @@ class RankingTask(Task):
         """After which clicks of whom is asked."""
         raise NotImplementedError
 
+    def metric_names(self) -> tuple[str, ...]:
+        return USUAL
+
     def sums(self, evaluation: Evaluation, users: Users) -> dict[str, Tensor]:
         items, scorer, full = evaluation.manifest.items, evaluation.scorer, evaluation.protocol == "full"
         instances = self.instances(users)
@@ -53,7 +56,7 @@ class RankingTask(Task):
         counts["users"] = len(np.unique(instances.user_rows))
         counts["instances"] = len(instances.user_rows)
         sums = {name: zeros(METRICS[name], items) for name in evaluation.metrics}
-        vectors = scorer.user_vectors(history_batch(instances, evaluation.max_length))
+        vectors = scorer.user_vectors(history_batch(instances, evaluation.config.model.max_length))
         for rows in passes(len(vectors), scorer.device, gathered=full):
             ranked = _rank(evaluation, instances.select(rows), vectors[rows])
             of_metrics = Ranked(

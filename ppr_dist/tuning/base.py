@@ -21,7 +21,7 @@ class TuningMethod:
     """None: its own name; several methods may share a section."""
     objectives: ClassVar[tuple[str, ...]] = ()
     """Objectives it adds to those of the configuration."""
-    profile_uses: ClassVar[tuple[str, ...]] = ("tower",)
+    profile_uses: ClassVar[tuple[str, ...]] = ("profile_encoder",)
     """What profiles are embedded for; each use has tables of its own."""
     trains_items: ClassVar[bool] = True
     """Whether the item table is trainable."""
@@ -29,7 +29,7 @@ class TuningMethod:
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         """Raises :class:`~ppr_dist.errors.UserError` where the data has not what the method needs."""
         self.config = config
-        self.features = len(catalogue.attributes) * config.profile.attribute_dim
+        self.features = len(catalogue.profile) * config.profile.attribute_dim
         """Width of a profile's embedding, m·d; 0 where the data has no profiles."""
 
     def attach(self, model: SequentialModel) -> None:

@@ -30,12 +30,12 @@ class PPRFull(TuningMethod):
     section = Prompt
     section_name = "prompt"
     objectives = ("contrastive",)
-    profile_uses = ("prompt", "tower")
+    profile_uses = ("prompt", "profile_encoder")
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         self.prompt = config.part("prompt", Prompt)
-        if not catalogue.attributes:
+        if not self.features:
             raise UserError("prompts are made of profiles, and the data has no attributes: tune by another method")
 
     def attach(self, model: SequentialModel) -> None:
