@@ -28,7 +28,7 @@ Frames = tuple[pd.DataFrame, pd.DataFrame]
 def frames() -> Frames:
     """Clicks, and profiles with a whole-number category beside bucketed ages and text."""
     log, profile = make_log(users=60, items=300)
-    profile["zone"] = pd.array(np.arange(len(profile)) % 7 - 2, dtype="Int64Array")
+    profile["zone"] = pd.array(np.arange(len(profile)) % 7 - 2, dtype="Int64")
     profile.loc[7, "zone"] = pd.NA
     return log, profile
 

@@ -23,7 +23,7 @@ def make_log(users: int = 120, items: int = 60, seed: int = 0) -> tuple[pd.DataF
     item = (items * rng.random(len(user)) ** 2).astype(np.int64) * 3 + 2**40
     log = pd.DataFrame({"user_id": user, "item_id": item, "timestamp": rng.integers(0, 40, len(user))})
     profile = pd.DataFrame({"user_id": np.append(np.unique(user)[:-5], [10**6, 10**6 + 1])})
-    profile["age"] = pd.array(rng.integers(18, 60, len(profile)), dtype="Int64Array")
+    profile["age"] = pd.array(rng.integers(18, 60, len(profile)), dtype="Int64")
     profile.loc[3, "age"] = pd.NA
     profile["city"] = rng.choice(["Oslo", "Rome", "Århus", "O'Fallon"], len(profile)).astype(object)
     profile.loc[5, "city"] = None

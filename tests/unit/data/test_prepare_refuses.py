@@ -34,9 +34,7 @@ def without(column: str) -> Change:
 
 def null(column: str, rows: int = 1) -> Change:
     """Return a change that makes the first ``rows`` values unknown and keeps the others integers."""
-    return lambda frame: frame.assign(
-        **{column: pd.array([pd.NA] * rows + frame[column].tolist()[rows:], "Int64Array")}
-    )
+    return lambda frame: frame.assign(**{column: pd.array([pd.NA] * rows + frame[column].tolist()[rows:], "Int64")})
 
 
 def cast(column: str, kind: type) -> Change:

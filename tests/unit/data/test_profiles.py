@@ -53,10 +53,10 @@ DRESSES: dict[str, list[pd.Series]] = {
         pd.Series(TIME.tz_convert("Europe/Oslo").map(str)),
     ],
     "integer": [
-        pd.Series(WITH_GAPS).astype("Int64Array"),
+        pd.Series(WITH_GAPS).astype("Int64"),
         pd.Series(WITH_GAPS),
         pd.Series(WITH_GAPS).astype("Int8"),
-        pd.Series(WITH_GAPS).astype("Int64Array").astype("string"),
+        pd.Series(WITH_GAPS).astype("Int64").astype("string"),
         pd.Series([None if np.isnan(x) else f"{x:.1f}" for x in WITH_GAPS]),
     ],
     "long": [  # 20 digits: beyond int64
