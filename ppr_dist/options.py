@@ -6,15 +6,37 @@ import dataclasses
 import json
 import re
 import sys
+from argparse import SUPPRESS, Action
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from ppr_dist.errors import UserError
 
 MISSING = "the following arguments are required: "
+
+
+class Help(DefaultHelpFormatter):
+    """An option as it is typed, what it takes, the docstring of its field, its default."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        return ", ".join(_option(name) for name in action.option_strings if name[-1] != "+") + _values(action)
+
+    def _get_help_string(self, action: Action) -> str:
+        said = (action.help or "").replace("``", "")
+        if action.required:
+            return f"{said} (required)"
+        default = action.default
+        if default is None or default is False or default == SUPPRESS or default in ([], {}):
+            return said
+        words = default if isinstance(default, list) else [default]
+        return f"{said} (default: {' '.join('true' if word is True else str(word) for word in words)})"
 
 
 class StrictParser(ArgumentParser):
@@ -26,7 +48,7 @@ class StrictParser(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, allow_abbrev=False, add_help=False, formatter_class=Help, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         cause: BaseException | None = ex
@@ -37,8 +59,18 @@ class StrictParser(ArgumentParser):
         said = " ".join(str(message).split()).replace("typing.", "")
         # As options are written, not as jsonargparse calls them.
         said = re.sub(r'Parser key "([\w.]+)"', lambda key: _option(key[1]), said)
+        said = re.sub(r"Group '(\w+)' does not accept option '([^']+)'", r"--\1.\2: no such option", said)
+        said = re.sub(r"^--\w+: Unable to load config '.*' - (?=--\w+\.)", "", said)
+        said = re.sub(r"argument (--[\w.]+)/\1\+", lambda key: f"argument {_option(key[1])}", said)
         if (names := said.removeprefix(MISSING)) != said:
             said = MISSING + ", ".join(map(_option, names.split(", ")))
+        said = re.sub(r"Expected an? (.*?)\. Got value: ", lambda kind: f"expected {_kind(kind[1])}, got ", said)
+        any_of = (
+            r"Does not validate against any of the Union .* Errors: - Expected an? (.*?) Given value type: .*: (.*)"
+        )
+        if union := re.search(any_of, said):
+            kinds = " or ".join(map(_kind, re.split(" - Expected an? ", union[1])))
+            said = f"{said[: union.start()]}expected {kinds}, got {union[2]}"
         raise UserError(said) from ex
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -108,10 +140,16 @@ def parse(
     the key where one is unknown, missing or of the wrong type, and what the dataclasses' own checks raise.
     """
     about = description or (sys.modules[flat[0].__module__].__doc__ or "").split("\n\n")[0]
+    about = re.sub("^``python -m .*?``: (.)", lambda first: first[1].upper(), about)
     parser = StrictParser(prog=f"python -m {prog}", description=about.replace("``", ""))
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options.")
+    print_config = parser._option_string_actions["--print_config"]
+    print_config.help, print_config.metavar = "Print all options as YAML and exit.", ""
     for arguments in flat:
         parser.add_class_arguments(arguments, as_group=False)
+    parser.add_argument("-h", "--help", action="help", help="Show this and exit.")
+    needed = [_option(action.dest) + _values(action) for action in parser._actions if action.required]
+    parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
     _add(parser, sections or {})
     built = parser.build(parser.parse_args(argv))
     own = [arguments(**{f.name: built[f.name] for f in dataclasses.fields(arguments)}) for arguments in flat]
@@ -133,7 +171,41 @@ def read_file(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _option(key: str) -> str:
-    return "--" + (key if "." in key else key.replace("_", "-"))  # a section's keys as in YAML
+    """An option as it is typed: a section's keys as in YAML."""
+    name = key.lstrip("-")
+    return key if key == "-h" else "--" + (name if "." in name else name.replace("_", "-"))
+
+
+def _values(action: Action) -> str:
+    """What follows an option: `` INT``; nothing where it is a flag."""
+    kind = getattr(action, "_typehint", None)
+    if kind is None:
+        return f" {action.metavar}" if action.metavar else ""
+    if get_origin(kind) is dict:
+        return f".NAME {_value(get_args(kind)[1])}"
+    return "" if kind is bool and not action.default else f" {_value(kind)}"
+
+
+def _value(kind: Any) -> str:
+    inner = [each for each in get_args(kind) if each is not NoneType]
+    if get_origin(kind) is Literal:
+        return f"{{{','.join(map(str, inner))}}}"
+    if get_origin(kind) in (Union, UnionType):
+        values = list(map(_value, inner))
+        return "|".join(value for value in values if f"{value} ..." not in values)
+    if get_origin(kind) is list:
+        return f"{_value(inner[0])} ..."
+    if isinstance(kind, type) and issubclass(kind, Path):
+        return "PATH"
+    return {bool: "{true,false}", int: "INT", float: "NUMBER", str: "TEXT"}.get(kind, "VALUE")
+
+
+def _kind(said: str) -> str:
+    """A type in words, of how jsonargparse says it."""
+    if choices := re.fullmatch(r"Literal\[(.*)\]", said):
+        return f"one of {choices[1]}".replace("'", "")
+    name = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", said)
+    return {"NoneType": "null", "PosixPath": "path"}.get(name, name)
 
 
 def _may_be_list(kind: Any) -> bool:
@@ -143,3 +215,6 @@ def _may_be_list(kind: Any) -> bool:
 def _add(parser: StrictParser, sections: Mapping[str, type]) -> None:
     for name, section in sections.items():
         parser.add_class_arguments(section, name)
+        parser._option_string_actions[
+            f"--{name}"
+        ].help = SUPPRESS  # a section as a whole, in JSON: for ppr_dist.library

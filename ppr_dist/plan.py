@@ -1,8 +1,8 @@
 """Does a catalogue fit on a cluster? Plans the tables, says bytes per rank, and tries what would help.
 
 ``python -m ppr_dist.plan --cluster sharding/gpu-32.yaml --items 1e9 --dim 128`` needs no GPU and no data, and takes
-``--config`` and every option of training. Prints the plan, what a step sends and computes by part and, as the last
-line, one JSON. Status: 0 it fits, 1 it does not, 2 bad input.
+``--config`` and every option of training. Prints the plan and what a step sends and computes by part; ``--json``
+prints one line of JSON instead, which says every shard too. Status: 0 it fits, 1 it does not, 2 bad input.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Arguments:
     history: float | None = None
     """Clicks of a user that a step trains on; by default the mean in --data, or model.max_length + 1."""
     json: bool = False
-    """Print the JSON line alone."""
+    """Print one line of JSON instead, with every shard of every table."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,9 +69,7 @@ def main(argv: list[str] | None = None) -> None:
             use = ", ".join(f"{t['largest'][m]:,} bytes {m}" for m in ("hbm", "host") if t["largest"][m])
             lines.append(f"{'fits        ' if t['fits'] else 'does not fit'}  {t['change']}: {use} on the fullest rank")
         lines.append(f"cheapest change that makes it fit: {cheapest or 'none of those tried'}")
-    if not arguments.json:
-        print("\n".join(lines))
-    print(json.dumps({**report, **said, "step": step}), flush=True)
+    print(json.dumps({**report, **said, "step": step}) if arguments.json else "\n".join(lines), flush=True)
     if fault is not None:
         print(f"ppr_dist: does not fit: {fault}", file=sys.stderr, flush=True)
         sys.exit(1)

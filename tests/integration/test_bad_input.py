@@ -127,7 +127,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "unknown flag": (lambda p: p.train("--train.learning_rate", 1), "train.learning_rate"),
     "abbreviated flag": (lambda p: p.train("--train.epo", 1), "train.epo"),
     "unknown flag of recommend": (lambda p: p.recommend("--top", 3), "--top"),
-    "unknown key": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  rate: 1\n")), "'train'.*'rate'"),
+    "unknown key": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  rate: 1\n")), "train.rate: no such"),
     "unknown section": (lambda p: p.train("--config", p.file("c.yaml", "training:\n  lr: 1\n")), "training"),
     "broken YAML": (lambda p: p.train("--config", p.file("c.yaml", "train: [1\n")), "config.*line 2"),
     "wrong type": (lambda p: p.train("--train.global_batch_size", "many"), "train.batch.*int.*many"),

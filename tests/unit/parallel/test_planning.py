@@ -207,10 +207,10 @@ def test_the_cheapest_change_is_one_that_was_tried_and_fits(capsys):
         "128",
     ]
     with pytest.raises(SystemExit) as caught:
-        plan_command.main(argv)
+        plan_command.main([*argv, "--json"])
     assert caught.value.code == 1
     out, err = capsys.readouterr()
-    report = json.loads(out.splitlines()[-1])
+    report = json.loads(out)
     tried = {change["change"]: change["fits"] for change in report["changes"]}
     assert tried["item column_wise"] is False
     assert tried["half-precision item table (tables.precision float16)"] is True
@@ -221,7 +221,8 @@ def test_the_cheapest_change_is_one_that_was_tried_and_fits(capsys):
     assert f"{report['short_bytes']:,} bytes too many" in err
 
 
-def test_the_command_ends_with_one_json_line():
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "text"])
+def test_json_is_printed_alone_or_not_at_all(as_json):
     command = [
         sys.executable,
         "-m",
@@ -233,11 +234,18 @@ def test_the_command_ends_with_one_json_line():
         "--dim",
         "64",
     ]
-    done = subprocess.run([*command, "--world_size", "3"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command += ["--world-size", "3", *(["--json"] if as_json else [])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["fits"] is True
-    assert [shard[1] for shard in report["tables"][0]["shards"]] == [334, 334, 332]
+    if as_json:
+        report = json.loads(done.stdout)
+        assert report["fits"] is True
+        assert [shard[1] for shard in report["tables"][0]["shards"]] == [334, 334, 332]
+    else:
+        lines = done.stdout.splitlines()
+        assert lines[0] == "1,000 items x 64, rowwise_adagrad, on 3 rank(s) of 'one machine, CPU'"
+        assert lines[-1] == "It fits."
+        assert not any("{" in line for line in lines)
 
 
 @pytest.mark.parametrize("method", [None, "fine-tune", "ppr-light", "ppr-full"])
@@ -249,8 +257,8 @@ def test_plan_takes_what_training_takes(method, tmp_path, capsys):
     said = []
     by_hand = ["--items", "3e3", *(word for a, n in ATTRIBUTES.items() for word in (f"--attributes.{a}", str(n)))]
     for given in (["--data", str(tmp_path / "data")], by_hand):
-        plan_command.main([*options, *given])
-        said.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+        plan_command.main([*options, *given, "--json"])
+        said.append(json.loads(capsys.readouterr().out))
     assert said[0] == said[1]
     assert said[0]["optimizer"] == "exact_adagrad"
     uses = {None: [], "fine-tune": ["tower"]}.get(method, ["prompt", "tower"])
