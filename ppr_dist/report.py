@@ -2,6 +2,9 @@
 
 Reads what runs wrote: evaluations.jsonl (of each method and task the last line counts) and metrics.jsonl. Refuses to
 set figures side by side that do not compare: of other data, another seed of negatives, or without the seen targets.
+
+A metric that is null in a line is not defined for that model; ``ranked_last`` counts the instances that a line takes
+for ranked last because no rank is defined for them.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from ppr_dist.errors import UserError
 from ppr_dist.files import read_lines
 
 Row = dict[str, Any]
+SHOWN = ("auc", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
+"""Metrics of a ranking that the table has, and the picture's; of a task without a ranking it has all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +32,7 @@ class Arguments:
     protocol: Literal["sampled-99", "full"] = "sampled-99"
     """Protocol to show."""
     metric: str = "ndcg@10"
-    """Metric of the picture."""
+    """Metric of the picture; the table has it too."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,12 +40,13 @@ def main(argv: list[str] | None = None) -> None:
     labels = _labels(arguments.runs)
     rows = [row for run in arguments.runs for row in _evaluations(run, labels[run], arguments.protocol)]
     check_alike(rows)
-    if arguments.metric not in rows[0]:
-        raise UserError(f"--metric {arguments.metric}: no such metric; there are {', '.join(_metrics(rows[0]))}")
+    metrics = list(dict.fromkeys(name for row in rows for name in _metrics(row)))
+    if arguments.metric not in metrics:
+        raise UserError(f"--metric {arguments.metric}: no such metric; there are {', '.join(metrics)}")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"{arguments.out} is a file; --out takes a folder")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    table = markdown(rows)
+    table = markdown(rows, arguments.metric)
     (arguments.out / "report.md").write_text(table + "\n")
     losses = {label: _losses(run) for run, label in labels.items()}
     draw(rows, losses, arguments.metric, arguments.out / "report.png")
@@ -83,7 +89,7 @@ def _evaluations(run: Path, label: str, protocol: str) -> list[Row]:
 
 def check_alike(rows: list[Row]) -> None:
     """Raise :class:`UserError` where two rows' figures do not compare; ``rows`` as evaluate writes them."""
-    means = {"data": "data set", "seed": "seed of the negatives", "leave_out_seen": "choice of --leave_out_seen"}
+    means = {"data": "data set", "seed": "seed of the negatives", "leave_out_seen": "choice of --leave-out-seen"}
     for key, meaning in means.items():
         for row in rows:
             if key not in row:
@@ -100,20 +106,36 @@ def _losses(run: Path) -> list[Row]:
 
 
 def _metrics(row: Row) -> list[str]:
-    return [name for name, value in row.items() if isinstance(value, float)]
+    return [name for name, value in row.items() if value is None or isinstance(value, float)]
 
 
-def markdown(rows: list[Row]) -> str:
-    """One line per run, method and task."""
-    shown = ["auc", "hit@5", "hit@10", "ndcg@5", "ndcg@10"]
+def markdown(rows: list[Row], metric: str) -> str:
+    """One line per run, method and task; below them why a figure is not defined, and what counts in its place."""
+    ranked = [row for row in rows if not row.keys().isdisjoint(SHOWN)]
+    others = [name for row in rows if row not in ranked for name in _metrics(row)]
+    shown = list(dict.fromkeys([*(SHOWN if ranked else ()), *others, metric]))
     lines = ["| run | method | step | task | instances | " + " | ".join(m.upper() for m in shown) + " |"]
     lines.append("|---" * (5 + len(shown)) + "|")
     for row in rows:
-        values = " | ".join(f"{row[m]:.4f}" for m in shown)
+        values = " | ".join(_cell(row, m) for m in shown)
         lines.append(
             f"| {row['label']} | {row['method']} | {row['step']} | {row['task']} | {row['instances']} | {values} |"
         )
-    return "\n".join(lines)
+    lines.append("")
+    if any(_cell(row, m) == "not defined" for row in rows for m in shown):
+        alike = "without prompt and profile encoder a model scores all items alike before a user's first click"
+        lines.append(f"not defined: {alike}.")
+    for row in rows:
+        if count := row.get("ranked_last"):
+            counts = f"counts {count} of its {row['instances']} instances, the zero-shot ones, as ranked last"
+            lines.append(f"{row['label']}, {row['method']}: {row['task']} {counts}.")
+    return "\n".join(lines).rstrip()
+
+
+def _cell(row: Row, metric: str) -> str:
+    if metric not in row:
+        return ""
+    return "not defined" if row[metric] is None else f"{row[metric]:.4f}"
 
 
 def draw(rows: list[Row], losses: dict[str, list[Row]], metric: str, path: Path) -> None:
@@ -128,10 +150,11 @@ def draw(rows: list[Row], losses: dict[str, list[Row]], metric: str, path: Path)
     series = list(dict.fromkeys((row["label"], row["method"]) for row in rows))
     width = 0.8 / len(series)
     for n, (label, method) in enumerate(series):
-        values = {row["task"]: row[metric] for row in rows if (row["label"], row["method"]) == (label, method)}
-        places = [t + (n - (len(series) - 1) / 2) * width for t in range(len(tasks))]
+        own = [row for row in rows if (row["label"], row["method"]) == (label, method)]
+        values = {row["task"]: row[metric] for row in own if row.get(metric) is not None}
+        places = [tasks.index(task) + (n - (len(series) - 1) / 2) * width for task in values]
         name = label if label == method else f"{label}: {method}"
-        bars.bar(places, [values.get(task, 0.0) for task in tasks], width * 0.92, label=name)
+        bars.bar(places, list(values.values()), width * 0.92, label=name)
     bars.set_xticks(range(len(tasks)), tasks)
     bars.set_ylabel(metric.upper())
     bars.set_title(f"{metric.upper()} by task")

@@ -69,6 +69,47 @@ def test_runs_of_one_name_stay_apart_and_the_last_evaluation_counts(
     assert Path("out/report.png").stat().st_size > 10_000
 
 
+def test_what_is_not_defined_is_no_figure(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def undefined(row: dict[str, Any]) -> None:
+        if row["task"] == "zero-shot":
+            row.update(dict.fromkeys(report._metrics(row)))
+        else:
+            row.update(task="joint", ranked_last=7)
+
+    edited(Path("b/run"), undefined)
+    report.main(["--runs", *runs, "--out", "out"])
+    table, notes = Path("out/report.md").read_text().split("\n\n")
+    cells = [[cell.strip() for cell in line.split("|")[6:-1]] for line in table.splitlines()[2:]]
+    assert cells[3] == ["not defined"] * 5
+    assert all(float(cell) >= 0 for row in cells[:3] for cell in row)
+    instances = table.splitlines()[4].split("|")[5].strip()
+    assert notes.splitlines() == [
+        "not defined: without prompt and profile encoder a model scores all items alike before a user's first click.",
+        f"b/run, ppr-light: joint counts 7 of its {instances} instances, the zero-shot ones, as ranked last.",
+    ]
+    assert capsys.readouterr().out.startswith(f"{table}\n\n{notes}")
+    assert Path("out/report.png").stat().st_size > 10_000
+    with pytest.raises(UserError, match="--metric task: no such metric; there are auc, hit@5"):
+        report.main(["--runs", *runs, "--out", "out", "--metric", "task"])
+
+
+def test_the_table_has_the_metrics_of_every_task(runs: list[str]) -> None:
+    def classified(row: dict[str, Any]) -> None:
+        for name in report._metrics(row):
+            del row[name]
+        row.update(task="attribute", accuracy=0.5, recall=0.25)
+
+    edited(Path("b/run"), classified)
+    report.main(["--runs", *runs, "--out", "out", "--metric", "hit@20"])
+    head, _, *rows = [line.split("|")[6:-1] for line in Path("out/report.md").read_text().splitlines()]
+    names = [name.strip() for name in head]
+    assert names == ["AUC", "HIT@5", "HIT@10", "NDCG@5", "NDCG@10", "ACCURACY", "RECALL", "HIT@20"]
+    assert [[bool(cell.strip()) for cell in row] for row in (rows[0], rows[-1])] == [
+        [True] * 5 + [False, False, True],
+        [False] * 5 + [True, True, False],
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -77,7 +118,7 @@ def test_runs_of_one_name_stay_apart_and_the_last_evaluation_counts(
             r"b/run/.*\.jsonl:3 is of another data set \(f+\) than a/run/.*:1",
         ),
         (lambda row: row.update(seed=7), r"another seed of the negatives \(7\) than .* \(0\)"),
-        (lambda row: row.update(leave_out_seen=True), "another choice of --leave_out_seen"),
+        (lambda row: row.update(leave_out_seen=True), "another choice of --leave-out-seen"),
         (lambda row: row.pop("data"), "written by another version, which left out 'data'; evaluate again"),
         (lambda row: row.pop("task"), "line 1 is not an evaluation"),
     ],
