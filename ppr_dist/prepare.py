@@ -64,7 +64,8 @@ def summary(manifest: Manifest, out: str, seconds: float) -> str:
     order, time = manifest.settings["order_column"], manifest.settings["time_column"]
     unit = manifest.settings["time_unit"]
     rows["log"] = f"{read:,} clicks; {', '.join(shares)}"
-    rows["order"] = f"by {order}; {f'time is {time} (if numbers, in {unit})' if time else 'no time'}"
+    kept = "kept" if manifest.times else "not kept"
+    rows["order"] = f"by {order}; {f'time is {time} (if numbers, in {unit}), {kept}' if time else 'no time'}"
     width = max(map(len, rows))
     head = f"{out}: {manifest.items:,} items in {seconds:.1f} s"
     return "\n".join([head, *(f"  {name:<{width}} {text}" for name, text in rows.items())])

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import webdataset
 
-from ppr_dist.data.manifest import Attribute, Manifest, Shard, Split
+from ppr_dist.data.manifest import TIME_END, Attribute, Manifest, Shard, Split
 from ppr_dist.data.prepare.shard_writer import sha256, stream_bytes
 from ppr_dist.data.stream.users import Users
 
@@ -16,9 +16,16 @@ ATTRIBUTES = {"age": 5, "city": 11}
 
 
 def random_users(
-    count: int, items: int, *, shortest: int = 0, longest: int = 12, seed: int = 3, first_index: int = 0
+    count: int,
+    items: int,
+    *,
+    shortest: int = 0,
+    longest: int = 12,
+    seed: int = 3,
+    first_index: int = 0,
+    times: bool = False,
 ) -> Users:
-    """Users first_index …, each with shortest … longest clicks."""
+    """Users first_index …, each with shortest … longest clicks, at random ``times`` or at none."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(shortest, longest + 1, count)
     return Users(
@@ -26,11 +33,17 @@ def random_users(
         items=rng.integers(0, items, lengths.sum()),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         attributes=np.stack([rng.integers(0, n, count) for n in ATTRIBUTES.values()]),
+        times=rng.integers(0, TIME_END, lengths.sum()) if times else None,
     )
 
 
 def clicks_of(users: Users, row: int) -> list[int]:
     return users.items[users.offsets[row] : users.offsets[row + 1]].tolist()
+
+
+def times_of(users: Users, row: int) -> list[int]:
+    assert users.times is not None
+    return users.times[users.offsets[row] : users.offsets[row + 1]].tolist()
 
 
 def select(users: Users, rows: list[int]) -> Users:
@@ -41,6 +54,9 @@ def select(users: Users, rows: list[int]) -> Users:
         items=np.array([item for clicks in lists for item in clicks], np.int64),
         offsets=np.concatenate([[0], np.cumsum([len(clicks) for clicks in lists])]).astype(np.int64),
         attributes=users.attributes[:, rows],
+        times=None
+        if users.times is None
+        else np.array([time for row in rows for time in times_of(users, row)], np.int64),
     )
 
 
@@ -80,6 +96,7 @@ def write_data(folder: Path, splits: dict[str, Users], *, items: int, per_shard:
         attributes=tuple(
             Attribute(name=name, kind="integer", cardinality=n, values="") for name, n in ATTRIBUTES.items()
         ),
+        times=any(users.times is not None for users in splits.values()),
         splits=written,
         tables={},
         settings={},
@@ -90,8 +107,9 @@ def write_data(folder: Path, splits: dict[str, Users], *, items: int, per_shard:
 
 
 def _record(users: Users, rows: list[int]) -> pa.RecordBatch:
-    lists = pa.array([clicks_of(users, row) for row in rows], pa.list_(pa.int64()))
-    attributes = [pa.array(column[rows]) for column in users.attributes]
-    return pa.RecordBatch.from_arrays(
-        [pa.array(users.index[rows]), lists, *attributes], names=["user", "items", *ATTRIBUTES]
-    )
+    lists = pa.list_(pa.int64())
+    columns = {"user": pa.array(users.index[rows]), "items": pa.array([clicks_of(users, row) for row in rows], lists)}
+    if users.times is not None:
+        columns["times"] = pa.array([times_of(users, row) for row in rows], lists)
+    columns |= {name: pa.array(values[rows]) for name, values in zip(ATTRIBUTES, users.attributes, strict=True)}
+    return pa.RecordBatch.from_pydict(columns)

@@ -8,7 +8,8 @@ A prepared folder ``DATA`` holds::
     users.parquet        user_index int64, user_id, split string
     attributes.parquet   attribute string, value_index int64, value string               (index 0 = unknown)
     <split>/00000.tar    WebDataset shards; each member NNNNNNNN.arrow is an Arrow IPC stream of one
-                         record batch: user int64, items list<int64> (oldest first), one int64 column
+                         record batch: user int64, items list<int64> (oldest first), times list<int64> (of
+                         each click, in Unix seconds; where the manifest says ``times``), one int64 column
                          per attribute
 """
 
@@ -23,8 +24,12 @@ from typing import Any, Literal
 
 from ppr_dist.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
+UNTIMED_FORMAT = 2
+"""The format before clicks had times, else the same: such data is read as data without times."""
 MANIFEST = "manifest.json"
+TIME_END = 4_133_980_800
+"""2101-01-01 in Unix seconds: a click's time is at least 0 and less than this."""
 
 Kind = Literal["integer", "number", "boolean", "time", "text"]
 """What an attribute's values are; ``number``: cut into buckets, the others are categories."""
@@ -71,6 +76,8 @@ class Manifest:
     cold_threshold: int
     """Users with fewer interactions than this are cold."""
     attributes: tuple[Attribute, ...]
+    times: bool
+    """Whether the shards hold the time of each click."""
     splits: dict[str, Split]
     tables: dict[str, str]
     """SHA-256 of the raw ids in items.parquet and users.parquet, in index order, whatever else the files hold and
@@ -84,6 +91,8 @@ class Manifest:
     def sealed(self) -> Manifest:
         """Return a copy with ``fingerprint`` computed."""
         body = dataclasses.asdict(dataclasses.replace(self, fingerprint=""))
+        if not self.times:
+            del body["times"]  # as in UNTIMED_FORMAT: a run on such data goes on with it
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         return dataclasses.replace(self, fingerprint=digest)
 
@@ -104,7 +113,10 @@ def load_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path}: no such file; run `python -m ppr_dist.prepare … --out {folder}` first")
     try:
         body = json.loads(path.read_text())
-        if body.pop("format") != FORMAT:
+        written = body.pop("format")
+        if written == UNTIMED_FORMAT:
+            body["times"] = False
+        elif written != FORMAT:
             raise UserError(f"{path}: written by another version of ppr_dist; run prepare again")
         body["attributes"] = tuple(
             Attribute(**{**a, "buckets": tuple(a["buckets"]) if a["buckets"] is not None else None})

@@ -47,6 +47,7 @@ def part(all_users: Users, context: DistributedContext) -> Users:
         items=all_users.items[offsets[0] : offsets[-1]],
         offsets=offsets - offsets[0],
         attributes=all_users.attributes[:, low:high],
+        times=None if all_users.times is None else all_users.times[offsets[0] : offsets[-1]],
     )
 
 

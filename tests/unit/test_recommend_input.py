@@ -17,7 +17,7 @@ from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.data.prepare.raw_users import load_raw_users
 from ppr_dist.errors import UserError
 from tests.served import Served, read_raw_users
-from tests.shards import clicks_of
+from tests.shards import clicks_of, times_of
 from tests.unit.data.click_logs import make_log, read_split, save
 
 BUCKETS: dict[str, Any] = {"age": 4}
@@ -47,13 +47,13 @@ def read(folder: Path, data: Path, users: pd.DataFrame, log: pd.DataFrame | None
     return read_raw_users(Path(profiles), clicks, data, load_manifest(data))
 
 
-def prepared_users(data: Path, manifest: Manifest) -> dict[int, tuple[list[int], list[int]]]:
-    """Raw id → (items, attribute values) as the shards have them."""
+def prepared_users(data: Path, manifest: Manifest) -> dict[int, tuple[list[int], list[int], list[int]]]:
+    """Raw id → (items, times, attribute values) as the shards have them."""
     raw = pd.read_parquet(data / "users.parquet").user_id
     names = [attribute.name for attribute in manifest.attributes]
     frame = pd.concat([read_split(data, manifest, split) for split in manifest.splits])
     return {
-        int(raw[row.user]): (list(row.clicks), [getattr(row, name) for name in names])
+        int(raw[row.user]): (list(row.clicks), list(row.times), [getattr(row, name) for name in names])
         for row in frame.rename(columns={"items": "clicks"}).itertuples()
     }
 
@@ -70,8 +70,9 @@ def test_reads_users_as_prepare_did(tmp_path: Path, data: Path, frames: Frames, 
     compared = 0
     for row, user in enumerate(profile.user_id):
         if user in expected:
-            items, values = expected[user]
-            assert raw.all.items[raw.all.offsets[row] : raw.all.offsets[row + 1]].tolist() == items
+            items, times, values = expected[user]
+            assert clicks_of(raw.all, row) == items
+            assert times_of(raw.all, row) == times
             assert raw.all.attributes[:, row].tolist() == values
             compared += 1
     assert compared > 50
@@ -80,7 +81,7 @@ def test_reads_users_as_prepare_did(tmp_path: Path, data: Path, frames: Frames, 
     assert rare
     assert (raw.clicks, raw.unknown_clicks) == (len(mine), int(mine.item_id.isin(rare).sum()))
     assert raw.all.offsets[-1] == len(raw.all.items) == raw.clicks - raw.unknown_clicks
-    for name in ("index", "items", "offsets", "attributes"):
+    for name in ("index", "items", "offsets", "attributes", "times"):
         assert getattr(raw.all, name).dtype == np.int64
 
 
@@ -99,8 +100,9 @@ def test_any_range_of_users_is_that_of_all(
         assert ids.to_pylist() == profile.user_id.tolist()[start:stop]
         assert part.index.tolist() == list(range(start, stop))
         assert part.attributes.tolist() == whole.attributes[:, start:stop].tolist()
-        clicks = [clicks_of(whole, row) for row in range(start, stop)]
-        assert [clicks_of(part, row) for row in range(len(part))] == clicks
+        for of_clicks in (clicks_of, times_of):
+            mine = [of_clicks(whole, row) for row in range(start, stop)]
+            assert [of_clicks(part, row) for row in range(len(part))] == mine
 
 
 def test_new_users_need_nothing_but_a_profile(tmp_path: Path, data: Path, frames: Frames) -> None:
@@ -109,12 +111,53 @@ def test_new_users_need_nothing_but_a_profile(tmp_path: Path, data: Path, frames
     assert raw.ids.to_pylist() == [987654, 123456]
     assert (raw.clicks, raw.unknown_clicks, len(raw.all.items)) == (0, 0, 0)
     assert raw.all.offsets.tolist() == [0, 0, 0]
+    assert raw.all.times is not None  # of no click none is missing
+    assert raw.all.times.tolist() == []
     age = load_manifest(data).attributes[0]
     values = pd.read_parquet(data / "attributes.parquet").set_index(["attribute", "value"]).value_index
     assert age.cardinality == 5
     assert raw.all.attributes.tolist() == [[1, 4], [values["city", "Oslo"], 0], [values["zone", "3"], 0]]
     # The log holds nobody of them.
     assert read(tmp_path, data, new, frames[0]).clicks == 0
+
+
+def test_times_are_those_of_the_catalogue_or_none(
+    tmp_path: Path, frames: Frames, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same column in the same unit; of a catalogue without times none are read."""
+    log, profile = frames
+    log = log.assign(position=range(len(log)), when=log.timestamp * 1000 + 1_700_000_000_999)
+    told = {"order_column": "position", "time_column": "when", "time_unit": "ms"}
+    partly = log.assign(when=log.when.where(log.index != 0))
+    for name, clicks, options in (
+        ("timed", log, told),
+        ("untimed", log, told | {"time_column": ""}),
+        ("partly", partly, told),
+    ):
+        prepare(*save(tmp_path, clicks, profile), tmp_path / name, PrepareConfig(buckets=BUCKETS, **options))
+    capsys.readouterr()
+    rows = [log[log.user_id == user] for user in profile.user_id]
+    seconds = [(mine.when // 1000).tolist() for mine in rows]
+    raw = read(tmp_path, tmp_path / "timed", profile, log)
+    assert [times_of(raw.all, row) for row in range(raw.users)] == seconds
+    assert sum(map(len, seconds)) > 500
+    for name in ("untimed", "partly"):
+        assert read(tmp_path, tmp_path / name, profile, log).all.times is None
+    assert "warning" not in capsys.readouterr().err
+    # Clicks of others, and on unknown items, are not read: theirs may lack a time.
+    other = pd.DataFrame({"user_id": [-2, profile.user_id[0]], "item_id": [log.item_id[0], 5], "position": [0, 1]})
+    raw = read(tmp_path, tmp_path / "timed", profile, pd.concat([log, other]))
+    assert raw.unknown_clicks == 1
+    assert [times_of(raw.all, row) for row in range(raw.users)] == seconds
+    assert "warning" not in capsys.readouterr().err
+    for missing in (log.index == rows[3].index[0], log.user_id.isin(profile.user_id)):
+        raw = read(tmp_path, tmp_path / "timed", profile, log.assign(when=log.when.where(~missing)))
+        assert raw.all.times is None
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+        assert f"interactions.parquet: column 'when' is null for {missing.sum():,} of {raw.clicks:,} clicks, so" in line
+        assert len(raw.all.items) == raw.clicks
+    with pytest.raises(UserError, match=r"interactions.parquet: no column 'when'; it has user_id, item_id"):
+        read(tmp_path, tmp_path / "timed", profile, log.drop(columns="when"))
 
 
 def test_unknown_values_are_null_of_whatever_type(tmp_path: Path, data: Path) -> None:

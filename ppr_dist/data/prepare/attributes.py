@@ -15,7 +15,7 @@ from ppr_dist.data.prepare.sources import Source, first_row, literal, scalars
 from ppr_dist.data.prepare.splits import SPLITS
 from ppr_dist.errors import UserError, warn
 
-RESERVED = ("user", "items")
+RESERVED = ("user", "items", "times")
 """A shard's own columns: an attribute of that name would make the record batch ambiguous."""
 NEARLY_EACH = 0.5
 """Values of a column per user who has one, beyond which most users share theirs with nobody or one other."""

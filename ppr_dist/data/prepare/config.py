@@ -62,7 +62,7 @@ class PrepareConfig:
 
     time_column: str | None = None
     """Column of a click's time; null = ``timestamp`` if present, else the order column where it holds
-    timestamps; '' = none."""
+    timestamps; '' = none. The data keeps the times, in whole seconds, where every click has one."""
 
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     """Unit of times that are numbers, since 1970; times outside 1970 to 2100 are refused."""

@@ -20,6 +20,7 @@ from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.content import ids_sha256
 from ppr_dist.data.prepare.folder import new_folder, work_folder
 from ppr_dist.data.prepare.sources import connect, limit_memory, open_source, scalars
+from ppr_dist.data.prepare.times import all_have_times
 from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.errors import UserError, warn
 
@@ -101,19 +102,21 @@ def _tables(
     if lost:
         warn(f"{interactions}: min_item_count {config.min_item_count} leaves {lost:,} users without a click, left out")
     splits.split_users(con, config)
+    times = all_have_times(con, "log", clicks.time_column, interactions)
     if scalars(con, "SELECT count(*) FROM users WHERE split > 0") == (0,):
         warn(
             f"{interactions}: every user has at least {config.cold_threshold} clicks, so there are no cold users to"
             " tune on; --simulate_cold 0.2 makes cold users of a fifth of them"
         )
     attributes = attribute_values.encode(con, kinds, config, users or "")
-    splits.build(con, config, len(attributes), stage)
+    splits.build(con, config, len(attributes), times, stage)
     return Manifest(
         items=scalars(con, "SELECT count(*) FROM items")[0],
         item_id_type=item_type,
         user_id_type=user_type,
         cold_threshold=config.cold_threshold,
         attributes=attributes,
+        times=times,
         splits={},
         tables={},
         settings=config.settings(clicks.order_column, clicks.time_column) | {"attributes": list(kinds)},
@@ -129,8 +132,6 @@ def _warn_of_clicks(clicks: Clicks, path: str, config: PrepareConfig) -> None:
             f"{path}: {counts.duplicate / counts.read:.1%} of the rows repeat another one exactly"
             " (a log delivered twice?); --deduplicate exact leaves them out"
         )
-    if clicks.time_column and counts.untimed:
-        warn(f"{path}: column {clicks.time_column!r} is null for {counts.untimed / counts.read:.1%} of the clicks")
     if counts.backward:
         warn(
             f"{path}: ordered by {clicks.order_column!r}, {counts.backward / counts.read:.2%} of the clicks have an"
@@ -145,7 +146,7 @@ def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, con
     with tqdm(total=total, desc="prepare: writing shards", unit="user", unit_scale=True, delay=1.0) as bar:
         for number, name in enumerate(splits.SPLITS):
             written[name] = shard_writer.write_split(
-                con, number, folder / name, manifest.attributes, config, bar.update
+                con, number, folder / name, manifest.attributes, manifest.times, config, bar.update
             )
     integer, text = pa.int64(), pa.string()
     item_schema = pa.schema(

@@ -18,6 +18,7 @@ from ppr_dist.data.prepare import logs
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.profiles import load_profiles, read_values, value_indices
 from ppr_dist.data.prepare.sources import Source, connect, limit_memory, literal, named_errors, open_source, scalars
+from ppr_dist.data.prepare.times import SECONDS, all_have_times
 from ppr_dist.data.stream.users import Users, attribute_names, to_users
 from ppr_dist.errors import UserError
 
@@ -30,8 +31,11 @@ class RawUsers:
     """The users of a file, in its order, on disk: an Arrow file that every rank reads a part of."""
 
     path: Path
-    """Record batches of BLOCK users: user (raw id), items (of the catalogue, oldest first), a column per attribute."""
+    """Record batches of BLOCK users: user (raw id), items (of the catalogue, oldest first), their times if any, a
+    column per attribute."""
     attributes: tuple[str, ...]
+    times: bool
+    """Whether the file holds the time of each click."""
     users: int
     """Rows of the users file."""
     clicks: int
@@ -52,7 +56,8 @@ class RawUsers:
             table = pa.Table.from_batches([reader.get_batch(n) for n in numbers])
         table = table.slice(start - numbers.start * BLOCK, stop - start).combine_chunks()
         ids = table.column("user").combine_chunks()
-        return ids, to_users(table.set_column(0, "user", pa.array(np.arange(start, stop))), self.attributes)
+        numbered = table.set_column(0, "user", pa.array(np.arange(start, stop)))
+        return ids, to_users(numbered, self.attributes, times=self.times)
 
 
 def load_raw_users(
@@ -61,7 +66,8 @@ def load_raw_users(
     """Read profiles and clicks as ``prepare`` read those of ``data``: same columns, id types, order and buckets.
 
     Users may be new, and need no click. An attribute value that is null or was not seen by ``prepare`` is unknown
-    (0). Clicks of users who are not in the users file are ignored.
+    (0). Clicks of users who are not in the users file are ignored. Where ``data`` has times, so have these clicks, of
+    the same column in the same unit; if one of them is null, none has a time, and a warning says so.
 
     Args:
         work: folder for the result and for what DuckDB keeps on the way; memory_limit: DuckDB's, such as 4GB.
@@ -81,14 +87,16 @@ def load_raw_users(
             load_profiles(con, profiles, config.user_column, manifest.user_id_type, kinds)
             read_values(con, data)
             con.execute(f"CREATE TABLE people AS {value_indices(manifest.attributes)} ORDER BY row")
-            con.execute("CREATE TABLE clicks(owner BIGINT, item_index BIGINT)")
+            con.execute("CREATE TABLE clicks(owner BIGINT, item_index BIGINT, time BIGINT)")
             if interactions is not None:
                 log = open_source(con, str(interactions))
                 ids_of = {config.user_column: manifest.user_id_type, config.item_column: manifest.item_id_type}
                 _require_ids(con, log, ids_of, data, "interactions")
                 logs.load_interactions(con, log, config, manifest.user_id_type, manifest.item_id_type)
                 _load_clicks(con, data)
-            return _write(con, work / "users.arrow", manifest)
+            known = "(SELECT time FROM clicks WHERE item_index >= 0)"
+            times = manifest.times and all_have_times(con, known, config.time_column or "", str(interactions))
+            return _write(con, work / "users.arrow", manifest, times)
     except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{work}: out of memory or disk; raise --memory-limit or make room ({reason})") from error
@@ -97,7 +105,7 @@ def load_raw_users(
         shutil.rmtree(work / "spill", ignore_errors=True)
 
 
-def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest) -> RawUsers:
+def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest, times: bool) -> RawUsers:
     """Write ``people`` and ``clicks`` as record batches, a range of users at a time."""
     names = attribute_names(manifest)
     integer = pa.int64()
@@ -105,6 +113,7 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest) -> Ra
         [
             ("user", pa.large_string() if manifest.user_id_type == "string" else integer),
             ("items", pa.large_list(integer)),
+            *([("times", pa.large_list(integer))] if times else []),
             *((name, integer) for name in names),
         ]
     )
@@ -115,13 +124,15 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest) -> Ra
             people = _fetch(con, f"SELECT * FROM people WHERE row {ranges.format('row')} ORDER BY row")
             clicks = _fetch(
                 con,
-                f"SELECT owner, item_index FROM clicks WHERE owner {ranges.format('owner')} AND item_index >= 0"
+                f"SELECT owner, item_index, time FROM clicks WHERE owner {ranges.format('owner')} AND item_index >= 0"
                 " ORDER BY rowid",
             )
             counts = np.bincount(clicks["owner"].to_numpy() - low, minlength=people.num_rows)
             offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]))
-            items = pa.LargeListArray.from_arrays(offsets, clicks["item_index"].combine_chunks())
-            columns = {"user": people["user_id"], "items": items}
+            of_clicks = {"items": "item_index", "times": "time"} if times else {"items": "item_index"}
+            columns = {"user": people["user_id"]}
+            for name, column in of_clicks.items():
+                columns[name] = pa.LargeListArray.from_arrays(offsets, clicks[column].combine_chunks())
             columns |= {name: people[f"a{k}"] for k, name in enumerate(names)}
             writer.write_table(pa.table(columns).cast(schema))
     clicks, unknown, clicking = scalars(
@@ -134,6 +145,7 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest) -> Ra
     return RawUsers(
         path=path,
         attributes=names,
+        times=times,
         users=count,
         clicks=clicks,
         unknown_clicks=unknown,
@@ -157,11 +169,12 @@ def _require_ids(con: duckdb.DuckDBPyConnection, source: Source, types: dict[str
 
 
 def _load_clicks(con: duckdb.DuckDBPyConnection, data: Path) -> None:
-    """Fill ``clicks(owner, item_index)``: row of the user, item or −1; user after user, oldest first."""
+    """Fill ``clicks``: row of the user, item or −1, Unix seconds or null; user after user, oldest first."""
     table = data / "items.parquet"
     with named_errors(str(table)):
         con.execute(
-            "INSERT INTO clicks SELECT p.row AS owner, coalesce(i.item_index, -1) AS item_index"
+            "INSERT INTO clicks SELECT p.row AS owner, coalesce(i.item_index, -1) AS item_index,"
+            f" {SECONDS} AS time"
             " FROM log JOIN people p ON log.user_id = p.user_id"
             f" LEFT JOIN read_parquet({literal(str(table))}) i ON log.item_id = i.item_id"
             " ORDER BY p.row, log.nth"

@@ -50,6 +50,7 @@ def write_split(
     split: int,
     folder: Path,
     attributes: tuple[Attribute, ...],
+    times: bool,
     config: PrepareConfig,
     advance: Callable[[int], object],
 ) -> Split:
@@ -62,7 +63,7 @@ def write_split(
     shards = []
     for number, low in enumerate(range(first, first + users, per_shard)):
         high = min(low + per_shard, first + users)
-        batch = shard_batch(con, low, high, attributes)
+        batch = shard_batch(con, low, high, attributes, times)
         path = folder / f"{number:05d}.tar"
         # Fixed owner and time: the same input gives the same bytes.
         with (
@@ -86,17 +87,17 @@ def write_split(
 
 
 def shard_batch(
-    con: duckdb.DuckDBPyConnection, low: int, high: int, attributes: tuple[Attribute, ...]
+    con: duckdb.DuckDBPyConnection, low: int, high: int, attributes: tuple[Attribute, ...], times: bool
 ) -> pa.RecordBatch:
-    """Return users ``low`` … ``high``−1 as one record batch: user, items, one column per attribute.
+    """Return users ``low`` … ``high``−1 as one record batch: user, items, ``times``, one column per attribute.
 
     Both tables lie in user order, so DuckDB reads only the row groups of the range; numpy cuts the flat
     events [E] into lists by the users' counts [U].
     """
-    columns = "".join(f", a{k}" for k in range(len(attributes)))
+    values = "".join(f", a{k}" for k in range(len(attributes)))
     between = f"WHERE user_index >= {low} AND user_index < {high}"
-    people = _fetch(con, f"SELECT user_index, events{columns} FROM people {between} ORDER BY user_index")
-    flat = _fetch(con, f"SELECT user_index, item_index FROM sequence {between} ORDER BY rowid")
+    people = _fetch(con, f"SELECT user_index, events{values} FROM people {between} ORDER BY user_index")
+    flat = _fetch(con, f"SELECT * FROM sequence {between} ORDER BY rowid")
     user = people["user_index"].to_numpy().astype(np.int64)  # [U]
     count = people["events"].to_numpy().astype(np.int64)  # [U]
     if not np.array_equal(flat["user_index"].to_numpy(), np.repeat(user, count)):
@@ -105,10 +106,16 @@ def shard_batch(
     np.cumsum(count, out=offsets[1:])
     if offsets[-1] >= 2**31:  # a list<int64> has 32-bit offsets
         raise RuntimeError(f"{offsets[-1]:,} events in one shard: lower users_per_member or members_per_shard")
-    item = pa.array(flat["item_index"].to_numpy().astype(np.int64, copy=False))  # [E]
-    arrays = [pa.array(user), pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), item)]
-    arrays += [pa.array(people[f"a{k}"].to_numpy().astype(np.int64)) for k in range(len(attributes))]
-    return pa.RecordBatch.from_arrays(arrays, names=["user", "items", *(a.name for a in attributes)])
+    edges = pa.array(offsets.astype(np.int32))
+
+    def lists(column: str) -> pa.ListArray:
+        return pa.ListArray.from_arrays(edges, pa.array(flat[column].to_numpy().astype(np.int64, copy=False)))
+
+    columns = {"user": pa.array(user), "items": lists("item_index")}
+    if times:
+        columns["times"] = lists("time")
+    columns |= {a.name: pa.array(people[f"a{k}"].to_numpy().astype(np.int64)) for k, a in enumerate(attributes)}
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def stream_bytes(batch: pa.RecordBatch) -> bytes:

@@ -12,6 +12,7 @@ import duckdb
 
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.sources import scalars
+from ppr_dist.data.prepare.times import SECONDS
 from ppr_dist.errors import UserError
 
 SPLITS = ("pretrain", "tune-train", "tune-test", "tune-validation")
@@ -129,10 +130,14 @@ def index_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     )
 
 
-def order_events(con: duckdb.DuckDBPyConnection) -> None:
-    """Fill ``sequence(user_index, item_index)``: user after user, each in the order of ``log``."""
+def order_events(con: duckdb.DuckDBPyConnection, times: bool) -> None:
+    """Fill ``sequence(user_index, item_index)``: user after user, each in the order of ``log``.
+
+    With ``times`` there is a third column ``time``, in Unix seconds.
+    """
     con.execute(
-        "CREATE TABLE sequence AS SELECT p.user_index, v.rowid AS item_index FROM log"
+        f"CREATE TABLE sequence AS SELECT p.user_index, v.rowid AS item_index{f', {SECONDS} AS time' if times else ''}"
+        " FROM log"
         " JOIN people p ON log.user_id = p.user_id JOIN vocabulary v ON log.item_id = v.item_id"
         " ORDER BY p.user_index, log.nth"
     )
@@ -159,13 +164,13 @@ def count_items(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("DROP TABLE occurrences; DROP TABLE vocabulary")
 
 
-def build(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attributes: int, stage: Stage) -> None:
+def build(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attributes: int, times: bool, stage: Stage) -> None:
     """Run the steps after :func:`split_users`; leaves ``people``, ``items`` and ``sequence``."""
     stage("indexing users")
     index_users(con, config, attributes)
     stage("indexing items")
     index_items(con, config)
     stage("ordering events")
-    order_events(con)
+    order_events(con, times)
     stage("counting items")
     count_items(con)

@@ -1,16 +1,17 @@
-"""When a click was: SQL of what orders a user's clicks, and of their time."""
+"""When a click was: SQL of what orders a user's clicks, and of their time; whether the data can keep it."""
 
 from __future__ import annotations
 
 import duckdb
 
+from ppr_dist.data.manifest import TIME_END
 from ppr_dist.data.prepare.sources import Source, first_row, identifier, is_nan, named_errors, scalars
-from ppr_dist.errors import UserError
+from ppr_dist.errors import UserError, warn
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-"""Units of a numeric time."""
-END = 4_133_980_800
-"""2101-01-01 in Unix seconds. A time before 1970 or from here on is in another unit, or no time."""
+"""Units of a numeric time. One before 1970 or from TIME_END on is in another unit, or no time."""
+SECONDS = f"time // {PER_SECOND['ns']}"
+"""SQL of the Unix seconds in which shards keep a ``time``: the nanoseconds of :func:`nanoseconds`, rounded down."""
 
 
 def place(con: duckdb.DuckDBPyConnection, source: Source, column: str, kind: str) -> str:
@@ -60,7 +61,7 @@ def _require_range(con: duckdb.DuckDBPyConnection, source: Source, column: str, 
     """Raise :class:`UserError` where ``number`` is outside 1970 to 2100; ``unit`` None = seconds of a timestamp."""
     name = identifier(column)
     known = f"FROM {source.table} WHERE {name if unit is None else number} IS NOT NULL"
-    end = END * PER_SECOND[unit or "s"]
+    end = TIME_END * PER_SECOND[unit or "s"]
     with named_errors(source.path):
         wrong = first_row(
             con,
@@ -75,9 +76,21 @@ def _require_range(con: duckdb.DuckDBPyConnection, source: Source, column: str, 
         )
     advice = "--time_column names another column, '' none"
     if unit is not None and low is not None and low >= 0:
-        fits = [other for other, per_second in PER_SECOND.items() if high < END * per_second]
+        fits = [other for other, per_second in PER_SECOND.items() if high < TIME_END * per_second]
         advice = f"--time_unit {fits[0]} would fit" if fits else advice
     raise UserError(
         f"{source.path}: column {column!r} holds {wrong[0]}, outside 1970 to 2100"
         f"{f' as a time in {unit}' if unit else ''}; {advice}"
     )
+
+
+def all_have_times(con: duckdb.DuckDBPyConnection, clicks: str, column: str, path: str) -> bool:
+    """Whether every row of the table ``clicks`` (SQL) has a ``time``: only then are times kept.
+
+    No time is invented for a click without one, and models read the times of all clicks or of none. Where ``column``
+    of the log at ``path`` should have said them, a warning says how many it does not; '' = no column.
+    """
+    count, untimed = scalars(con, f"SELECT count(*), count(*) FILTER (time IS NULL) FROM {clicks}")
+    if untimed and column:
+        warn(f"{path}: column {column!r} is null for {untimed:,} of {count:,} clicks, so that none keeps its time")
+    return untimed == 0

@@ -144,7 +144,7 @@ class UserStream:
                 seen += stop - start
             if not pieces:
                 pieces = [readers[0].empty()]
-            yield step, total, to_users(pa.concat_tables(pieces), self.attributes)
+            yield step, total, to_users(pa.concat_tables(pieces), self.attributes, times=self.manifest.times)
 
     def _deal(self, epoch: int) -> list[_Lane]:
         order = range(len(self.shards))
@@ -191,7 +191,7 @@ def users_in_order(
         reader = _LaneReader(folder, manifest, lane, seed=0, shuffle=False)
         for start, stop in spans:
             pieces = list(reader.take(start, stop)) or [reader.empty()]
-            yield to_users(pa.concat_tables(pieces), attribute_names(manifest))
+            yield to_users(pa.concat_tables(pieces), attribute_names(manifest), times=manifest.times)
 
     return len(spans), read()
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from ppr_dist.data.manifest import Manifest, Shard
+from ppr_dist.data.manifest import TIME_END, Manifest, Shard
 from ppr_dist.errors import UserError
 
 Int64Array = npt.NDArray[np.int64]
@@ -36,6 +36,9 @@ class Users:
     """User i's clicks are items[offsets[i]:offsets[i + 1]], [n + 1]."""
     attributes: Int64Array
     """Value index of each attribute, 0 = unknown, [A, n]."""
+    times: Int64Array | None = None
+    """Unix seconds of every click, beside ``items``, [E]; a user's never fall, unless a position ordered the clicks.
+    None where the data has no times."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -46,19 +49,27 @@ class Users:
         return np.diff(self.offsets)
 
 
-def to_users(table: pa.Table | pa.RecordBatch, attributes: Sequence[str]) -> Users:
-    """Turn columns ``user``, ``items`` and the named attributes into :class:`Users` (int64 throughout)."""
-    lists = table.column("items")
-    if isinstance(lists, pa.ChunkedArray):
-        lists = lists.combine_chunks()
-    offsets = lists.offsets.to_numpy().astype(np.int64)
+def to_users(table: pa.Table | pa.RecordBatch, attributes: Sequence[str], *, times: bool) -> Users:
+    """Turn columns ``user``, ``items``, ``times`` and the named attributes into :class:`Users` (int64 throughout).
+
+    Args:
+        times: whether the table has them (``Manifest.times``).
+    """
+    items = _lists(table, "items")
+    offsets = items.offsets.to_numpy().astype(np.int64)
     columns = [table.column(name).to_numpy() for name in attributes]
     return Users(
         index=table.column("user").to_numpy(),
-        items=lists.flatten().to_numpy(),
+        items=items.flatten().to_numpy(),
         offsets=offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64),
         attributes=np.stack(columns) if columns else np.zeros((0, table.num_rows), np.int64),
+        times=_lists(table, "times").flatten().to_numpy() if times else None,
     )
+
+
+def _lists(table: pa.Table | pa.RecordBatch, name: str) -> pa.ListArray | pa.LargeListArray:
+    column = table.column(name)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def check_shards(folder: Path, shards: Sequence[Shard]) -> None:
@@ -77,7 +88,7 @@ def read_shards(folder: Path, shards: Sequence[Shard], manifest: Manifest) -> pa
     """Read whole shards into one table, in the order given.
 
     Raises :class:`UserError` naming the shard (and member) that is truncated, corrupt or incomplete, or that holds an
-    item or attribute value outside its table.
+    item, time or attribute value out of range.
     """
     return pa.concat_tables([_read_shard(folder / shard.path, shard, manifest) for shard in shards])
 
@@ -120,19 +131,25 @@ def _members(path: Path, expected_users: int, manifest: Manifest) -> Iterator[pa
 
 
 def _check_columns(batch: pa.RecordBatch, manifest: Manifest, member: str) -> None:
-    """Raise :class:`UserError` unless all columns are there, int64, and index rows that their tables have."""
-    tables = {"items": manifest.items} | {a.name: a.cardinality for a in manifest.attributes}
-    for name in ("user", *tables):
+    """Raise :class:`UserError` unless all columns are there, int64, and in range; and a time for each item."""
+    of_clicks = {"items": manifest.items} | ({"times": TIME_END} if manifest.times else {})
+    sizes = of_clicks | {a.name: a.cardinality for a in manifest.attributes}
+    for name in ("user", *sizes):
         values = batch.column(name) if name in batch.schema.names else pa.nulls(0)
-        if name == "items" and pa.types.is_list(values.type) and not values.null_count:
+        is_list = pa.types.is_list(values.type)
+        if is_list and not values.null_count:
             values = values.flatten()
-        if values.type != pa.int64() or values.null_count:
+        if values.type != pa.int64() or values.null_count or is_list != (name in of_clicks):
             raise UserError(f"{member}: column {name!r} is not what prepare writes (int64, nothing null)")
-        if name in tables and len(values):
+        if name in sizes and len(values):
             low, high = pc.min_max(values).values()
             wrong = low.as_py() if low.as_py() < 0 else high.as_py()
-            if not 0 <= wrong < tables[name]:
-                raise UserError(f"{member}: column {name!r} holds {wrong}; the manifest has 0 to {tables[name] - 1}")
+            if not 0 <= wrong < sizes[name]:
+                told = "prepare writes" if name == "times" else "the manifest has"
+                raise UserError(f"{member}: column {name!r} holds {wrong}; {told} 0 to {sizes[name] - 1}")
+    lengths = [pc.list_value_length(batch.column(name)) for name in of_clicks]
+    if not lengths[0].equals(lengths[-1]):
+        raise UserError(f"{member}: columns 'items' and 'times' differ in the lengths of their lists")
 
 
 def _first_line(error: BaseException) -> str:

@@ -107,6 +107,7 @@ def test_same_input_and_seed_same_bytes(tmp_path: Path) -> None:
     content = {n: {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.*")} for n in "abc"}
     assert content["a"] == content["b"]
     assert len(content["a"]) == 9
+    assert load_manifest(tmp_path / "a").times
     assert content["a"] != content["c"]
 
 

@@ -58,6 +58,7 @@ LOGS: list[tuple[Change, Change, dict[str, Any], str]] = [
     (same, lambda profile: pd.concat([profile, profile[2:3]]), {}, "users.parquet: user -36 has 2 rows"),
     (same, same, {"attributes": "age,town"}, "users.parquet: no column 'town'; it has user_id, age, city"),
     (same, lambda profile: profile.rename(columns={"city": "items"}), {}, "'items' cannot be an attribute"),
+    (same, lambda profile: profile.rename(columns={"city": "times"}), {}, "'times' cannot be an attribute"),
     (same, lambda profile: profile.assign(age=1.5), {}, "column 'age' holds fractions.*--buckets.age"),
     (same, lambda profile: profile.assign(age=np.inf), {}, "column 'age' holds 'inf', which is not a finite number"),
     (

@@ -1,7 +1,9 @@
-"""The times of a log: units, precision, what is refused, and what stands beside a position."""
+"""The times of a log: units, precision, what is refused, what stands beside a position, and what the shards keep."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare import logs
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.prepared import prepare
@@ -19,7 +22,7 @@ from ppr_dist.data.prepare.sources import open_source
 from ppr_dist.errors import UserError
 from ppr_dist.prepare import summary
 from tests.served import read_raw_users
-from tests.unit.data.click_logs import save, sequences
+from tests.unit.data.click_logs import make_log, read_split, save, sequences
 
 START = 1_700_000_000
 
@@ -118,7 +121,10 @@ def test_position_orders_and_the_time_beside_it_is_kept(tmp_path: Path, capsys: 
     with pytest.raises(UserError, match="holds -5"):
         prepare(wrong, None, tmp_path / "refused", PrepareConfig())
     ignored = prepare(wrong, None, tmp_path / "ignored", PrepareConfig(time_column=""))
-    assert ignored.splits == plain.splits == manifest.splits
+    assert ignored.splits == plain.splits
+    assert sequences(tmp_path / "ignored") == sequences(tmp_path / "plain") == sequences(tmp_path / "data")
+    assert (manifest.times, plain.times, ignored.times) == (True, False, False)
+    assert [second for _, second in timed(tmp_path / "data")[1]] == log.timestamp.tolist()
     assert "warning" not in capsys.readouterr().err
     # recommend reads what prepare read, in the order of position.
     pd.DataFrame({"user_id": [1]}).to_parquet(tmp_path / "new.parquet")
@@ -127,9 +133,105 @@ def test_position_orders_and_the_time_beside_it_is_kept(tmp_path: Path, capsys: 
     assert item[np.asarray(raw.all.items)].tolist() == list(range(6))
 
 
-def test_clicks_without_a_time_beside_a_position_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = pd.DataFrame({"user_id": 1, "item_id": range(4), "position": range(4)})
-    log["timestamp"] = [START + 1.0, np.nan, START + 2.0, START + 3.0]
-    manifest = prepare(*save(tmp_path, log), tmp_path / "data", PrepareConfig())
-    assert manifest.clicks["untimed"] == 1
-    assert "column 'timestamp' is null for 25.0% of the clicks" in capsys.readouterr().err
+def timed(out: Path) -> dict[int, list[tuple[int, int]]]:
+    """Raw user → (raw item, seconds) of each click in order, of all splits; and that the times are int64 lists."""
+    manifest = load_manifest(out)
+    user = pd.read_parquet(out / "users.parquet").user_id.to_numpy()
+    item = pd.read_parquet(out / "items.parquet").item_id.to_numpy()
+    found = {}
+    for frame in (read_split(out, manifest, split) for split in manifest.splits):
+        for row in frame.to_dict("records"):
+            assert row["times"].dtype == np.int64
+            found[user[row["user"]]] = list(zip(item[row["items"]].tolist(), row["times"].tolist(), strict=True))
+    return found
+
+
+def zoned(seconds: pd.Series, zone: str | None, nanoseconds: int = 0) -> pd.Series:
+    stamps = pd.to_datetime(seconds * 10**9 + nanoseconds, utc=True)
+    return stamps.dt.tz_localize(None) if zone is None else stamps.dt.tz_convert(zone)
+
+
+Dress = Callable[[pd.Series], pd.Series]
+DRESSES: dict[str, tuple[str, Dress, dict[str, Any]]] = {
+    f"{unit} in {kind}": (kind, functools.partial(lambda n, s: s * n + n - 1, per_second), {"time_unit": unit})
+    for unit, per_second in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9))
+    for kind in ("parquet", "csv")
+} | {
+    "fractions in parquet": ("parquet", lambda s: s + 0.9375, {}),
+    "fractions in csv": ("csv", lambda s: s.astype(str) + ".999999999", {}),
+    "fractions of ms": ("parquet", lambda s: s * 1000.0 + 999.5, {"time_unit": "ms"}),
+    "timestamps": ("parquet", lambda s: zoned(s, None, 999_999_999), {}),
+    "timestamps of ms": ("parquet", lambda s: zoned(s, None, 999_000_000).astype("datetime64[ms]"), {}),
+    "timestamps in UTC": ("parquet", lambda s: zoned(s, "UTC", 999_999_999), {}),
+    "timestamps in a zone": ("parquet", lambda s: zoned(s, "America/New_York", 5), {}),
+    "timestamps as text": ("csv", lambda s: zoned(s, None, 999_999_000).astype(str), {}),
+    "timestamps with an offset as text": ("csv", lambda s: zoned(s, "Asia/Kolkata").astype(str), {}),
+}
+
+
+@pytest.mark.parametrize("dress", DRESSES)
+def test_each_click_keeps_its_second(tmp_path: Path, dress: str) -> None:
+    """Beside its item, whatever orders the clicks and is cut from them; seconds are rounded down."""
+    kind, dressed, options = DRESSES[dress]
+    log, _ = make_log()
+    seconds = START + log.timestamp * 86_400 * 9 + log.index % 61  # of almost a year, summer time in it
+    log["position"] = np.random.default_rng(1).permutation(len(log))
+    config = PrepareConfig(simulate_cold=0.4, min_item_count=4, users_per_member=7, members_per_shard=2, **options)
+    manifest = prepare(*save(tmp_path, log.assign(timestamp=dressed(seconds)), kind=kind), tmp_path / "data", config)
+    assert manifest.times
+    kept = log.assign(second=seconds)[log.groupby("item_id").item_id.transform("size") >= 4]
+    expected = {
+        user: list(zip(clicks.item_id, clicks.second, strict=True))
+        for user, clicks in kept.sort_values("position").groupby("user_id")
+    }
+    found = timed(tmp_path / "data")
+    assert len(found) == len(expected) > 100
+    cut = [user for user, clicks in found.items() if len(clicks) < len(expected[user])]
+    assert len(cut) > 20
+    for user, clicks in found.items():
+        assert clicks == expected[user][: 9 if user in cut else None]
+
+
+@pytest.mark.parametrize("option", [None, "exact", "consecutive"])
+def test_tied_clicks_keep_their_times(tmp_path: Path, option: Any) -> None:
+    """Nine clicks in three seconds each, tied to the second or, told apart by their milliseconds, not."""
+    log = pd.DataFrame({"user_id": np.repeat(range(40), 9), "item_id": np.random.default_rng(0).integers(0, 4, 360)})
+    nth = np.tile(range(9), 40)
+    for name, milliseconds in (("tied", 0), ("apart", nth % 3 * 300)):
+        stamped = log.assign(timestamp=(START + nth // 3) * 1000 + milliseconds)
+        config = PrepareConfig(time_unit="ms", deduplicate=option)
+        prepare(*save(tmp_path, stamped.sample(frac=1, random_state=1)), tmp_path / name, config)
+        second_of = stamped.assign(second=stamped.timestamp // 1000).groupby("user_id")
+        for user, clicks in timed(tmp_path / name).items():
+            mine = second_of.get_group(user)
+            rest = list(zip(mine.item_id, mine.second, strict=True))
+            if option is None:
+                assert sorted(clicks) == sorted(rest)
+                assert name == "tied" or clicks == rest
+            assert set(clicks) <= set(rest)
+            assert [second for _, second in clicks] == sorted(second for _, second in clicks)
+
+
+def test_a_log_without_times_or_with_some_keeps_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = pd.DataFrame({"user_id": 1, "item_id": [0, 1, 2, 2, 1], "position": range(5)})
+    log["timestamp"] = [np.nan, START + 1.0, START + 2.0, START + 3.0, START + 4.0]
+    plain = prepare(*save(tmp_path, log.drop(columns="timestamp")), tmp_path / "plain", PrepareConfig())
+    assert not plain.times
+    assert "timestamp" not in capsys.readouterr().err
+    some = prepare(*save(tmp_path, log), tmp_path / "some", PrepareConfig())
+    assert not some.times
+    assert some.clicks["untimed"] == 1
+    assert "position; time is timestamp (if numbers, in s), not kept" in summary(some, "some", 1.0)
+    warned = [line for line in capsys.readouterr().err.splitlines() if "timestamp" in line]
+    assert len(warned) == 1
+    assert "column 'timestamp' is null for 1 of 5 clicks, so that none keeps its time" in warned[0]
+    (tune_train,) = some.split("tune-train").shards
+    assert (tmp_path / "plain" / tune_train.path).read_bytes() == (tmp_path / "some" / tune_train.path).read_bytes()
+    assert "times" not in read_split(tmp_path / "some", some, "tune-train").columns
+    # The click without one is left out with its rare item; all others have theirs.
+    rest = prepare(*save(tmp_path, log), tmp_path / "rest", PrepareConfig(min_item_count=2))
+    assert rest.times
+    assert rest.clicks["untimed"] == 1
+    assert "position; time is timestamp (if numbers, in s), kept" in summary(rest, "rest", 1.0)
+    assert timed(tmp_path / "rest") == {1: [(1, START + 1), (2, START + 2), (2, START + 3), (1, START + 4)]}
+    assert "timestamp" not in capsys.readouterr().err

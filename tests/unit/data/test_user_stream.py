@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ppr_dist.data.counter_random import permutation
 from ppr_dist.data.manifest import Manifest, load_manifest
-from ppr_dist.data.stream.user_stream import UserStream, stratified_permutation
+from ppr_dist.data.prepare import shard_writer
+from ppr_dist.data.stream.user_stream import UserStream, stratified_permutation, users_in_order
 from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError
-from tests.shards import clicks_of, random_users, write_data
+from tests import shards
+from tests.shards import clicks_of, random_users, times_of, write_data
 
 COUNT, ITEMS = 250, 90
-USERS = random_users(COUNT, ITEMS, first_index=1000)
+USERS = random_users(COUNT, ITEMS, first_index=1000, times=True)
 LAYOUTS = {"many": 7, "one": COUNT}
 """Users per shard: 36 shards read in lanes, or a single one."""
 
@@ -77,8 +81,11 @@ def test_users_keep_their_clicks_and_profile(data: tuple[Path, Manifest]) -> Non
     for _, _, users in read(stream(data, 1, 2)):
         for row, index in enumerate(users.index):
             assert clicks_of(users, row) == clicks_of(USERS, index - 1000)
+            assert times_of(users, row) == times_of(USERS, index - 1000)
             np.testing.assert_array_equal(users.attributes[:, row], USERS.attributes[:, index - 1000])
         assert users.items.dtype == users.index.dtype == users.attributes.dtype == np.int64
+        assert users.times is not None
+        assert users.times.dtype == np.int64
 
 
 @pytest.mark.parametrize("first", [1, 3, 5])
@@ -138,6 +145,20 @@ def test_a_rank_without_users_still_steps(tmp_path: Path) -> None:
     steps = [read(stream((tmp_path / "d", manifest), rank, 3, batch=3)) for rank in range(3)]
     assert [[len(users) for _, _, users in rank] for rank in steps] == [[0, 0], [1, 1], [1, 1]]
     assert steps[0][0][2].attributes.shape == (2, 0)
+    assert steps[1][0][2].times is None  # as the data were written
+
+
+def test_a_rank_without_users_has_no_times_of_data_that_has(tmp_path: Path) -> None:
+    manifest = write_data(tmp_path / "d", {"pretrain": random_users(4, ITEMS, times=True)}, items=ITEMS, per_shard=2)
+    (_, _, users), *_ = read(stream((tmp_path / "d", manifest), 0, 3, batch=3))
+    assert users.times is not None
+    assert (users.times.dtype, users.times.shape) == (np.int64, (0,))
+
+
+def test_users_in_order_keep_their_times(data: tuple[Path, Manifest]) -> None:
+    _, blocks = users_in_order(*data, "pretrain", rank=0, world_size=1, at_once=32)
+    found = [times_of(users, row) for users in blocks for row in range(len(users))]
+    assert found == [times_of(USERS, row) for row in range(COUNT)]
 
 
 def test_refusals(data: tuple[Path, Manifest], tmp_path: Path) -> None:
@@ -185,6 +206,45 @@ def test_an_index_outside_its_table_is_refused_as_it_is_read(
     manifest = write_data(folder, {"pretrain": users}, items=ITEMS, per_shard=8)
     with pytest.raises(UserError, match=rf"pretrain/00000\.tar: member 00000001\.arrow: {said}"):
         read(stream((folder, manifest), batch=4))
+
+
+def lists(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
+    return pa.array(values, pa.list_(kind or pa.int64()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda times: lists([*times[:-1], times[-1][:-1]]), "columns 'items' and 'times' differ in the lengths of"),
+        (lambda times: lists([times[0][:-1], [*times[1], 7], *times[2:]]), "columns 'items' and 'times' differ in"),
+        (lambda times: lists([*times[:-1], [*times[-1][:-1], None]]), "column 'times' is not what prepare writes"),
+        (lambda times: lists([*times[:-1], None]), "column 'times' is not what prepare writes"),
+        (lambda times: lists(times, pa.float64()), "column 'times' is not what prepare writes"),
+        (lambda times: pa.array([clicks[0] for clicks in times]), "column 'times' is not what prepare writes"),
+        (lambda times: None, "column 'times' is not what prepare writes"),
+        (lambda times: lists([*times[:-1], [*times[-1][:-1], -1]]), "column 'times' holds -1; prepare writes 0 to 41"),
+        (
+            lambda times: lists([*times[:-1], [*times[-1][:-1], 1_700_000_000_000]]),  # milliseconds
+            "column 'times' holds 1700000000000; prepare writes 0 to 4133980799",
+        ),
+    ],
+)
+def test_damaged_times_are_refused_as_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Any], pa.Array | None], said: str
+) -> None:
+    def damaged_bytes(batch: pa.RecordBatch) -> bytes:
+        if batch.column("user")[0].as_py() == 4:  # the second member alone
+            times = damage(batch.column("times").to_pylist())
+            batch = batch.drop_columns("times")
+            batch = batch.append_column("times", times) if times is not None else batch
+        return shard_writer.stream_bytes(batch)
+
+    monkeypatch.setattr(shards, "stream_bytes", damaged_bytes)  # so that size and checksum are right
+    users = random_users(8, ITEMS, shortest=6, longest=6, times=True)
+    manifest = write_data(tmp_path / "d", {"pretrain": users}, items=ITEMS, per_shard=8)
+    with pytest.raises(UserError, match=rf"pretrain/00000\.tar: member 00000001\.arrow: {said}") as refused:
+        read(stream((tmp_path / "d", manifest), batch=4))
+    assert "\n" not in str(refused.value)
 
 
 def test_columns_of_another_kind_are_refused(data: tuple[Path, Manifest]) -> None:
