@@ -40,6 +40,8 @@ class History:
     """Cover the users in order; at least one."""
     times: Tensor | None = None
     """When each click was, Unix seconds, int64 [T]; None where the data has no times."""
+    asked_at: Tensor | None = None
+    """When the click after each was, int64 [T]: the time of a target; None unless the model is to see it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,6 @@ class Batch:
     """How many clicks of its user's history each target is predicted from, 0 … length, int64 [P]."""
     targets: Tensor
     """Row of item_ids of each target, int64 [P]."""
-    target_times: Tensor | None = None
-    """When each target was clicked, int64 [P]; None unless the model is to see it."""
     profile_values: Tensor
     """Distinct value indices of each attribute, attribute after attribute, int64 [V]."""
     profile_counts: tuple[int, ...]

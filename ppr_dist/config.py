@@ -33,6 +33,12 @@ class Model:
     """Most recent interactions kept of a history; older ones are dropped."""
     dropout: float = 0.2
     """Dropout probability on embeddings and on the outputs of the backbone's layers."""
+    normalize: bool = False
+    """Whether user and item vectors are scored by their cosine (L2-normalised). Cosines are at most 1: choose
+    ``loss.temperature`` well below."""
+    target_time: bool = False
+    """Whether the model sees when the click to be predicted is made, in training and evaluation. Every evaluation says
+    so: such figures do not compare with others. Needs data with times."""
 
     def __post_init__(self) -> None:
         require_positive(self, "model", "dim", "max_length")

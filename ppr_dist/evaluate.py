@@ -28,6 +28,8 @@ class Arguments:
     """Score by this baseline in place of the model."""
     leave_out_seen: bool = False
     """Leave out instances whose target the user had clicked before; how many there are is said either way."""
+    target_time: bool | None = None
+    """Whether the model sees when the target was clicked; by default as it was trained. Every line says which."""
     batch: int = 1024
     """Users each rank reads at once."""
     seed: int = 0

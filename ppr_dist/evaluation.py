@@ -45,6 +45,7 @@ def evaluate(
     seed: int = 0,
     batch: int = 1024,
     seen_targets: bool = True,
+    target_time: bool | None = None,
     keep: Callable[[Evaluated], None] | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -54,13 +55,16 @@ def evaluate(
 
     Args:
         split: by default the task's; seed: of the sampled negatives; batch: users each rank reads at once;
-        seen_targets: whether targets that the user had clicked before are ranked too; keep: hears this rank's
-        instances, block after block. Ranks hold consecutive users, so that the blocks of all ranks, rank after rank,
-        are in the order of (user index, position).
+        seen_targets: whether targets that the user had clicked before are ranked too; target_time: whether the model
+        sees when the target was clicked, by default as it was trained; keep: hears this rank's instances, block after
+        block. Ranks hold consecutive users, so that the blocks of all ranks, rank after rank, are in the order of
+        (user index, position).
 
     Raises :class:`UserError` where the split has no instances, or none leaves enough items to sample from.
     """
     question = TASKS[task]
+    if target_time and not manifest.times:
+        raise UserError(f"{folder}: --target-time: the data has no times")
     evaluation = Evaluation(
         scorer=scorer,
         data=folder,
@@ -71,6 +75,7 @@ def evaluate(
         split=split or question.split,
         seed=seed,
         seen_targets=seen_targets,
+        target_time=config.model.target_time if target_time is None else target_time,
         keep=keep,
         speaks=context.main,
     )
@@ -83,7 +88,8 @@ def evaluate(
         for name, value in question.sums(evaluation, users).items():
             total[name] = total[name] + value if name in total else value
     summed = {name: all_sum(value.to(context.device)).cpu() for name, value in total.items()}
-    return {"task": task, "protocol": protocol, **question.finish(evaluation, summed)}
+    figures = question.finish(evaluation, summed)
+    return {"task": task, "protocol": question.protocol or protocol, **figures, "target_time": evaluation.target_time}
 
 
 def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
@@ -121,6 +127,7 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
                 seed=arguments.seed,
                 batch=arguments.batch,
                 seen_targets=not arguments.leave_out_seen,
+                target_time=arguments.target_time,
                 keep=keep,
                 progress=arguments.progress,
             )

@@ -17,6 +17,7 @@ from torch import Tensor
 from ppr_dist.batch import Batch
 from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.model.encoded import Encoded
+from ppr_dist.model.scored import scored
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum, exchange_rows
 from ppr_dist.parallel.embeddings import ShardedEmbeddings
@@ -36,6 +37,10 @@ class Scorer(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def needs_clicks(self) -> bool:
+        """Whether it has nothing to go by for a user without clicks."""
 
     def user_vectors(self, batch: Batch) -> Tensor:
         """User vectors of ``batch``'s targets, [P, D]."""
@@ -68,6 +73,15 @@ class ModelScorer:
     """Or an engine that holds it."""
     device: torch.device
 
+    @property
+    def needs_clicks(self) -> bool:
+        return self._module.prompt is None and self._module.profile_encoder is None
+
+    @property
+    def _module(self) -> SequentialModel:
+        module: SequentialModel = getattr(self.model, "module", self.model)
+        return module
+
     def user_vectors(self, batch: Batch) -> Tensor:
         return self.encode(batch).user
 
@@ -79,7 +93,10 @@ class ModelScorer:
         return encoded
 
     def item_vectors(self, ids: Tensor) -> Tensor:
-        return self.embeddings.look_up_items(ids)
+        return self._scored(self.embeddings.look_up_items(ids))
+
+    def _scored(self, rows: Tensor) -> Tensor:
+        return scored(self._module.item_encoder(rows), normalize=self._module.normalize)
 
     def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
         rows = self.embeddings.own_rows()
@@ -89,7 +106,7 @@ class ModelScorer:
         at_once = ITEM_CHUNK[self.device.type]
         for first, weights in rows:
             for start in range(0, len(weights), at_once):
-                yield first + start, weights[start : start + at_once].float()
+                yield first + start, self._scored(weights[start : start + at_once].float())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +116,7 @@ class PopularityScorer:
     counts: Tensor
     """Training clicks of each item, float32 [N]."""
     device: torch.device
+    needs_clicks: bool = False
 
     def user_vectors(self, batch: Batch) -> Tensor:
         return torch.ones(len(batch.user_rows), 1, device=self.device)

@@ -30,10 +30,10 @@ class Validation:
 
 def train_step(parallel: Parallel, fetched: PrefetchedBatch, objectives: dict[str, Objective]) -> StepLoss:
     """One step: look up, gather, forward, loss, backward (tables are updated here), dense update."""
-    items, profiles = parallel.embeddings.look_up(fetched.look_up)
-    started = start(objectives, fetched.batch, items)
-    encoded = parallel.engine(items, fetched.batch, profiles)
-    loss = step_loss(objectives, fetched, items, encoded, started)
+    items, profiles = parallel.look_up(fetched.look_up)
+    started = start(objectives, fetched.batch, items.scored)
+    encoded = parallel.engine(items.inputs, fetched.batch, profiles)
+    loss = step_loss(objectives, fetched, items.scored, encoded, started)
     parallel.engine.backward(loss.backward)
     parallel.engine.step()
     return loss
@@ -75,7 +75,14 @@ def train(
                     parallel.engine.eval()
                     metrics = validation.measure()
                     parallel.engine.train()
-                logger.log({"step": step, "epoch": epoch, **{f"validation_{k}": v for k, v in metrics.items()}})
+                logger.log(
+                    {
+                        "step": step,
+                        "epoch": epoch,
+                        "target_time": config.model.target_time,
+                        **{f"validation_{k}": v for k, v in metrics.items()},
+                    }
+                )
                 position = _compared(position, metrics, validation.metric)
             due = config.train.checkpoint_every and step % config.train.checkpoint_every == 0 and step < total
             if due or (position.best and position.best.step == step):

@@ -167,6 +167,7 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
         seed=config.train.seed,
         rank=context.rank,
         world_size=context.world_size,
+        target_time=config.model.target_time,
         bucket_tokens=config.stream.bucket_tokens or (65_536 if on_gpu else None),
     )
     return Loader(stream, collator, config.stream.workers, pin=on_gpu)
@@ -229,6 +230,8 @@ def check(run: Run) -> None:
             f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
             "--tune_validation_fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
         )
+    if run.config.model.target_time and not run.manifest.times:
+        raise UserError(f"model.target_time: {run.data} has no times; prepare a log with a time column")
     names = TASKS[task].metric_names()
     if run.config.train.eval_every_epochs and run.best_metric not in names:
         raise UserError(f"train.best_metric {run.best_metric!r}: {task} has {', '.join(names)}")

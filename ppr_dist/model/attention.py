@@ -14,20 +14,20 @@ from torch import Tensor
 from ppr_dist.model.packed_sequences import PackedSequences, gather_rows, scattered
 
 
-def attend(qkv: Tensor, sequences: PackedSequences, heads: int) -> Tensor:
+def attend(qkv: Tensor, sequences: PackedSequences, heads: int, dropout: float = 0.0) -> Tensor:
     """Causal self-attention of each sequence, queries, keys and values side by side: [R, 3·D] → [R, D].
 
-    Padding goes behind the rows that are real, so the causal mask is the only mask needed.
+    ``dropout``: probability on attention weights. Padding goes behind the rows that are real, so the causal
+    mask is the only mask needed.
     """
     padded = _PadHeads.apply(qkv, sequences, heads)
-    mixed = [_attend(padded[3 * i : 3 * i + 3], slots) for i, slots in enumerate(sequences.slots)]
+    mixed = [_attend(padded[3 * i : 3 * i + 3], slots, dropout) for i, slots in enumerate(sequences.slots)]
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
-def _attend(padded: tuple[Tensor, ...], slots: Tensor | None) -> Tensor:
+def _attend(padded: tuple[Tensor, ...], slots: Tensor | None, dropout: float) -> Tensor:
     query, key, value = padded
-    # No dropout on attention weights: it would rule the fused kernels out on CPU.
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
     return _by_row(mixed) if slots is None else gather_rows(_by_row(mixed), slots)
 
 

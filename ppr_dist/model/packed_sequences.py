@@ -20,10 +20,18 @@ class PackedSequences:
     """Where each sequence's rows lie among the R rows of a packed tensor: first its prompt, then its clicks."""
 
     def __init__(
-        self, lengths: Tensor, buckets: tuple[Bucket, ...], *, prompt_rows: int = 0, times: Tensor | None = None
+        self,
+        lengths: Tensor,
+        buckets: tuple[Bucket, ...],
+        *,
+        prompt_rows: int = 0,
+        times: Tensor | None = None,
+        asked_at: Tensor | None = None,
     ) -> None:
-        """``lengths``: clicks of each sequence, int64 [S]; ``buckets`` without prompts; times int64 [T]."""
-        self.lengths, self.prompt_rows, self.times = lengths, prompt_rows, times
+        """``lengths``: clicks of each sequence, int64 [S]; ``buckets`` without prompts; times as in ``History``."""
+        self.lengths, self.prompt_rows = lengths, prompt_rows
+        self.times, self.asked_at = times, asked_at
+        """When each click was, and when the one after it was, where the model may know: int64 [T] each, or None."""
         self.clicks = sum(bucket.tokens for bucket in buckets)
         self.rows = self.clicks + len(lengths) * prompt_rows
         counts = lengths + prompt_rows

@@ -16,8 +16,10 @@ from ppr_dist.batch import Batch, View
 from ppr_dist.config import Model
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.model.encoded import Encoded
+from ppr_dist.model.item_encoders import ITEM_ENCODERS
 from ppr_dist.model.packed_sequences import PackedSequences
 from ppr_dist.model.profile import ProfileMLP
+from ppr_dist.model.scored import scored
 
 
 class SequentialModel(nn.Module):
@@ -30,7 +32,8 @@ class SequentialModel(nn.Module):
     def __init__(self, config: Model, settings: Any) -> None:
         """The model as pre-training makes it; ``settings``: the backbone's section."""
         super().__init__()
-        self.dim = config.dim
+        self.dim, self.normalize = config.dim, config.normalize
+        self.item_encoder = ITEM_ENCODERS[config.item_encoder]()
         self.backbone = BACKBONES[config.backbone](settings, config.dim, config.max_length, config.dropout)
         self.prompt_rows = 0
         self.prompt: ProfileMLP | None = None
@@ -76,7 +79,9 @@ class SequentialModel(nn.Module):
             assert final is not None
             heads[name] = head(final[0] if u_a is None else final[0] + u_a).float()
         return Encoded(
-            user=user.float(), final=final.float() if final is not None and len(views) > 1 else None, heads=heads
+            user=scored(user.float(), normalize=self.normalize),
+            final=final.float() if final is not None and len(views) > 1 else None,
+            heads=heads,
         )
 
     def _states(
@@ -89,12 +94,17 @@ class SequentialModel(nn.Module):
             torch.cat([history.lengths for history in histories]),
             tuple(bucket for history in histories for bucket in history.buckets),
             prompt_rows=self.prompt_rows,
-            times=None
-            if batch.history.times is None
-            else torch.cat([h.times for h in histories if h.times is not None]),
+            times=_joined([history.times for history in histories]),
+            asked_at=_joined([history.asked_at for history in histories]),
         )
         clicks = torch.cat([history.items for history in histories])
         x = self.backbone.embed(F.embedding(clicks, items), sequences)
         if self.prompt is not None:
             x = sequences.insert_prompts(x, self.prompt(torch.cat(x_us)).view(-1, self.dim))
         return sequences, self.backbone(x, sequences)
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    """All views' parts in one, if they have them."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None

@@ -106,7 +106,7 @@ class Step:
 
     batch: Batch
     items: Tensor
-    """Vectors of batch.item_ids, [U, D]."""
+    """Vectors of batch.item_ids as they are scored, [U, D]."""
     encoded: Encoded
     exchanged: Exchanged
     """Of this objective."""
@@ -180,8 +180,8 @@ class Objective:
         """Draw, on the host, in a loader's process."""
         return Drawn()
 
-    def count(self, batch: Batch) -> int:
-        """What this rank's sum goes over: by default its targets. Known to the host."""
+    def count(self, batch: Batch) -> int | Tensor:
+        """What this rank's sum goes over: by default its targets. Known to the host, or a scalar on the device."""
         return len(batch.targets)
 
     def to_exchange(self, batch: Batch) -> Tensor | None:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torchrec.distributed.types import ShardedModule
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from ppr_dist.config import Config
 from ppr_dist.errors import UserError
+from ppr_dist.model.scored import scored
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.cluster import Cluster, default_cluster, load_cluster
 from ppr_dist.parallel.dense import make_engine
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.embeddings import ShardedEmbeddings, TableSizes
+from ppr_dist.parallel.embeddings import PendingLookUp, ShardedEmbeddings, TableSizes
+
+
+class ItemVectors(NamedTuple):
+    """Vectors of a batch's distinct items, [U, D]."""
+
+    inputs: Tensor
+    """As histories are made of them."""
+    scored: Tensor
+    """As users are scored against them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +35,14 @@ class Parallel:
     embeddings: ShardedEmbeddings
     engine: Any
     """DeepSpeed engine holding the sequential model and nothing else."""
+    normalize: bool
+    """Whether scores are cosines."""
+
+    def look_up(self, pending: PendingLookUp) -> tuple[ItemVectors, dict[str, Tensor]]:
+        """Item vectors as they stand now, [U, D], and profiles by use. A collective."""
+        rows, profiles = self.embeddings.look_up(pending)
+        items = self.engine.module.item_encoder(rows)
+        return ItemVectors(items, scored(items, normalize=self.normalize)), profiles
 
 
 def make_embeddings(
@@ -80,7 +98,7 @@ def parallelize(
     held = {id(p) for p in engine.module.parameters()}
     if held & {id(p) for p in embeddings.model.parameters()}:
         raise RuntimeError("a table's parameters reached the DeepSpeed engine")
-    return Parallel(embeddings, engine)
+    return Parallel(embeddings, engine, config.model.normalize)
 
 
 def refuse_tables(module: nn.Module) -> None:

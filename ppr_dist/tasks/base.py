@@ -47,6 +47,8 @@ class Evaluation:
     split: str
     speaks: bool
     """Whether this rank warns."""
+    target_time: bool
+    """Whether the model sees when the target was clicked."""
     seed: int = 0
     """Of the sampled negatives."""
     seen_targets: bool = True
@@ -60,6 +62,8 @@ class Task:
 
     split: ClassVar[str] = "tune-test"
     """By default."""
+    protocol: ClassVar[str | None] = None
+    """How it is measured, where it is no ranking under ``evaluation.protocol``."""
     best_metric: ClassVar[str] = "ndcg@10"
     """What a run validated by this task chooses its best checkpoint by, unless it says otherwise."""
     cold: ClassVar[bool] = True

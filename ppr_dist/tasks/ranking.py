@@ -30,7 +30,11 @@ NEGATIVES = 99
 
 
 class RankingTask(Task):
-    """Ranks each instance's target among the catalogue, or among negatives (``evaluation.protocol``)."""
+    """Ranks each instance's target among the catalogue, or among negatives (``evaluation.protocol``).
+
+    An instance without clicks, of a model that knows no profiles, is *unscored*: all items tie, and the target counts
+    as ranked last. Where all instances are, the metrics are not defined (None).
+    """
 
     name: ClassVar[str]
 
@@ -45,7 +49,7 @@ class RankingTask(Task):
         items, scorer, full = evaluation.manifest.items, evaluation.scorer, evaluation.protocol == "full"
         instances = self.instances(users)
         found, again = len(instances.user_rows), clicked_before(instances)
-        counts = {"found": found, "seen": int(again.sum()), "unsampled": 0}
+        counts = {"found": found, "seen": int(again.sum()), "unsampled": 0, "unscored": 0}
         if not evaluation.seen_targets:
             instances = instances.select(~again)
         if not full:
@@ -53,10 +57,13 @@ class RankingTask(Task):
             counts["unsampled"] = int((~enough).sum())
             instances = instances.select(enough)
         counts["left_out"] = found - len(instances.user_rows)
+        if scorer.needs_clicks:
+            counts["unscored"] = int((instances.context_lengths == 0).sum())
         counts["users"] = len(np.unique(instances.user_rows))
         counts["instances"] = len(instances.user_rows)
         sums = {name: zeros(METRICS[name], items) for name in evaluation.metrics}
-        vectors = scorer.user_vectors(history_batch(instances, evaluation.config.model.max_length))
+        max_length = evaluation.config.model.max_length
+        vectors = scorer.user_vectors(history_batch(instances, max_length, target_time=evaluation.target_time))
         for rows in passes(len(vectors), scorer.device, gathered=full):
             ranked = _rank(evaluation, instances.select(rows), vectors[rows])
             of_metrics = Ranked(
@@ -69,9 +76,8 @@ class RankingTask(Task):
         return {name: torch.tensor(float(count), dtype=torch.float64) for name, count in counts.items()} | sums
 
     def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, float | int | None]:
-        found, seen, unsampled, left_out, users, instances = (
-            int(sums.pop(name)) for name in ("found", "seen", "unsampled", "left_out", "users", "instances")
-        )
+        counted = ("found", "seen", "unsampled", "left_out", "users", "instances", "unscored")
+        found, seen, unsampled, left_out, users, instances, unscored = (int(sums.pop(name)) for name in counted)
         if not instances:
             reason = f"no {self.name} instance in split {evaluation.split!r}"
             if unsampled:
@@ -85,8 +91,12 @@ class RankingTask(Task):
         if unsampled and evaluation.speaks:
             few = f"{unsampled} of {found} {self.name} instances are left out: their users leave fewer than {NEGATIVES}"
             warn(f"{few} items unclicked to sample from")
-        metrics = {name: METRICS[name].finish(value, instances) for name, value in sums.items()}
-        return {"users": users, "instances": instances, **metrics, "seen_targets": seen, "left_out": left_out}
+        metrics: dict[str, float | None] = {
+            name: None if unscored == instances else METRICS[name].finish(value, instances)
+            for name, value in sums.items()
+        }
+        counts = {"seen_targets": seen, "left_out": left_out, "unscored": unscored}
+        return {"users": users, "instances": instances, **metrics, **counts}
 
 
 def _rank(evaluation: Evaluation, instances: Instances, vectors: Tensor) -> Evaluated:

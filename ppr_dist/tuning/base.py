@@ -26,6 +26,9 @@ class TuningMethod:
     trains_items: ClassVar[bool] = True
     """Whether the item table is trainable."""
 
+    starts_as_pretrained: ClassVar[bool] = False
+    """Whether step 0 gives the pre-trained model's user vectors, bit for bit."""
+
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         """Raises :class:`~ppr_dist.errors.UserError` where the data has not what the method needs."""
         self.config = config

@@ -6,4 +6,4 @@ from ppr_dist.tuning.base import TuningMethod
 
 
 class FineTune(TuningMethod):
-    pass
+    starts_as_pretrained = True

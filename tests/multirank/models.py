@@ -171,10 +171,10 @@ def steps(
     for step in range(count):
         batch = collator(mine, epoch=0, step=step, global_users=USERS).to(context.device)
         fetched = fetch(batch, parallel.embeddings, objectives)
-        items, profiles = parallel.embeddings.look_up(fetched.look_up)
-        started = start(objectives, batch, items)
-        encoded = parallel.engine(items, batch, profiles)
-        loss = step_loss(objectives, fetched, items, encoded, started)
+        items, profiles = parallel.look_up(fetched.look_up)
+        started = start(objectives, batch, items.scored)
+        encoded = parallel.engine(items.inputs, batch, profiles)
+        loss = step_loss(objectives, fetched, items.scored, encoded, started)
         parallel.engine.backward(loss.backward)
         if config.train.zero_stage == 0 and step == 0:
             named = parallel.engine.module.named_parameters()

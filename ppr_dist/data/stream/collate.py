@@ -39,6 +39,8 @@ class Collator:
     seed: int
     rank: int
     world_size: int
+    target_time: bool = False
+    """Whether the model sees when each target was clicked."""
     bucket_tokens: int | None = None
     """Tokens a padded bucket holds before a shorter history opens the next; None: what suits a CPU."""
 
@@ -53,6 +55,7 @@ class Collator:
             lengths=torch.from_numpy(cut.lengths),
             buckets=cut.buckets,
             times=None if times is None else torch.from_numpy(times[is_history]),
+            asked_at=torch.from_numpy(times[_after(is_history)]) if times is not None and self.target_time else None,
         )
         return Batch(
             users=torch.from_numpy(cut.index),
@@ -102,8 +105,12 @@ class Collator:
             rank=self.rank,
             world_size=self.world_size,
         )
-        times = getattr(users, "times", None)
-        return cut, None if times is None else times[kept]
+        return cut, None if users.times is None else users.times[kept]
+
+
+def _after(is_history: npt.NDArray[np.bool_]) -> Int64Array:
+    """The click after each of a history: there is one, the last target."""
+    return np.flatnonzero(is_history) + 1
 
 
 def _tensors(drawn: Drawn) -> dict[str, Tensor]:
@@ -119,6 +126,7 @@ def _view(history: History, drawn: DrawnView | None, profile_dropout: float) -> 
         lengths=torch.from_numpy(drawn.lengths),
         buckets=drawn.buckets,
         times=None if history.times is None else history.times[clicks],
+        asked_at=None if history.asked_at is None else history.asked_at[clicks],
     )
     return View(history=changed, profile_dropout=profile_dropout)
 

@@ -39,8 +39,11 @@ class Instances:
         return Instances(self.users, self.user_rows[which], self.context_lengths[which])
 
 
-def history_batch(instances: Instances, max_length: int) -> Batch:
-    """A batch whose user vectors are those of the instances, in order, each from its own last position."""
+def history_batch(instances: Instances, max_length: int, *, target_time: bool = False) -> Batch:
+    """A batch whose user vectors are those of the instances, in order, each from its own last position.
+
+    ``target_time``: it says when the click after each was, so every instance must have one.
+    """
     users = instances.users
     lengths = np.minimum(instances.context_lengths, max_length)
     by_length = np.argsort(-lengths, kind="stable")
@@ -50,7 +53,6 @@ def history_batch(instances: Instances, max_length: int) -> Batch:
     kept = (stops - lengths)[row] + position
     ids, rows = np.unique(users.items[kept], return_inverse=True)
     back = np.argsort(by_length)
-    times = getattr(users, "times", None)
     return Batch(
         users=torch.from_numpy(users.index[user_rows]),
         item_ids=torch.from_numpy(ids if len(ids) else np.zeros(1, np.int64)),
@@ -58,7 +60,8 @@ def history_batch(instances: Instances, max_length: int) -> Batch:
             items=torch.from_numpy(rows.astype(np.int64, copy=False)),
             lengths=torch.from_numpy(lengths),
             buckets=bucket_by_length(lengths),
-            times=None if times is None else torch.from_numpy(times[kept]),
+            times=None if users.times is None else torch.from_numpy(users.times[kept]),
+            asked_at=torch.from_numpy(users.times[kept + 1]) if users.times is not None and target_time else None,
         ),
         user_rows=torch.from_numpy(back),
         context_lengths=torch.from_numpy(lengths[back]),

@@ -36,6 +36,10 @@ class Backbone(nn.Module):
         """Submodules (dotted names) whose output [R, D] is added to a residual: adapters go behind them."""
         return ()
 
+    def last_layer(self) -> tuple[str, ...]:
+        """How the names of its last layer's parameters begin, and of what stands behind it; none: it has no such."""
+        return ()
+
     def flops(self, rows: int, squared: int) -> float:
         """FLOPs of a forward pass over ``rows`` rows, the squared lengths of whose sequences sum to ``squared``."""
         return 0.0

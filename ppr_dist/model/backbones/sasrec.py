@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppr_dist.errors import UserError, require_positive
+from ppr_dist.errors import UserError, require_positive, require_probability
 from ppr_dist.model.attention import attend
 from ppr_dist.model.backbones.base import Backbone
 from ppr_dist.model.dropout import Dropout
@@ -32,12 +32,19 @@ class Settings:
     evaluation asks (measured: few-shot better, next item no worse). ``last``: back from the last one, as with SASRec's
     left padding; training then agrees with evaluation at the whole history alone."""
 
+    norm: Literal["pre", "post"] = "pre"
+    """Layer norms before attention and feed-forward network (pre), or behind their residuals as in the first
+    transformer (post)."""
+    attention_dropout: float = 0.0
+    """Dropout probability on attention weights. On a GPU it costs little; on a CPU it rules the fused kernel out."""
+
     def __post_init__(self) -> None:
         require_positive(self, "sasrec", "layers", "heads", "ffn_multiple")
+        require_probability(self, "sasrec", "attention_dropout")
 
 
 class SASRec(Backbone):
-    """A stack of pre-norm transformer layers with learned positions; a prompt has none."""
+    """A stack of transformer layers with learned positions; a prompt has none."""
 
     section = Settings
 
@@ -46,9 +53,7 @@ class SASRec(Backbone):
         if dim % settings.heads:
             raise UserError(f"model.dim {dim} is not divisible by sasrec.heads {settings.heads}")
         self.settings, self.dim = settings, dim
-        self.layers = nn.ModuleList(
-            Layer(dim, settings.heads, settings.ffn_multiple, dropout) for _ in range(settings.layers)
-        )
+        self.layers = nn.ModuleList(Layer(settings, dim, dropout) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(dim)
         self.positions = nn.Parameter(torch.randn(max_length, dim) * 0.02)
         self.dropout = Dropout(dropout)
@@ -69,28 +74,43 @@ class SASRec(Backbone):
     def adaptable(self) -> tuple[str, ...]:
         return tuple(f"layers.{n}.{branch}" for n in range(len(self.layers)) for branch in ("out", "down"))
 
+    def last_layer(self) -> tuple[str, ...]:
+        return f"layers.{len(self.layers) - 1}.", "norm."
+
     def flops(self, rows: int, squared: int) -> float:
         linear = 2 * (4 + 2 * self.settings.ffn_multiple) * self.dim**2 * rows
         return self.settings.layers * (linear + 4 * self.dim * squared)
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and feed-forward network with residuals (SASRec §III-B)."""
+    """Attention and feed-forward network with residuals (SASRec §III-B)."""
 
-    def __init__(self, dim: int, heads: int, ffn_multiple: int, dropout: float) -> None:
+    def __init__(self, settings: Settings, dim: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.attention_dropout = settings.heads, settings.attention_dropout
+        self.pre_norm = settings.norm == "pre"
         self.attention_norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.up = nn.Linear(dim, ffn_multiple * dim)
-        self.down = nn.Linear(ffn_multiple * dim, dim)
+        self.up = nn.Linear(dim, settings.ffn_multiple * dim)
+        self.down = nn.Linear(settings.ffn_multiple * dim, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         """[R, D] → [R, D]; a row sees itself and what stands before it in its sequence."""
-        mixed = attend(self.qkv(self.attention_norm(x)), sequences, self.heads)
-        x = x + self.dropout(self.out(mixed))
-        hidden = F.gelu(self.up(self.feed_forward_norm(x)))
-        return x + self.dropout(self.down(hidden))
+        if self.pre_norm:
+            x = x + self.attend(self.attention_norm(x), sequences)
+            return x + self.feed_forward(self.feed_forward_norm(x))
+        x = self.attention_norm(x + self.attend(x, sequences))
+        normed: Tensor = self.feed_forward_norm(x + self.feed_forward(x))
+        return normed
+
+    def attend(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed: Tensor = self.dropout(self.out(attend(self.qkv(x), sequences, self.heads, dropout)))
+        return mixed
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.dropout(self.down(F.gelu(self.up(x))))
+        return hidden
