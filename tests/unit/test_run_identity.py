@@ -137,9 +137,9 @@ def test_a_run_of_an_older_version_is_named(tmp_path: Path) -> None:
     runs.create(tmp_path / "run", Config(), info, {}, resume=False)
     assert runs.read(tmp_path / "run")[1] == info
     body = dataclasses.asdict(info)
-    del body["cold_users"]
+    body["job"] = body.pop("stage")
     (tmp_path / "run" / "run.json").write_text(json.dumps(body))
-    with pytest.raises(UserError, match="run: written by another version of ppr_dist; train again"):
+    with pytest.raises(UserError, match="run: written by an earlier version of ppr_dist; train again"):
         runs.read(tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""Groups of like length: every user in one, hardly any padding."""
+"""Buckets of similar length: every sequence in one, hardly any padding."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ def parts(lengths: np.ndarray, sizes: list[int]) -> list[list[int]]:
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0], [5], [1] * 7, [9, 9, 8, 4, 4, 3, 1, 1, 0, 0], list(range(40))])
 @pytest.mark.parametrize("bucket_tokens", [1, 12, BUCKET_TOKENS])
-def test_groups_cover_the_users_in_order(
+def test_buckets_cover_the_users_in_order(
     lengths: list[int], bucket_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(padding, "BUCKET_TOKENS", bucket_tokens)
-    falling = np.array(sorted(lengths, reverse=True), np.int64)
-    groups = bucket_by_length(falling)
-    assert groups  # never none, and never a width of 0: the tower needs something to run on
-    assert sum(group.users for group in groups) == len(lengths)
-    for group, part in zip(groups, parts(falling, [g.users for g in groups]), strict=True):
-        assert group.tokens == sum(part)
-        assert group.width == max([1, *part])
+    descending = np.array(sorted(lengths, reverse=True), np.int64)
+    buckets = bucket_by_length(descending)
+    assert buckets  # never none, and never a width of 0: the model needs something to run on
+    assert sum(bucket.sequences for bucket in buckets) == len(lengths)
+    for bucket, part in zip(buckets, parts(descending, [b.sequences for b in buckets]), strict=True):
+        assert bucket.tokens == sum(part)
+        assert bucket.width == max([1, *part])
     if bucket_tokens == 1 and len(lengths) == 40:
-        assert len(groups) > 5
+        assert len(buckets) > 5
 
 
 def test_many_users_of_one_length_have_no_padding() -> None:
     lengths = np.repeat([50, 49, 20], [40, 3, 100])
     first, second, third = bucket_by_length(lengths, 512)
-    assert (first.users, second.users, third.users) == (40, 11, 92)
-    assert first.tokens == first.users * first.width
-    assert third.tokens == third.users * third.width
+    assert (first.sequences, second.sequences, third.sequences) == (40, 11, 92)
+    assert first.tokens == first.sequences * first.width
+    assert third.tokens == third.sequences * third.width
 
 
-def test_regrouped_users_stay_together() -> None:
-    # As the behaviour-masked view does: the groups stay, the lengths shrink.
-    groups = bucket_by_length(np.array([6, 5, 3, 2, 0]), 4)
-    assert len(groups) > 1
+def test_rebucketed_users_stay_together() -> None:
+    # As a view with dropped interactions does: the buckets stay, the lengths shrink.
+    buckets = bucket_by_length(np.array([6, 5, 3, 2, 0]), 4)
+    assert len(buckets) > 1
     kept = np.array([3, 5, 1, 0, 0])
-    found = rebucket(groups, kept)
-    for group, part in zip(found, parts(kept, [g.users for g in groups]), strict=True):
-        assert (group.users, group.tokens, group.width) == (len(part), sum(part), max([1, *part]))
+    found = rebucket(buckets, kept)
+    for bucket, part in zip(found, parts(kept, [b.sequences for b in buckets]), strict=True):
+        assert (bucket.sequences, bucket.tokens, bucket.width) == (len(part), sum(part), max([1, *part]))
 
 
 def test_few_slots_are_padding() -> None:
     lengths = np.sort(np.clip(np.random.default_rng(0).geometric(0.05, 4000), 1, 50))[::-1]
-    groups = bucket_by_length(lengths)
-    assert lengths.sum() / sum(group.users * group.width for group in groups) > FULL
+    buckets = bucket_by_length(lengths)
+    assert lengths.sum() / sum(bucket.sequences * bucket.width for bucket in buckets) > FULL
     # One block padded to the longest history would be mostly padding.
     assert lengths.sum() / (len(lengths) * 50) < 0.4
     # No product is small, but for the last.
-    assert all(group.users * group.width >= BUCKET_TOKENS for group in groups[:-1])
+    assert all(bucket.sequences * bucket.width >= BUCKET_TOKENS for bucket in buckets[:-1])

@@ -23,6 +23,7 @@ from ppr_dist.parallel.planning import (
     load_cluster,
     make_plan,
 )
+from ppr_dist.tuning import TUNING_METHODS
 from tests.shards import ATTRIBUTES, random_users, write_data
 
 ROOT = Path(__file__).parents[3]
@@ -112,7 +113,7 @@ def test_a_constraint_on_no_table_is_an_error(tmp_path):
 @pytest.mark.parametrize("kind", ["row_wise", "column_wise", "table_wise"])
 def test_shards_cover_each_table_once(tmp_path, world_size, kind):
     cluster = cluster_from(tmp_path, CPU.replace("[row_wise]", f"[{kind}]"))
-    tables = [config("item", 1001), config("prompt_gender", 3), config("tower_gender", 3)]
+    tables = [config("item", 1001), config("prompt_gender", 3), config("profile_encoder_gender", 3)]
     plan = make_plan(module_of(tables[0], tables[1:]), cluster, world_size, sharders())
     said = describe_plan(plan, tables, ADAGRAD.value, cluster, world_size)
     json.dumps(said)
@@ -162,11 +163,11 @@ def test_the_description_counts_what_the_planner_counts(tmp_path, kernel, kind, 
     text = (SHARDING / "gpu-8.yaml").read_text()
     text = text.replace("[row_wise]", f"[{kind}]").replace("[fused]", f"[{kernel}]", 1)
     cluster = cluster_from(tmp_path, text)
-    tables = [config("item", 10_000_001, 64), config("tower_age", 7, 64)]
+    tables = [config("item", 10_000_001, 64), config("profile_encoder_age", 7, 64)]
     module = module_of(tables[0], tables[1:])
     weights = {
         "item": module.items.embeddings["item"].weight,
-        "tower_age": module.profiles.embeddings["tower_age"].weight,
+        "profile_encoder_age": module.profiles.embeddings["profile_encoder_age"].weight,
     }
     planner, winners = planning._planner(weights, cluster, 8, optimizer.value)
     plan = planner.plan(module, sharders(optimizer))
@@ -248,7 +249,7 @@ def test_json_is_printed_alone_or_not_at_all(as_json):
         assert not any("{" in line for line in lines)
 
 
-@pytest.mark.parametrize("method", [None, "fine-tune", "ppr-light", "ppr-full"])
+@pytest.mark.parametrize("method", [None, *TUNING_METHODS])
 def test_plan_takes_what_training_takes(method, tmp_path, capsys):
     write_data(tmp_path / "data", {"tune-train": random_users(9, 3000)}, items=3000, per_shard=4)
     options = ["--cluster", str(SHARDING / "cpu.yaml"), "--world-size", "2", "--dim", "32", "--history", "9"]
@@ -261,7 +262,7 @@ def test_plan_takes_what_training_takes(method, tmp_path, capsys):
         said.append(json.loads(capsys.readouterr().out))
     assert said[0] == said[1]
     assert said[0]["optimizer"] == "exact_adagrad"
-    uses = {None: [], "fine-tune": ["tower"]}.get(method, ["prompt", "tower"])
+    uses = TUNING_METHODS[method].profile_uses if method else ()
     assert [(t["name"], t["rows"], t["columns"], t["dtype"]) for t in said[0]["tables"]] == [
         ("item", 3000, 32, "fp16"),
         *((f"{use}:{a}", n, 16, "fp32") for use in uses for a, n in ATTRIBUTES.items()),
