@@ -89,17 +89,19 @@ class StrictParser(ArgumentParser):
         """Write a flag as ``--flag true`` and the words of a list as one JSON list, as jsonargparse reads them."""
         written: list[str] = []
         while words:
-            option, *rest = words
-            values: list[str] = []
-            while rest and not rest[0].startswith("--"):
+            (word, *rest), values = words, []
+            option, equals, value = word.partition("=")
+            if equals:
+                values.append(value)
+            while not equals and rest and not rest[0].startswith("--"):
                 values.append(rest.pop(0))
             kind = getattr(self._option_string_actions.get(option), "_typehint", None)
             if kind is bool and not values:
                 values = ["true"]
             always = get_origin(kind) is list
             if (always and values and not values[0].startswith("[")) or (len(values) > 1 and _may_be_list(kind)):
-                values = [json.dumps(values)]
-            written += [option, *values]
+                values = [json.dumps(values, ensure_ascii=False)]
+            written += [f"{option}={values[0]}"] if equals else [option, *values]
             words = rest
         return written
 

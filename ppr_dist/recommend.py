@@ -37,7 +37,8 @@ class Arguments:
     """Show a progress bar on rank 0."""
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> Path:
+    """Write the recommendations; return where they are."""
     (arguments,), _ = options.parse("ppr_dist.recommend", argv, [Arguments])
     if arguments.k < 1 or arguments.batch < 1:
         raise UserError("--k and --batch must be at least 1")
@@ -108,6 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         if context.main:
             shutil.rmtree(work)
             print(f"{arguments.out}: {k} items for each of {raw.users} users", flush=True)
+    return arguments.out
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
+import itertools
 import logging
 import os
 import resource
@@ -49,6 +51,25 @@ def _allow_many_sockets() -> None:
     os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
 
 
+_CONTEXTS = itertools.count()
+
+
+@functools.cache
+def _store() -> tuple[dist.Store, int, int]:
+    return next(dist.rendezvous("env://"))
+
+
+def _rendezvous(timeout: datetime.timedelta) -> tuple[dist.Store, int, int]:
+    """The store that torchrun's ranks have in common, this rank, and the world size.
+
+    One store for all contexts of this process, and keys of its own for each. torch would make a store anew, and the
+    rank that comes first may find the one before, which is about to go, or its keys, and wait for ever.
+    """
+    store, rank, world_size = _store()
+    store.set_timeout(timeout)
+    return dist.PrefixStore(f"context-{next(_CONTEXTS)}", store), rank, world_size
+
+
 def _leave() -> None:
     """Destroy the process groups, DeepSpeed's own names for them too: another job of this process makes new ones."""
     deepspeed = sys.modules.get("deepspeed")
@@ -73,7 +94,9 @@ def distributed_context(timeout_minutes: float = 30) -> Iterator[DistributedCont
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+        timeout = datetime.timedelta(minutes=timeout_minutes)
+        store, rank, world_size = _rendezvous(timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     else:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -62,20 +60,3 @@ def test_training_goes_on_without_wandb_after_one_warning(
     both = list((run / "wandb").glob("offline-run-*"))
     assert len(both) == 2
     assert {folder.name.split("-")[-1] for folder in both} == {(run / "wandb-id").read_text().strip()}
-
-
-def test_one_process_pre_trains_tunes_and_evaluates(
-    catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And its folders may be called as one likes."""
-    shutil.copytree(catalogue, tmp_path / "shop:v2")
-    monkeypatch.chdir(tmp_path)
-    tiny = [str(word) for word in TINY]
-    commands = (
-        ["pretrain", "--data", "shop:v2", "--run-dir", "pre:1", *tiny],
-        ["tune", "--data", "shop:v2", "--init", "pre:1", "--run-dir", "tuned", "--method", "ppr-light", *tiny],
-        ["evaluate", "--run-dir", "tuned", "--task", "few-shot", "zero-shot", "--progress", "false"],
-    )
-    done = run_command("tests.chain", *map(json.dumps, commands), timeout=120)
-    assert done.codes == [0], done
-    assert [json.loads(line)["task"] for line in done.out[0].splitlines()[-2:]] == ["few-shot", "zero-shot"]

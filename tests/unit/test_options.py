@@ -64,6 +64,9 @@ def test_a_bool_is_a_flag_and_a_list_is_words() -> None:
     assert sections["train"].batch == 3
     assert not parse("--out-dir", "a", "--resume", "false")[0].resume
     assert parse("--out-dir", "a", "--places", "b")[0].places == [Path("b")]
+    assert parse("--out-dir=a", "--places=b=c", "--names=--d")[0] == Arguments(
+        out_dir="a", places=[Path("b=c")], names="--d"
+    )
     assert parse("--out-dir", "a", "--places", '["b", "c"]')[0].places == [Path("b"), Path("c")]
     assert parse("--out-dir", "a", "--names", "c,d")[0].names == "c,d"
 
