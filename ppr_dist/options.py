@@ -6,8 +6,9 @@ import dataclasses
 import json
 import re
 import sys
+import textwrap
 from argparse import SUPPRESS, Action
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
@@ -24,6 +25,9 @@ class Help(DefaultHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _format_action_invocation(self, action: Action) -> str:
         return ", ".join(_option(name) for name in action.option_strings if name[-1] != "+") + _values(action)
@@ -130,6 +134,7 @@ def parse(
     flat: Sequence[type],
     sections: Mapping[str, type] | None = None,
     description: str | None = None,
+    parts: Mapping[str, Iterable[str]] | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Read ``--config FILE.yaml`` and flags into dataclasses.
 
@@ -137,6 +142,7 @@ def parse(
         flat: dataclasses whose fields are options of their own (``--out``); their names must differ.
         sections: dataclasses by section name (``--train.lr``).
         description: what --help says of the command; by default the docstring of the module of the first ``flat``.
+        parts: by option, the names it may have, for --help alone.
 
     Returns the instances of ``flat`` in order, and those of ``sections`` by name. Raises :class:`UserError` naming
     the key where one is unknown, missing or of the wrong type, and what the dataclasses' own checks raise.
@@ -153,6 +159,9 @@ def parse(
     needed = [_option(action.dest) + _values(action) for action in parser._actions if action.required]
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
     _add(parser, sections or {})
+    for key, names in (parts or {}).items():
+        if option := parser._option_string_actions.get(f"--{key}"):
+            option.help = f"{option.help or ''} One of: {', '.join(names)}.".lstrip()
     built = parser.build(parser.parse_args(argv))
     own = [arguments(**{f.name: built[f.name] for f in dataclasses.fields(arguments)}) for arguments in flat]
     return own, {name: built[name] for name in sections or {}}
@@ -216,7 +225,8 @@ def _may_be_list(kind: Any) -> bool:
 
 def _add(parser: StrictParser, sections: Mapping[str, type]) -> None:
     for name, section in sections.items():
-        parser.add_class_arguments(section, name)
+        heading = (section.__doc__ or name).strip().split("\n")[0].removesuffix(".")
+        parser.add_class_arguments(section, name, help=f"{heading} ({name})")
         parser._option_string_actions[
             f"--{name}"
         ].help = SUPPRESS  # a section as a whole, in JSON: for ppr_dist.library

@@ -19,6 +19,13 @@ from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.tuning import TUNING_METHODS
 
 Arguments = TypeVar("Arguments")
+CHOICES: dict[str, dict[str, Any]] = {
+    "method": dict(TUNING_METHODS),
+    "model.backbone": dict(BACKBONES),
+    "model.item_encoder": dict(ITEM_ENCODERS),
+    "train.objectives": dict(OBJECTIVES),
+}
+"""The parts that an option may name."""
 
 
 def parse(prog: str, argv: list[str] | None, arguments: type[Arguments]) -> tuple[Arguments, Config]:
@@ -26,7 +33,7 @@ def parse(prog: str, argv: list[str] | None, arguments: type[Arguments]) -> tupl
 
     Raises :class:`UserError` naming the key where one is unknown, missing or of the wrong type.
     """
-    (own,), found = options.parse(prog, argv, [arguments], sections())
+    (own,), found = options.parse(prog, argv, [arguments], sections(), parts=CHOICES)
     return own, _config(found)
 
 
@@ -38,7 +45,7 @@ def parse_tuning(
     Returns besides what the command line says of that model, by section: only what was given (:func:`same_model`).
     """
     of_model = {name: _all_optional(section) for name, section in sections().items() if name in model_sections()}
-    (own,), found = options.parse(prog, argv, [arguments], sections() | of_model)
+    (own,), found = options.parse(prog, argv, [arguments], sections() | of_model, parts=CHOICES)
     given = {name: dataclasses.asdict(found.pop(name)) for name in of_model}
     asked = {name: {k: v for k, v in values.items() if v is not None} for name, values in given.items()}
     return own, _config(found), asked
@@ -123,6 +130,7 @@ def _config(found: dict[str, Any]) -> Config:
 
 def _all_optional(section: type) -> type:
     """The section with every field optional, so that what was given can be told from what was not."""
+    title = (section.__doc__ or "").split("\n")[0].removesuffix(".")
     types = get_type_hints(section)
     fields = [(f.name, types[f.name] | None, dataclasses.field(default=None)) for f in dataclasses.fields(section)]
     return dataclasses.make_dataclass(
@@ -130,5 +138,5 @@ def _all_optional(section: type) -> type:
         fields,
         frozen=True,
         kw_only=True,
-        namespace={"__doc__": f"{section.__doc__} (the pre-trained run's)"},
+        namespace={"__doc__": f"{title}, the pre-trained run's"},
     )

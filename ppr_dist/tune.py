@@ -16,7 +16,7 @@ class Arguments:
     init: Path
     """Pre-trained run to start from."""
     method: str
-    """Tuning method (ppr_dist/tuning): ppr-light, ppr-full, fine-tune, …"""
+    """Tuning method (ppr_dist/tuning)."""
     run_dir: Path
     """Folder for configuration, metrics and checkpoints."""
     resume: bool = False

@@ -72,14 +72,14 @@ print(evaluate(run_dir="tuned", task=["few-shot", "joint"], progress=False))
     ("call", "said"),
     [
         (
-            lambda: library.evaluate(run_dir="r", task="few-shots"),
-            "--task: expected one of few-shot, .*, got few-shots",
+            lambda: library.evaluate(run_dir="r", task="joint", protocol="all"),
+            "--protocol: expected one of .*, got all",
         ),
         (lambda: library.evaluate(task=["joint"]), "the following arguments are required: --run-dir"),
         (lambda: library.recommend(run_dir="r", users="u", out="o", top=3), "unrecognized arguments: --top=3"),
         (lambda: library.pretrain(data="d", run_dir="r", train={"epoch": 3}), "--train.epoch: no such option"),
         (lambda: library.pretrain(data="d", run_dir="r", train={"lr": "high"}), "--train.lr: expected float, got high"),
-        (lambda: library.tune(data="d", run_dir="r", init="i", method="ppr"), "--method: expected one of .*, got ppr"),
+        (lambda: library.pretrain(data="d", run_dir="r", train={"objectives": ["x"]}), "train.objectives 'x': .*"),
         (lambda: library.tune(data={1}), r"--data: no value of an option: \{1\} \(.*"),
         (lambda: library.prepare(interactions="c", out="o", buckets={"a.b": "x"}), "--buckets: expected int or list.*"),
     ],
