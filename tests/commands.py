@@ -21,7 +21,6 @@ _CONTEXT.set_forkserver_preload(
         *PRELOAD,
         "deepspeed",
         "duckdb",
-        "ppr_dist.job",
         "ppr_dist.trained",
         "ppr_dist.parts",
         "ppr_dist.data.prepare.prepared",

@@ -46,9 +46,9 @@ def never_done(group: object = None) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     (kind,) = argv or []
-    with distributed_context() as ranks:
+    with distributed_context() as context:
         dist.barrier()
         dist.destroy_process_group = never_done
-        if ranks.rank == 1:
+        if context.rank == 1:
             fail(kind)
         dist.all_reduce(torch.ones(1))

@@ -88,7 +88,7 @@ class Model:
     """A run, read from its files alone."""
 
     settings: dict[str, Any]
-    """The section ``model`` of config.yaml."""
+    """The sections ``model`` and ``sasrec`` of config.yaml, which share no key."""
     attributes: list[str]
     weights: dict[str, Array]
 
@@ -98,7 +98,7 @@ class Model:
         return self.weights["tables.items.embeddings.item.weight"]
 
     def user_vector(self, history: list[int], profile: list[int]) -> Array:
-        """u_a + u_s (PPR §3.4) [D]: what the profile says by itself, and the last state over [prompt | history].
+        """u_a + u_s (PPR §3.4) [D]: the profile's encoding, and the backbone's last state over [prompt | history].
 
         Args:
             history: item numbers, oldest first; profile: value of each attribute.
@@ -106,29 +106,31 @@ class Model:
         history = history[-self.settings["max_length"] :]
         sequence = self.prompt(profile) + [self.token(item, n, len(history)) for n, item in enumerate(history)]
         u_s = self.backbone(np.array(sequence))[-1] if sequence else np.zeros(self.settings["dim"])
-        return u_s + self.perceptron("tower", profile) if self.has("tower") else u_s
+        return u_s + self.profile_mlp("profile_encoder", profile) if self.has("profile_encoder") else u_s
 
     def prompt(self, profile: list[int]) -> list[Array]:
-        """The profile's prefix tokens, each [D]; none where the run has no prompt."""
-        return list(self.perceptron("prompt", profile).reshape(-1, self.settings["dim"])) if self.has("prompt") else []
+        """The profile's prompt rows, each [D]; none where the run has no prompt."""
+        if not self.has("prompt"):
+            return []
+        return list(self.profile_mlp("prompt", profile).reshape(-1, self.settings["dim"]))
 
     def token(self, item: int, nth: int, length: int) -> Array:
         """The ``nth`` of ``length`` interactions, as it enters the backbone [D]."""
         position = {"first": nth, "last": length - 1 - nth}[self.settings["positions"]]
-        return self.items[item] * math.sqrt(self.settings["dim"]) + self.dense("position")[position]
+        return self.items[item] * math.sqrt(self.settings["dim"]) + self.dense("backbone.positions")[position]
 
     def backbone(self, x: Array) -> Array:
         """Pre-norm transformer, causal (SASRec §III-B): [S, D] → [S, D]."""
-        for number in range(self.settings["blocks"]):
-            block = f"backbone.blocks.{number}"
-            x = x + self.attention(block, self.norm(f"{block}.attention_norm", x))
-            hidden = gelu(self.linear(f"{block}.up", self.norm(f"{block}.feed_forward_norm", x)))
-            x = x + self.linear(f"{block}.down", hidden)
+        for number in range(self.settings["layers"]):
+            layer = f"backbone.layers.{number}"
+            x = x + self.attention(layer, self.norm(f"{layer}.attention_norm", x))
+            hidden = gelu(self.linear(f"{layer}.up", self.norm(f"{layer}.feed_forward_norm", x)))
+            x = x + self.linear(f"{layer}.down", hidden)
         return self.norm("backbone.norm", x)
 
-    def attention(self, block: str, x: Array) -> Array:
+    def attention(self, layer: str, x: Array) -> Array:
         """Each token mixes what stands before it and itself: [S, D] → [S, D]."""
-        query, key, value = np.split(self.linear(f"{block}.qkv", x), 3, axis=1)
+        query, key, value = np.split(self.linear(f"{layer}.qkv", x), 3, axis=1)
         width = self.settings["dim"] // self.settings["heads"]
         mixed = np.zeros_like(x)
         for head in range(self.settings["heads"]):
@@ -136,13 +138,13 @@ class Model:
             for s in range(len(x)):
                 weight = np.exp(key[: s + 1, own] @ query[s, own] / math.sqrt(width))
                 mixed[s, own] = weight / weight.sum() @ value[: s + 1, own]
-        return self.linear(f"{block}.out", mixed)
+        return self.linear(f"{layer}.out", mixed)
 
-    def perceptron(self, use: str, profile: list[int]) -> Array:
-        """W2·relu(W1·x_u + b1) + b2 of the profile's embeddings for ``use``, side by side: [m·d] → [out]."""
+    def profile_mlp(self, part: str, profile: list[int]) -> Array:
+        """W2·relu(W1·x_u + b1) + b2 of the profile's embeddings for ``part``, side by side: [m·d] → [out]."""
         rows = zip(self.attributes, profile, strict=True)
-        x_u = np.concatenate([self.weights[f"tables.profiles.embeddings.{use}:{a}.weight"][v] for a, v in rows])
-        return self.linear(f"{use}.second", np.maximum(self.linear(f"{use}.first", x_u), 0))
+        x_u = np.concatenate([self.weights[f"tables.profiles.embeddings.{part}:{a}.weight"][v] for a, v in rows])
+        return self.linear(f"{part}.second", np.maximum(self.linear(f"{part}.first", x_u), 0))
 
     def linear(self, name: str, x: Array) -> Array:
         return x @ self.dense(f"{name}.weight").T + self.dense(f"{name}.bias")
@@ -165,7 +167,8 @@ def gelu(x: Array) -> Array:
 
 def read_model(run: Path) -> Model:
     """The run's latest checkpoint."""
-    settings = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    settings = config["model"] | config["sasrec"]
     attributes = list(json.loads((run / "run.json").read_text())["attributes"])
     weights = {name: tensor.astype(np.float64) for name, tensor in tensors(run).items()}
     return Model(settings, attributes, weights)
@@ -204,18 +207,18 @@ def unseen(history: list[int], target: int, items: int) -> list[int]:
     return [item for item in range(items) if item not in (*history, target)]
 
 
-def negatives(user: int, prefix: int, clicked: set[int], items: int, seed: int = 0) -> list[int]:
+def negatives(user: int, context: int, clicked: set[int], items: int, seed: int = 0) -> list[int]:
     """Protocol sampled-99: distinct items that the user never clicked, each of 99 columns a draw by hash.
 
     Columns whose item was clicked, or stands in an earlier column too, draw again, all at once, until there are none.
     """
-    drawn = [random_bits(seed, 21, user, prefix, column, 0) % items for column in range(99)]
+    drawn = [random_bits(seed, 21, user, context, column, 0) % items for column in range(99)]
     for attempt in itertools.count(1):
         again = [c for c, item in enumerate(drawn) if item in clicked or item in drawn[:c]]
         if not again:
             break
         for column in again:
-            drawn[column] = random_bits(seed, 21, user, prefix, column, attempt) % items
+            drawn[column] = random_bits(seed, 21, user, context, column, attempt) % items
     return drawn
 
 
@@ -238,18 +241,18 @@ def evaluate(
     model, splits, profiles = read_model(run), read_splits(interactions), read_profiles(users, data)
     item_number, user_number = item_numbers(splits), user_numbers(splits)
     found = {}
-    for user, prefix in instances(splits, task):
+    for user, context in instances(splits, task):
         raw = next(part[user] for part in splits.values() if user in part)
         clicks = [item_number[item] for item in raw]
-        history, target = clicks[:prefix], clicks[prefix]
+        history, target = clicks[:context], clicks[context]
         if protocol == "full":
             others = unseen(history, target, len(item_number))
         else:
-            others = negatives(user_number[user], prefix, set(clicks), len(item_number))
+            others = negatives(user_number[user], context, set(clicks), len(item_number))
         vector = model.user_vector(history, profiles[user])
         ahead = model.items[others] @ vector - model.items[target] @ vector
         close = np.abs(ahead[ahead != 0]).min(initial=np.inf) / max(np.abs(model.items[target] * vector).sum(), 1e-300)
-        found[user, prefix] = Ranked(raw[prefix], 1 + int((ahead >= 0).sum()), len(others) + 1, float(close))
+        found[user, context] = Ranked(raw[context], 1 + int((ahead >= 0).sum()), len(others) + 1, float(close))
     return found
 
 

@@ -34,12 +34,12 @@ def place(
     for own, asked in cases:
         body = yaml.safe_load((run / "config.yaml").read_text())
         if context.main:
-            body["tables"]["sharding"] = str(own) if own else None
+            body["tables"]["cluster"] = str(own) if own else None
             (run / "config.yaml").write_text(yaml.safe_dump(body))
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             try:
-                plan = load_trained(run, None, context, asked).scorer.tables.plan
+                plan = load_trained(run, None, context, asked).scorer.embeddings.plan
                 cut = {table["name"]: table["sharding_type"] for table in plan["tables"]}["item"]
             except UserError as error:
                 cut = f"refused: {error}"

@@ -73,7 +73,7 @@ def measured(context: DistributedContext, run: Path, task: str, split: str) -> d
         task=task,  # type: ignore[arg-type]
         split=split,
         protocol="full",
-        max_length=trained.config.model.max_length,
+        config=trained.config,
     )
 
 
