@@ -130,11 +130,14 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "unknown key": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  rate: 1\n")), "train.rate: no such"),
     "unknown section": (lambda p: p.train("--config", p.file("c.yaml", "training:\n  lr: 1\n")), "training"),
     "broken YAML": (lambda p: p.train("--config", p.file("c.yaml", "train: [1\n")), "config.*line 2"),
-    "wrong type": (lambda p: p.train("--train.global_batch_size", "many"), "train.batch.*int.*many"),
+    "wrong type": (lambda p: p.train("--train.global_batch_size", "many"), "train.global_batch_size.*int.*many"),
     "wrong type in YAML": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  lr: high\n")), "train.lr.*high"),
-    "out of range": (lambda p: p.train("--train.global_batch_size", 0), "train.batch must be above 0, not 0"),
+    "out of range": (
+        lambda p: p.train("--train.global_batch_size", 0),
+        "train.global_batch_size must be above 0, not 0",
+    ),
     "no such choice": (lambda p: p.train("--tables.optimizer", "lion"), "tables.optimizer.*lion"),
-    "indivisible": (lambda p: p.train("--sasrec.heads", 3), "model.dim 16 .* model.heads 3"),
+    "indivisible": (lambda p: p.train("--sasrec.heads", 3), "model.dim 16 .* sasrec.heads 3"),
     "missing flag": (lambda p: ("pretrain", "--data", p.data), "required.*run"),
     "no such method": (lambda p: p.tune("--method", "lora"), "method.*lora"),
     "another model": (lambda p: (*p.tune(), "--model.dim", 32), "model.dim is 32, but the pre-trained run has 16"),
@@ -328,7 +331,7 @@ def test_a_run_does_not_resume_on_changed_data_nor_begin_anew(place: Place, raw:
     assert content(place.out) == before
     again = (*place.train("--data", data, "--train.max_steps", 3), "--resume")
     refused(run_command(*again, "--train.global_batch_size", 16), "checkpoint was written with batch 32, now 16")
-    refused(run_command(*again, "--sasrec.layers", 2), "out has model.blocks 1; resume it with --sasrec.layers 1")
+    refused(run_command(*again, "--sasrec.layers", 2), "out has sasrec.layers 1; resume it with --sasrec.layers 1")
     assert content(place.out) == before
     shutil.rmtree(data)
     prepare_tiny(raw, data, seed=1)
