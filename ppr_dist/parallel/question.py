@@ -90,12 +90,13 @@ def show(question: Question, said: dict[str, Any]) -> Iterator[str]:
         f"on {question.world_size} rank(s) of {question.cluster.name!r}"
     )
     yield ""
-    head = f"{'table':16}{'rows':>15}{'columns':>9}  {'dtype':7}{'sharding':13}{'kernel':19}{'shards':>6}"
+    width = max(16, *(len(table["name"]) for table in said["tables"]))
+    head = f"{'table':{width}}{'rows':>15}{'columns':>9}  {'dtype':7}{'sharding':13}{'kernel':19}{'shards':>6}"
     yield f"{head}  largest shard"
     for table in said["tables"]:
         rows, columns = max((shard[1], shard[2]) for shard in table["shards"])
         yield (
-            f"{table['name']:16}{table['rows']:>15,}{table['columns']:>9}  {table['dtype']:7}"
+            f"{table['name']:{width}}{table['rows']:>15,}{table['columns']:>9}  {table['dtype']:7}"
             f"{table['sharding_type']:13}{table['compute_kernel']:19}{len(table['shards']):>6}"
             f"  {rows:,} x {columns}"
         )
