@@ -1,8 +1,10 @@
 """Backbones: one file each, found here by name."""
 
 from ppr_dist.model.backbones.base import Backbone
+from ppr_dist.model.backbones.gru4rec import GRU4Rec
 from ppr_dist.model.backbones.sasrec import SASRec
 
 BACKBONES: dict[str, type[Backbone]] = {
     "sasrec": SASRec,
+    "gru4rec": GRU4Rec,
 }
