@@ -32,7 +32,7 @@ class OwnNegatives(Objective):
     """A sum over targets, each against its own negatives."""
 
     section: ClassVar[type[UniformNegatives]] = UniformNegatives
-    loss: ClassVar[Callable[..., Tensor]]
+    loss: Callable[..., Tensor]
     """As :func:`ppr_dist.objectives.bpr.bpr`."""
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
