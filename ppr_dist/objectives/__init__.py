@@ -5,6 +5,7 @@ from ppr_dist.objectives.bce import BCE
 from ppr_dist.objectives.bpr import BPR
 from ppr_dist.objectives.contrastive import Contrastive
 from ppr_dist.objectives.full_softmax import FullSoftmax
+from ppr_dist.objectives.gbce import GBCE
 from ppr_dist.objectives.softmax import SampledSoftmax
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -12,5 +13,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "full_softmax": FullSoftmax,
     "bpr": BPR,
     "bce": BCE,
+    "gbce": GBCE,
     "contrastive": Contrastive,
 }
