@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ppr_dist.metrics.auc import AUC
 from ppr_dist.metrics.base import Metric
 from ppr_dist.metrics.hit import Hit
+from ppr_dist.metrics.mrr import MRR
 from ppr_dist.metrics.ndcg import NDCG
 
 
@@ -16,6 +17,7 @@ METRICS: dict[str, Metric] = {
     "auc": AUC(),
     **_at("hit", Hit),
     **_at("ndcg", NDCG),
+    **_at("mrr", MRR),
 }
 
 USUAL = tuple(name for name, metric in METRICS.items() if not metric.needs_best)
