@@ -1,5 +1,6 @@
 """Tuning methods: one file each, found here by name."""
 
+from ppr_dist.tuning.adapter import Adapter
 from ppr_dist.tuning.base import TuningMethod
 from ppr_dist.tuning.fine_tune import FineTune
 from ppr_dist.tuning.ppr import PPRFull, PPRLight
@@ -8,4 +9,5 @@ TUNING_METHODS: dict[str, type[TuningMethod]] = {
     "ppr-light": PPRLight,
     "ppr-full": PPRFull,
     "fine-tune": FineTune,
+    "adapter": Adapter,
 }
