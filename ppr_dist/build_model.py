@@ -20,10 +20,13 @@ def untuned_model(config: Config, catalogue: Catalogue) -> SequentialModel:
 
 
 def attach(model: SequentialModel, method: str | None, config: Config, catalogue: Catalogue) -> None:
-    """Attach to an untuned model what a tuning method and its objectives add."""
+    """Attach to an untuned model what a tuning method and its objectives add, and freeze what it does not train."""
     if method:
+        tuning = TUNING_METHODS[method](config, catalogue)
         model.attach_heads(_heads(config, method, catalogue))
-        TUNING_METHODS[method](config, catalogue).attach(model)
+        tuning.attach(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(tuning.trainable(name))
 
 
 def _heads(config: Config, method: str | None, catalogue: Catalogue) -> dict[str, nn.Module]:

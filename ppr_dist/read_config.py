@@ -96,8 +96,8 @@ def sections() -> dict[str, type]:
 
 
 def section(config: Config, name: str) -> Any:
-    """A section of ``config`` by name."""
-    return config.part(name, part_sections()[name]) if name in part_sections() else getattr(config, name)
+    """A section of ``config`` by name; None of a part without settings."""
+    return config.part(name, part_sections()[name]) if name in part_sections() else getattr(config, name, None)
 
 
 def model_sections() -> list[str]:

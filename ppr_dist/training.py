@@ -123,7 +123,6 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             config=config,
             context=context,
         )
-        method = TUNING_METHODS[arguments.method](config, info.catalogue_for(config))
         check(run)
         objectives = make_objectives(config, arguments.method, info.catalogue_for(config))
         loader = make_loader(run, objectives)
@@ -132,10 +131,8 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
         model = untuned_model(pretrained, pretrained_info.catalogue_for(pretrained))
         load_dense(model, start.path)
         attach(model, arguments.method, config, info.catalogue_for(config))
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(method.trainable(name))
         sizes = run.info.table_sizes(config)
-        parallel = parallelize(sizes, model, config, context, train_items=method.trains_items)
+        parallel = parallelize(sizes, model, config, context, train_items=TUNING_METHODS[arguments.method].trains_items)
         same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
         load_tables(parallel.embeddings, start.path, with_optimizer=same_optimizer)
         if context.main:

@@ -41,7 +41,7 @@ class TuningMethod:
             model.attach_profile_encoder(self.features, self.config.profile.hidden)
 
     def trainable(self, name: str) -> bool:
-        """Whether the parameter of that name is trained: by default every one."""
+        """Whether the parameter of that name is trained, once all is attached: by default every one."""
         return True
 
 

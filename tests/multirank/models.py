@@ -96,12 +96,7 @@ def build(context: DistributedContext, config: Config, method: str | None = None
     torch.manual_seed(0)
     model = untuned_model(config, CATALOGUE)
     attach(model, method, config, CATALOGUE)
-    trains_items = True
-    if method:
-        tuning = TUNING_METHODS[method](config, CATALOGUE)
-        trains_items = tuning.trains_items
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(tuning.trainable(name))
+    trains_items = TUNING_METHODS[method].trains_items if method else True
     sizes = table_sizes(config, CATALOGUE, method)
     parallel = parallelize(sizes, model, config, context, train_items=trains_items)
     objectives = make_objectives(config, method, CATALOGUE)
