@@ -48,7 +48,11 @@ class RunInfo:
 
     def catalogue_for(self, config: Config) -> Catalogue:
         """The sizes of its data, and what of it a model of ``config`` may not see."""
-        hidden = {name for objective in config.train.objectives for name in OBJECTIVES[objective].hides(config)}
+        hidden = {
+            name
+            for objective in config.train.objectives
+            for name in OBJECTIVES[objective].hides(config, self.attributes)
+        }
         return Catalogue(items=self.items, attributes=self.attributes, hidden=frozenset(hidden))
 
     @property

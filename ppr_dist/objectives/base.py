@@ -168,8 +168,8 @@ class Objective:
         self.scores = config.loss
 
     @classmethod
-    def hides(cls, config: Config) -> tuple[str, ...]:
-        """Attributes that prompt and profile encoder may not see, since this predicts them."""
+    def hides(cls, config: Config, attributes: dict[str, int]) -> tuple[str, ...]:
+        """Which of ``attributes`` prompt and profile encoder may not see, since this predicts them."""
         return ()
 
     def head(self, dim: int) -> nn.Module | None:

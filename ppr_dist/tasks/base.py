@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -77,7 +77,7 @@ class Task:
         """Float64 by name, the same names and shapes for any users, none included. A collective."""
         raise NotImplementedError
 
-    def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, float | int | None]:
+    def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, Any]:
         """Metrics of all users and ranks.
 
         Raises :class:`~ppr_dist.errors.UserError` where there was nothing to measure.

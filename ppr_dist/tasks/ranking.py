@@ -5,7 +5,7 @@ Shapes: I instances of this rank, D width.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ NEGATIVES = 99
 class RankingTask(Task):
     """Ranks each instance's target among the catalogue, or among negatives (``evaluation.protocol``).
 
-    An instance without clicks, of a model that knows no profiles, is *unscored*: all items tie, and the target counts
-    as ranked last. Where all instances are, the metrics are not defined (None).
+    For a user without clicks a model that knows no profiles gives no order: all items tie, and the target counts as
+    ranked last. Where it is so of all instances, the metrics are not defined (None).
     """
 
     name: ClassVar[str]
@@ -49,7 +49,7 @@ class RankingTask(Task):
         items, scorer, full = evaluation.manifest.items, evaluation.scorer, evaluation.protocol == "full"
         instances = self.instances(users)
         found, again = len(instances.user_rows), clicked_before(instances)
-        counts = {"found": found, "seen": int(again.sum()), "unsampled": 0, "unscored": 0}
+        counts = {"found": found, "seen": int(again.sum()), "unsampled": 0, "ranked_last": 0}
         if not evaluation.seen_targets:
             instances = instances.select(~again)
         if not full:
@@ -58,7 +58,7 @@ class RankingTask(Task):
             instances = instances.select(enough)
         counts["left_out"] = found - len(instances.user_rows)
         if scorer.needs_clicks:
-            counts["unscored"] = int((instances.context_lengths == 0).sum())
+            counts["ranked_last"] = int((instances.context_lengths == 0).sum())
         counts["users"] = len(np.unique(instances.user_rows))
         counts["instances"] = len(instances.user_rows)
         sums = {name: zeros(METRICS[name], items) for name in evaluation.metrics}
@@ -75,9 +75,9 @@ class RankingTask(Task):
                 evaluation.keep(ranked)
         return {name: torch.tensor(float(count), dtype=torch.float64) for name, count in counts.items()} | sums
 
-    def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, float | int | None]:
-        counted = ("found", "seen", "unsampled", "left_out", "users", "instances", "unscored")
-        found, seen, unsampled, left_out, users, instances, unscored = (int(sums.pop(name)) for name in counted)
+    def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, Any]:
+        counted = ("found", "seen", "unsampled", "left_out", "users", "instances", "ranked_last")
+        found, seen, unsampled, left_out, users, instances, ranked_last = (int(sums.pop(name)) for name in counted)
         if not instances:
             reason = f"no {self.name} instance in split {evaluation.split!r}"
             if unsampled:
@@ -92,10 +92,10 @@ class RankingTask(Task):
             few = f"{unsampled} of {found} {self.name} instances are left out: their users leave fewer than {NEGATIVES}"
             warn(f"{few} items unclicked to sample from")
         metrics: dict[str, float | None] = {
-            name: None if unscored == instances else METRICS[name].finish(value, instances)
+            name: None if ranked_last == instances else METRICS[name].finish(value, instances)
             for name, value in sums.items()
         }
-        counts = {"seen_targets": seen, "left_out": left_out, "unscored": unscored}
+        counts = {"seen_targets": seen, "left_out": left_out, "ranked_last": ranked_last}
         return {"users": users, "instances": instances, **metrics, **counts}
 
 
