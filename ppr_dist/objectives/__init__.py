@@ -1,5 +1,6 @@
 """Objectives: one file each, found here by name. Several may be added up."""
 
+from ppr_dist.objectives.attribute import Attribute
 from ppr_dist.objectives.base import Objective
 from ppr_dist.objectives.bce import BCE
 from ppr_dist.objectives.bpr import BPR
@@ -15,4 +16,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "bce": BCE,
     "gbce": GBCE,
     "contrastive": Contrastive,
+    "attribute": Attribute,
 }

@@ -1,5 +1,6 @@
 """Tasks: one file each, found here by name."""
 
+from ppr_dist.tasks.attribute import Attribute
 from ppr_dist.tasks.base import Task
 from ppr_dist.tasks.few_shot import FewShot
 from ppr_dist.tasks.joint import Joint
@@ -13,4 +14,5 @@ TASKS: dict[str, Task] = {
     "joint": Joint(),
     "next-item": NextItem(),
     "validation": Validation(),
+    "attribute": Attribute(),
 }

@@ -1,0 +1,73 @@
+"""Predict a profile attribute of users from their clicks (PPR Table VIII), by a run with the objective ``attribute``.
+
+Shapes: n users, C known values of the attribute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppr_dist.data.stream.instances import Instances, history_batch
+from ppr_dist.data.stream.users import Users
+from ppr_dist.errors import UserError
+from ppr_dist.objectives.attribute import to_predict
+from ppr_dist.scoring import ModelScorer
+from ppr_dist.tasks.base import Evaluation, Task
+
+METRICS = ("accuracy", "precision", "recall", "f1")
+
+
+class Attribute(Task):
+    """Accuracy; precision, recall and F1 as means over the values that occur (macro). Unknown values are left out."""
+
+    protocol = "classification"
+    best_metric = "accuracy"
+
+    def metric_names(self) -> tuple[str, ...]:
+        return METRICS
+
+    def sums(self, evaluation: Evaluation, users: Users) -> dict[str, Tensor]:
+        if "attribute" not in evaluation.config.train.objectives or not isinstance(evaluation.scorer, ModelScorer):
+            raise UserError("task attribute needs a run trained with --train.objectives attribute")
+        attributes, name = _attributes(evaluation)
+        column, values = list(attributes).index(name), attributes[name]
+        known = np.flatnonzero(users.attributes[column])
+        everything = Instances(users, known, users.lengths[known])
+        batch = history_batch(everything, evaluation.config.model.max_length)
+        logits = evaluation.scorer.encode(batch).heads["attribute"]
+        # The batch has its users in another order.
+        predicted = logits.argmax(1).cpu()[batch.user_rows]
+        actual = torch.from_numpy(users.attributes[column][known] - 1)
+        right = actual[predicted == actual]
+        counts = [torch.bincount(which, minlength=values - 1) for which in (right, predicted, actual)]
+        return {"counts": torch.stack(counts).double()}
+
+    def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, Any]:
+        right, predicted, actual = sums["counts"]
+        users = float(actual.sum())
+        if not users:
+            raise UserError(f"{evaluation.data}: no user of split {evaluation.split!r} has a known value to predict")
+        occurs = actual > 0
+        precision, recall = right / predicted.clamp(min=1), right / actual.clamp(min=1)
+        f1 = 2 * right / (predicted + actual).clamp(min=1)
+        means = {
+            name: float(of_value[occurs].mean())
+            for name, of_value in (("precision", precision), ("recall", recall), ("f1", f1))
+        }
+        return {
+            "attribute": _attributes(evaluation)[1],
+            "users": int(users),
+            "accuracy": float(right.sum()) / users,
+            **means,
+            "majority_rate": float(actual.max()) / users,
+        }
+
+
+def _attributes(evaluation: Evaluation) -> tuple[dict[str, int], str]:
+    """Cardinality of every attribute, and the one that is predicted."""
+    attributes = {attribute.name: attribute.cardinality for attribute in evaluation.manifest.attributes}
+    return attributes, to_predict(evaluation.config, attributes)

@@ -1,0 +1,97 @@
+"""Predicting an attribute: from clicks that show it, from labels that were shuffled, and never from itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.data.stream.instances import Instances, history_batch
+from ppr_dist.parallel.distributed import DistributedContext
+from ppr_dist.scoring import ModelScorer
+from tests.commands import succeed
+from tests.multirank import models
+from tests.ranks import run_ranks
+
+USERS, ITEMS, CLICKS = 600, 60, 8
+TRAIN = (
+    *("--model.dim", 16, "--sasrec.layers", 1, "--profile.attribute_dim", 8),
+    *("--train.global_batch_size", 64, "--train.lr", 1e-2, "--tables.lr", 0.1, "--softmax.uniform_negatives", 32),
+)
+
+
+def raw(folder: Path, *, shuffled: bool) -> Path:
+    """A log in which users of taste "a" click the first half of the items alone, and all others the second half."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    likes = rng.random(USERS) < 0.3
+    items = rng.integers(0, ITEMS // 2, (USERS, CLICKS)) + ~likes[:, None] * (ITEMS // 2)
+    taste = np.where(rng.permutation(likes) if shuffled else likes, "a", "b")
+    user = np.repeat(np.arange(USERS), CLICKS)
+    log = {"user_id": user, "item_id": items.ravel(), "timestamp": np.tile(np.arange(CLICKS), USERS)}
+    pq.write_table(pa.table(log), folder / "interactions.parquet")
+    pq.write_table(pa.table({"user_id": np.arange(USERS), "taste": taste}), folder / "users.parquet")
+    return folder
+
+
+def measured(folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """Accuracy and the rest after pre-training on some users and tuning on others."""
+    files = ("--interactions", folder / "interactions.parquet", "--users", folder / "users.parquet")
+    data, run, tuned = (tmp_path / name for name in ("data", "run", "tuned"))
+    succeed("prepare", *files, "--out", data, "--cold-threshold", 5, "--simulate-cold", 0.7)
+    succeed("pretrain", "--data", data, "--run-dir", run, *TRAIN, "--train.epochs", 1)
+    tune = ("--data", data, "--init", run, "--run-dir", tuned, "--method", "fine-tune", "--attribute.name", "taste")
+    succeed("tune", *tune, *TRAIN, "--train.epochs", 20, "--train.objectives", "attribute")
+    row: dict[str, Any] = json.loads(
+        succeed("evaluate", "--run-dir", tuned, "--task", "attribute").out[0].splitlines()[-1]
+    )
+    return row
+
+
+def test_what_clicks_show_is_predicted(tmp_path: Path) -> None:
+    row = measured(raw(tmp_path / "raw", shuffled=False), tmp_path)
+    assert row["attribute"] == "taste"
+    assert 0.6 < row["majority_rate"] < 0.8
+    assert min(row["accuracy"], row["precision"], row["recall"], row["f1"]) > 0.95
+
+
+def test_shuffled_labels_give_the_majority_rate_at_best(tmp_path: Path) -> None:
+    row = measured(raw(tmp_path / "raw", shuffled=True), tmp_path)
+    spread = (row["majority_rate"] * (1 - row["majority_rate"]) / row["users"]) ** 0.5
+    assert row["accuracy"] < row["majority_rate"] + 3 * spread
+    assert abs(row["recall"] - 0.5) < 0.15  # the mean over two values that cannot be told apart
+
+
+def with_another(context: DistributedContext, column: int) -> list[np.ndarray]:
+    """User vectors and logits after whole histories, as they are and with another value of the attribute of all."""
+    config = models.small_config("attribute", attribute={"name": "age"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "CATALOGUE", Catalogue(**(vars(models.CATALOGUE) | {"hidden": frozenset({"age"})})))
+        parallel, _, _ = models.build(context, config, "ppr-full")
+    for parameter in parallel.engine.module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    users, found = models.users(), []
+    for attributes in (users.attributes, (users.attributes + 1) % np.array(list(models.ATTRIBUTES.values()))[:, None]):
+        shown = users.attributes.copy()
+        shown[column] = attributes[column]
+        changed = models.Users(**(vars(users) | {"attributes": shown}))
+        everyone = Instances(changed, np.arange(len(users)), users.lengths)
+        batch = history_batch(everyone, config.model.max_length)
+        parallel.engine.eval()
+        with torch.no_grad():
+            encoded = ModelScorer(parallel.embeddings, parallel.engine, context.device).encode(batch)
+        found.append(torch.cat([encoded.user, encoded.heads["attribute"][batch.user_rows]], dim=1).numpy())
+    return found
+
+
+def test_the_attribute_itself_is_not_seen_and_the_others_are() -> None:
+    age, city = run_ranks(with_another, 1, 0)[0], run_ranks(with_another, 1, 1)[0]
+    np.testing.assert_array_equal(*age)
+    assert not np.allclose(*city)
