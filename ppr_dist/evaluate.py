@@ -21,6 +21,8 @@ class Arguments:
     """Cluster file (sharding/*.yaml) to place the tables by; by default the run's own, else what this machine has."""
     protocol: Literal["sampled-99", "full"] = "sampled-99"
     """Rank among 99 uniform unclicked items, or among the whole catalogue but what the user had seen."""
+    metrics: list[str] | None = None
+    """Metrics (ppr_dist/metrics), such as hit@10; by default all that need no lists of best items."""
     predictions: Path | None = None
     """Parquet data set to write, a folder of part files: user_id, position (clicks before the target), item_id, rank
     (1 = best), candidates; in the order of user index and position."""

@@ -17,7 +17,7 @@ from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.user_stream import users_in_order
 from ppr_dist.errors import UserError, choose
-from ppr_dist.metrics import USUAL
+from ppr_dist.metrics import METRICS, USUAL
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
 from ppr_dist.parts import data_set
@@ -98,6 +98,10 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
 
     for name in arguments.task:
         choose("--task", name, TASKS)
+    for name in arguments.metrics or ():
+        choose("--metrics", name, METRICS)
+        if METRICS[name].needs_best and arguments.protocol != "full":
+            raise UserError(f"--metrics {name} looks at the best items of the whole catalogue: add --protocol full")
     if arguments.predictions and len(arguments.task) > 1:
         raise UserError("--predictions holds one task; evaluate the others in commands of their own")
     rows = []
@@ -124,6 +128,7 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
                 task=task,
                 protocol=arguments.protocol,
                 config=trained.config,
+                metrics=tuple(arguments.metrics or USUAL),
                 seed=arguments.seed,
                 batch=arguments.batch,
                 seen_targets=not arguments.leave_out_seen,

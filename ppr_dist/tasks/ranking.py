@@ -23,7 +23,7 @@ from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError, warn
 from ppr_dist.metrics import METRICS, USUAL
 from ppr_dist.metrics.base import Ranked, zeros
-from ppr_dist.scoring import gather_queries, passes, rank_among, rank_in_catalogue
+from ppr_dist.scoring import gather_queries, passes, rank_among, rank_in_catalogue, top_k
 from ppr_dist.tasks.base import Evaluated, Evaluation, Task
 
 NEGATIVES = 99
@@ -65,9 +65,12 @@ class RankingTask(Task):
         max_length = evaluation.config.model.max_length
         vectors = scorer.user_vectors(history_batch(instances, max_length, target_time=evaluation.target_time))
         for rows in passes(len(vectors), scorer.device, gathered=full):
-            ranked = _rank(evaluation, instances.select(rows), vectors[rows])
+            ranked, best = _rank(evaluation, instances.select(rows), vectors[rows])
             of_metrics = Ranked(
-                rank=torch.from_numpy(ranked.ranks), candidates=torch.from_numpy(ranked.candidates), items=items
+                rank=torch.from_numpy(ranked.ranks),
+                candidates=torch.from_numpy(ranked.candidates),
+                items=items,
+                best=best,
             )
             for name in evaluation.metrics:
                 sums[name] += METRICS[name].sums(of_metrics)
@@ -99,8 +102,12 @@ class RankingTask(Task):
         return {"users": users, "instances": instances, **metrics, **counts}
 
 
-def _rank(evaluation: Evaluation, instances: Instances, vectors: Tensor) -> Evaluated:
-    """Rank one pass of instances, given their user vectors [I, D]. A collective."""
+def _rank(evaluation: Evaluation, instances: Instances, vectors: Tensor) -> tuple[Evaluated, Tensor | None]:
+    """Rank one pass of instances, given their user vectors [I, D]; the best items too, where a metric asks for them.
+
+    A collective.
+    """
+    best = None
     scorer, items = evaluation.scorer, evaluation.manifest.items
     targets = torch.from_numpy(instances.targets).to(scorer.device)
     if evaluation.protocol == "full":
@@ -109,12 +116,22 @@ def _rank(evaluation: Evaluation, instances: Instances, vectors: Tensor) -> Eval
         ranks = rank_in_catalogue(scorer, queries, targets, items).cpu().numpy()
         candidates = items - np.bincount(rows, minlength=len(ranks)) + 1
         ranks = np.minimum(ranks, candidates)  # more only where scores are not numbers
+        if needed := max(METRICS[name].needs_best for name in evaluation.metrics):
+            others, _ = top_k(scorer, queries, items, needed)
+            best = with_target(others.cpu(), targets.cpu(), torch.from_numpy(ranks))
     else:
         negatives = torch.from_numpy(sampled_negatives(instances, items, NEGATIVES, evaluation.seed)).to(scorer.device)
         ranks = rank_among(scorer, vectors, targets, negatives).cpu().numpy()
         candidates = np.full(len(ranks), NEGATIVES + 1)
     users = instances.users.index[instances.user_rows]
-    return Evaluated(users, instances.context_lengths, instances.targets, ranks, candidates)
+    return Evaluated(users, instances.context_lengths, instances.targets, ranks, candidates), best
+
+
+def with_target(others: Tensor, targets: Tensor, ranks: Tensor) -> Tensor:
+    """Put each target at its rank (1 = best) among the best ``others`` [I, K]; int64 [I, K], the last drops out."""
+    place, column = ranks[:, None] - 1, torch.arange(others.shape[1])
+    shifted = torch.cat([others[:, :1], others[:, :-1]], dim=1)  # what stood one place before
+    return torch.where(column < place, others, torch.where(column == place, targets[:, None], shifted))
 
 
 def last_but(back: int, users: Users) -> Instances:
