@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ SHORT = [
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, *arguments in SHORT:
         print(f"--- python -m {name} {' '.join(arguments)}", flush=True)
         subprocess.run([sys.executable, "-m", name, *arguments], check=True)

@@ -2,13 +2,13 @@
 
     python -m benchmarks.catalog_scaling [--sizes 100000 1000000 10000000 100000000] [--rounds 6] [--out results.md]
 
-Each size trains the same batch (128 users × 50 positions, d 64, 2 blocks, sampled softmax, 512 + 256 candidates, ids
+Each size trains the same batch (128 users × 50 targets, d 64, 2 layers, sampled softmax, 512 + 256 candidates, ids
 drawn over the whole catalogue) on one process: ours (FBGEMM row-wise Adagrad; with float32 and with float16 tables),
 nn.Embedding with Adam over the whole table, and nn.Embedding(sparse=True) with SparseAdam, each in a process of its
-own, with the same tower and loss, where this machine's memory holds it. The sizes of one kind train in turn.
+own, with the same sequential model and loss, where this machine's memory holds it. The sizes of one kind train in turn.
 Reports the median step, the median over rounds of its ratio to the smallest size's, start-up, and peak resident memory
 beside the bytes of table and state. For ours also what ``ppr_dist.plan`` predicts, over the bytes of the tensors that
-FBGEMM then holds, and how much resident memory grew from before the tables until their first values (and the tower's
+FBGEMM then holds, and how much resident memory grew from before the tables until their first values (and the model's
 engine) were there.
 """
 
@@ -19,6 +19,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,25 @@ import torch
 
 from benchmarks.batches import random_batch
 from benchmarks.hardware import available_memory, hardware, heading, peak_rss, resident
+from benchmarks.plain_loss import plain_loss
 from benchmarks.table_memory import held_bytes, planned_bytes
 from benchmarks.worker import Answers, Worker
+from ppr_dist.batch import Batch
+from ppr_dist.build_model import untuned_model
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config, Model, Tables, Train
+from ppr_dist.model.backbones import sasrec
+from ppr_dist.objectives import softmax
+from ppr_dist.parallel.apply import parallelize
+from ppr_dist.parallel.cluster import default_cluster
+from ppr_dist.parallel.distributed import DistributedContext, distributed_context
+from ppr_dist.parallel.embeddings import ShardedEmbeddings
+from ppr_dist.parallel.prefetch import fetch
+from ppr_dist.runs import table_sizes
+from ppr_dist.step_loss import make_objectives
+from ppr_dist.trainer import train_step
 
+Step = Callable[[Batch], None]
 USERS, LENGTH, DIM = 128, 50, 64
 ROW_BYTES = {
     "ppr_dist": 4 * DIM + 4,
@@ -97,14 +114,11 @@ def _fits(kind: str, size: int) -> bool:
 def measure(kind: str, items: int) -> None:
     """Build, say what that took, then train as many steps as asked and say how long each took."""
     answers = Answers()
-    from ppr_dist import trainer  # noqa: F401  (imports are not start-up of a table)
-    from ppr_dist.parallel.distributed import distributed_context
-
-    with distributed_context() as ranks:
+    with distributed_context() as context:
         before, resident_before = peak_rss(), resident()
         start = time.perf_counter()
         half, ours = kind == "ppr_dist_float16", kind.startswith("ppr_dist")
-        step, tables = _ours(items, ranks, half) if ours else (_plain(items, sparse=kind == "sparse_adam"), None)
+        step, embeddings = _ours(items, context, half) if ours else (_plain(items, sparse=kind == "sparse_adam"), None)
         start_up = time.perf_counter() - start
         row = {
             "kind": kind,
@@ -129,68 +143,54 @@ def measure(kind: str, items: int) -> None:
             return {"seconds": seconds, "peak_rss_bytes": peak_rss()}
 
         train(1)  # FBGEMM allocates some of its bookkeeping then
-        answers.serve(train, ready=row | (_plan(items, tables, half) if tables else {}))
+        answers.serve(train, ready=row | (_plan(items, embeddings, half) if embeddings else {}))
 
 
-def _plan(items: int, tables: Any, half: bool) -> dict[str, Any]:
+def _plan(items: int, embeddings: ShardedEmbeddings, half: bool) -> dict[str, Any]:
     """What the plan for this machine predicts beside what the tables hold."""
-    from ppr_dist.parallel.cluster import default_cluster
-
     planned = planned_bytes(default_cluster("cpu", 1), 1, items, DIM, half=half)[0]
-    held = held_bytes(tables)
+    held = held_bytes(embeddings)
     return {"planned_bytes": planned, "held_bytes": held, "planned_over_held": planned / held}
 
 
-def _config(*, half: bool = False) -> Any:
-    from ppr_dist.config import Config, Loss, Model, Tables, Train
-
+def _config(*, half: bool = False) -> Config:
     return Config(
-        model=Model(dim=DIM, blocks=2, heads=2, max_length=LENGTH, feed_forward=1),
-        loss=Loss(uniform_negatives=512, in_batch_per_user=2),
+        model=Model(dim=DIM, max_length=LENGTH),
         train=Train(global_batch_size=USERS),
         tables=Tables(precision="float16" if half else "float32"),
+        parts={
+            "sasrec": sasrec.Settings(layers=2, heads=2, ffn_multiple=1),
+            "softmax": softmax.Settings(uniform_negatives=512, in_batch_per_user=2),
+        },
     )
 
 
-def _batch(items: int, step: int) -> Any:
+def _batch(items: int, step: int) -> Batch:
     return random_batch(_config(), items, step, shortest=LENGTH)
 
 
-def _tower(config: Any) -> Any:
-    from ppr_dist.model.sequential import SequentialModel
+def _ours(items: int, context: DistributedContext, half: bool) -> tuple[Step, ShardedEmbeddings]:
+    config, catalogue = _config(half=half), Catalogue(items=items, attributes={})
+    model = untuned_model(config, catalogue)
+    parallel = parallelize(table_sizes(config, catalogue, None), model, config, context)
+    objectives = make_objectives(config, None, catalogue)
 
-    return SequentialModel(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
+    def step(batch: Batch) -> None:
+        train_step(parallel, fetch(batch, parallel.embeddings, objectives), objectives)
 
-
-def _ours(items: int, ranks: Any, half: bool) -> Any:
-    from ppr_dist.parallel.apply import parallelize
-    from ppr_dist.parallel.embeddings import TableSizes
-    from ppr_dist.trainer import send, train_step
-
-    config = _config(half=half)
-    sizes = TableSizes(
-        items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_profile_encoder=False
-    )
-    parallel = parallelize(sizes, _tower(config), config, ranks)
-    return lambda batch: train_step(parallel, batch, send(parallel, batch), config), parallel.tables
+    return step, parallel.embeddings
 
 
-def _plain(items: int, *, sparse: bool) -> Any:
-    """The same tower and loss over nn.Embedding, as one would write it in plain PyTorch."""
-    from ppr_dist.objective import gather_candidates, share, step_loss
-
-    config = _config()
+def _plain(items: int, *, sparse: bool) -> Step:
+    """The same model and loss over nn.Embedding, as one would write it in plain PyTorch."""
+    config, catalogue = _config(), Catalogue(items=items, attributes={})
     table = torch.nn.Embedding(items, DIM, sparse=sparse)
-    tower = _tower(config)
-    optimizers = [torch.optim.Adam(tower.parameters(), lr=1e-3)]
+    model, objectives = untuned_model(config, catalogue), make_objectives(config, None, catalogue)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(model.parameters(), lr=1e-3)]
     optimizers.append((torch.optim.SparseAdam if sparse else torch.optim.Adam)(table.parameters(), lr=1e-3))
 
-    def step(batch: Any) -> None:
-        vectors = table(batch.item_ids)
-        user, views = tower(vectors, batch, None, None)
-        candidates = gather_candidates(config.loss, batch, vectors)
-        shared = share(batch, torch.distributed.group.WORLD)()
-        step_loss(config.loss, batch, shared, vectors, candidates, user, views).backward.backward()
+    def step(batch: Batch) -> None:
+        plain_loss(model, objectives, batch, table(batch.item_ids)).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -209,7 +209,15 @@ def _planned(row: dict[str, Any]) -> str:
 
 def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
     sizes = " ".join(map(str, options.sizes))
-    columns = ("kind", "items", "step, ms", "÷ smallest", "start-up, M items/s", "table + state, GB", "peak RSS, GB")
+    columns: tuple[str, ...] = (
+        "kind",
+        "items",
+        "step, ms",
+        "÷ smallest",
+        "start-up, M items/s",
+        "table + state, GB",
+        "peak RSS, GB",
+    )
     columns += ("planned, GB", "held, GB", "planned / held", "resident growth, GB")
     lines = [
         *heading("Step time and memory by size of the catalogue", result),

@@ -4,7 +4,7 @@
 
 Four stages, each a process of its own: *expand* the log in ``--log`` (interactions.parquet and users.parquet; without
 it a synthetic one of 2,000 users and 500 items); *compare* the statistics that the expansion says it keeps;
-*prepare* the expansion; *train* on it (128 users × 50 positions, d 64, 2 blocks, sampled softmax, 512 + 256 candidates)
+*prepare* the expansion; *train* on it (128 users × 50 targets, d 64, 2 layers, sampled softmax, 512 + 256 candidates)
 and, in turns within one process, on the same users with every click replaced by an item drawn uniformly from a
 catalogue of the same size. Finished stages stay in ``--work``, so that ``--until STAGE`` can stop and a later call
 goes on.
@@ -121,28 +121,31 @@ def _prepare(options: argparse.Namespace) -> dict[str, Any]:
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
     """Median step on the expansion and on a uniform catalogue, ids per step, and the share of slots that are real."""
-    from ppr_dist import job as jobs
-    from ppr_dist import runs
-    from ppr_dist.config import Config, Loss, Model, Stream, Train
-    from ppr_dist.data.manifest import load_manifest
+    from benchmarks.batches import pretraining
+    from ppr_dist.build_model import untuned_model
+    from ppr_dist.config import Config, Model, Stream, Train
+    from ppr_dist.model.backbones import sasrec
+    from ppr_dist.objectives import softmax
     from ppr_dist.parallel.apply import parallelize
     from ppr_dist.parallel.distributed import distributed_context
-    from ppr_dist.trainer import send, train_step
+    from ppr_dist.parallel.prefetch import fetch
+    from ppr_dist.trainer import train_step
 
     config = Config(
-        model=Model(dim=DIM, blocks=2, heads=2, max_length=LENGTH, feed_forward=1),
-        loss=Loss(uniform_negatives=512, in_batch_per_user=2),
+        model=Model(dim=DIM, max_length=LENGTH),
         stream=Stream(shuffle_shards=1),
         train=Train(global_batch_size=USERS),
+        parts={
+            "sasrec": sasrec.Settings(layers=2, heads=2, ffn_multiple=1),
+            "softmax": softmax.Settings(uniform_negatives=512, in_batch_per_user=2),
+        },
     )
-    data = options.work / "data"
-    manifest = load_manifest(data)
-    info = runs.describe("pretrain", None, data, manifest)
-    job = jobs.Job(data=data, run=options.work, resume=False, manifest=manifest, info=info, split="pretrain")
-    with distributed_context() as ranks:
-        loader = jobs.make_loader(job, config, ranks)
-        parallel = parallelize(info.table_sizes(config), jobs.make_tower(info, config), config, ranks)
-        uniform = np.full(manifest.items, 1 / manifest.items, np.float32)
+    with distributed_context() as context:
+        run, loader = pretraining(options.work / "data", config, context)
+        items, objectives = run.manifest.items, loader.collator.objectives
+        model = untuned_model(config, run.info.catalogue_for(config))
+        parallel = parallelize(run.info.table_sizes(config), model, config, context)
+        uniform = np.full(items, 1 / items, np.float32)
         collators = {"fractal": loader.collator}
         collators["uniform"] = dataclasses.replace(loader.collator, probability=uniform)
         rng = np.random.default_rng(0)
@@ -154,17 +157,18 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
             for kind, collator in collators.items():
                 for number, (step, total, users) in enumerate(blocks):
                     if kind == "uniform":
-                        users = dataclasses.replace(users, items=rng.integers(0, manifest.items, len(users.items)))
+                        users = dataclasses.replace(users, items=rng.integers(0, items, len(users.items)))
                     batch = collator(users, epoch=0, step=step, global_users=total)
                     start = time.perf_counter()
-                    train_step(parallel, batch, send(parallel, batch), config)
+                    train_step(parallel, fetch(batch, parallel.embeddings, objectives), objectives)
                     seconds = time.perf_counter() - start
                     if number >= WARM_UP:
-                        real, slots = int(batch.lengths.sum()), sum(group.users * group.width for group in batch.groups)
-                        ids, targets = len(batch.item_ids), int(batch.total_targets)
+                        history, ids, targets = batch.history, len(batch.item_ids), len(batch.targets)
+                        slots = sum(bucket.sequences * bucket.width for bucket in history.buckets)
+                        real = int(history.lengths.sum())
                         rows[kind].append({"ms": 1e3 * seconds, "ids": ids, "targets": targets, "real": real / slots})
                         seen[kind].append(batch.item_ids.numpy())
-    found: dict[str, Any] = {"items": manifest.items, "steps": len(rows["fractal"])}
+    found: dict[str, Any] = {"items": items, "steps": len(rows["fractal"])}
     for kind, steps in rows.items():
         found[kind] = {"step_ms": median(row["ms"] for row in steps)}
         found[kind] |= {name: mean(row[name] for row in steps) for name in ("ids", "targets", "real")}

@@ -27,12 +27,15 @@ import pyarrow.parquet as pq
 from benchmarks.hardware import hardware, heading
 from ppr_dist import runs
 from ppr_dist.batch import Batch
-from ppr_dist.config import Loss
-from ppr_dist.data.manifest import load_manifest
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config
+from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.user_stream import UserStream
+from ppr_dist.objectives import softmax
+from ppr_dist.step_loss import make_objectives
 
 ZIPF, LENGTH, USERS, STEPS = 1.2, 50, 128, 4
 WAYS = ("hashed order, deduplicated", "hashed order", "deduplicated", "neither")
@@ -82,16 +85,16 @@ def _busiest(data: Path, world: int) -> dict[str, float]:
     return {way: statistics.median(rows.max() / rows.mean() for rows in steps) for way, steps in asked.items()}
 
 
-def _batches(data: Path, manifest: Any, counts: np.ndarray, rank: int, world: int) -> list[Batch]:
+def _batches(data: Path, manifest: Manifest, counts: np.ndarray, rank: int, world: int) -> list[Batch]:
     stream = UserStream(data, manifest, "pretrain", batch=USERS * world, rank=rank, world_size=world, shuffle_shards=1)
+    config = Config(parts={"softmax": softmax.Settings(uniform_negatives=512, in_batch_per_user=2)})
     collator = Collator(
-        loss=Loss(uniform_negatives=512, in_batch_per_user=2),
+        objectives=make_objectives(config, None, Catalogue(items=manifest.items, attributes={})),
         items=manifest.items,
         probability=(counts / counts.sum()).astype(np.float32),
         max_length=LENGTH,
         hold_out=2,
         first_target=1,
-        views=False,
         seed=0,
         rank=rank,
         world_size=world,
@@ -102,8 +105,7 @@ def _batches(data: Path, manifest: Any, counts: np.ndarray, rank: int, world: in
 
 def _with_repeats(batch: Batch) -> np.ndarray:
     """The ids of a batch as often as it uses them."""
-    assert batch.candidates is not None
-    parts = (batch.history, batch.targets, batch.candidates)
+    parts = (batch.history.items, batch.targets, batch.drawn["softmax"]["candidates"])
     return np.concatenate([batch.item_ids[part].numpy() for part in parts])
 
 

@@ -5,7 +5,7 @@
 One process reads the same users as (a) ppr_dist's stream, from shards to ``Batch`` (shuffled, negatives drawn, ids
 deduplicated), (b) the same stream to columnar users only, (c) a WebDataset with one member per user, decoded and
 collated into padded tensors, (d) a Parquet file of list columns behind a PyTorch DataLoader. Also reports the share of
-real tokens among the slots of attention's rectangles; all else in the transformer runs over real tokens alone.
+real tokens among the slots of attention's padded buckets; all else in the transformer runs over real tokens alone.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ import webdataset as wds
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.hardware import hardware, heading
-from ppr_dist.config import Loss
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.user_stream import UserStream
+from ppr_dist.data.stream.users import read_shards
 from ppr_dist.data.synthetic.catalogue import main as synthetic
+from ppr_dist.objectives import softmax
+from ppr_dist.step_loss import make_objectives
 
 BATCH, LENGTH = 256, 50
 
@@ -104,14 +108,14 @@ def _columns(data: Path, manifest: Manifest) -> Iterator[Any]:
 
 def _batches(data: Path, manifest: Manifest) -> Iterator[Any]:
     stream = _stream(data, manifest)
+    config = Config(parts={"softmax": softmax.Settings(uniform_negatives=512, in_batch_per_user=2)})
     collator = Collator(
-        loss=Loss(uniform_negatives=512, in_batch_per_user=2),
+        objectives=make_objectives(config, None, Catalogue(items=manifest.items, attributes={})),
         items=manifest.items,
         probability=np.full(manifest.items, 1 / manifest.items, np.float32),
         max_length=LENGTH,
         hold_out=2,
         first_target=1,
-        views=False,
         seed=0,
         rank=0,
         world_size=1,
@@ -123,14 +127,12 @@ def _batches(data: Path, manifest: Manifest) -> Iterator[Any]:
 def _tokens(data: Path, manifest: Manifest) -> tuple[int, int]:
     real = slots = 0
     for batch in _batches(data, manifest):
-        real += int(batch.lengths.sum())
-        slots += sum(group.users * group.width for group in batch.groups)
+        real += int(batch.history.lengths.sum())
+        slots += sum(bucket.sequences * bucket.width for bucket in batch.history.buckets)
     return real, slots
 
 
 def _all_users(data: Path, manifest: Manifest, most: int) -> pa.Table:
-    from ppr_dist.data.stream.users import read_shards
-
     return read_shards(data, manifest.split("pretrain").shards, manifest).slice(0, most)
 
 
@@ -181,7 +183,7 @@ def _markdown(result: dict[str, Any], users: int) -> str:
         f"From shards to a whole training batch is {result['batch_over_one_member_per_user']:.0f} × one member per "
         f"user; to columnar users, what the other ways give, {result['users_over_one_member_per_user']:.0f} ×.",
         "",
-        "Real tokens among the transformer's slots: 100 %; among those of attention's rectangles: "
+        "Real tokens among the transformer's slots: 100 %; among those of attention's padded buckets: "
         f"{result['real_token_share']:.1%}.",
     ]
     return "\n".join(lines) + "\n"

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from ppr_dist import trainer
-from ppr_dist.parallel import collectives
+from ppr_dist.parallel import collectives, prefetch
 from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.embeddings import Tables
+from ppr_dist.parallel.embeddings import PendingLookUp, ShardedEmbeddings
 
 Item = TypeVar("Item")
 
@@ -76,27 +78,26 @@ class Phases:
 def watch_training(parallel: Parallel) -> Phases:
     """Wrap everything that a training step calls; to be done once in a process."""
     phases = Phases()
-    phases.watch(trainer, "start", IDS)
-    phases.watch(trainer.Sending, "dispatch", IDS)
-    phases.watch(trainer.Sending, "arrive", IDS)
-    phases.watch(Tables, "look_up", LOOK_UP)
+    for method in ("__init__", "send_ids", "wait"):
+        phases.watch(prefetch._Prefetch, method, IDS)
+    phases.watch(ShardedEmbeddings, "look_up", LOOK_UP)
     phases.watch(parallel.engine, "forward", FORWARD)
-    phases.watch(trainer, "gather_candidates", GATHER)
+    phases.watch(trainer, "start", GATHER)
     phases.watch(collectives, "start_reduce_scatter", GATHER)  # the gather's backward
-    phases.watch(collectives._Trip, "arrive", GATHER)
+    phases.watch(collectives._Way, "wait", GATHER)
     phases.watch(trainer, "step_loss", LOSS)
     phases.watch(parallel.engine, "allreduce_gradients", ALL_REDUCE)
     phases.watch(parallel.engine, "backward", BACKWARD)
     phases.watch(parallel.engine, "step", UPDATE)
 
-    look_up = Tables.look_up
+    look_up = ShardedEmbeddings.look_up
 
-    def with_hook(tables: Tables, sent: Any) -> Any:
-        items, *profiles = look_up(tables, sent)
+    def with_hook(embeddings: ShardedEmbeddings, pending: PendingLookUp) -> tuple[Tensor, dict[str, Tensor]]:
+        items, profiles = look_up(embeddings, pending)
         if items.grad_fn is not None:
             # Backward comes to the tables last; what follows within it is theirs.
             items.grad_fn.register_prehook(lambda _: phases.begin(TABLES))
-        return items, *profiles
+        return items, profiles
 
-    Tables.look_up = with_hook  # type: ignore[assignment, method-assign]
+    ShardedEmbeddings.look_up = with_hook  # type: ignore[assignment, method-assign]
     return phases

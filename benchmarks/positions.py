@@ -49,8 +49,8 @@ def main() -> None:
     found: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for positions in ("first", "last"):
         run = options.work / f"pre-{positions}"
-        flags = ("--sasrec.positions", positions, "--train.epochs", options.epochs, "--train.max_minutes", "null")
-        _train("pretrain", "pretrain.yaml", data, run, *FAST, *flags)
+        limits = ("--train.epochs", options.epochs, "--train.max_minutes", "null")
+        _train("pretrain", "pretrain.yaml", data, run, *FAST, "--sasrec.positions", positions, *limits)
         for task in ("validation", "next-item", "few-shot"):
             found["pre-train", task, positions] = [_ranked(run, task)]
         for method, seed in itertools.product(METHODS, range(options.seeds)):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.recommend [--sizes 1000000 10000000] [--items 10000] [--work FOLDER] [--out results.md]
 
-User and item ids are strings of 36 characters; each user has 3 clicks. The model (d 16, one block, length 10) is
+User and item ids are strings of 36 characters; each user has 3 clicks. The model (d 16, one layer, length 10) is
 trained for a few steps on another log of the same items: it is there to be served. Each size is one process without
 torchrun, from raw Parquet files to the finished data set, top 10 of the whole catalogue. Peak memory is that process's;
 DuckDB, which reads the raw files, has its default limit. Reading is the time until the users lie on disk in the
@@ -112,7 +112,7 @@ def _measure(users: int, work: Path) -> dict[str, Any]:
         reset_peak_rss()
         return raw
 
-    raw_users.load_raw_users = timed
+    raw_users.load_raw_users = timed  # type: ignore[assignment]
     out = work / f"recommendations-{users}"
     argv = ["--run-dir", str(work / "run"), "--users", str(work / f"users-{users}.parquet"), "--k", str(K)]
     argv += ["--interactions", str(work / f"clicks-{users}.parquet"), "--out", str(out)]

@@ -65,26 +65,21 @@ def main() -> None:
 
 
 def _measure(items: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    from ppr_dist.build_model import untuned_model
+    from ppr_dist.catalogue import Catalogue
     from ppr_dist.config import Config, Model
-    from ppr_dist.model.sequential import SequentialModel
-    from ppr_dist.parallel.apply import make_tables
+    from ppr_dist.parallel.apply import make_embeddings
     from ppr_dist.parallel.distributed import distributed_context
-    from ppr_dist.parallel.embeddings import TableSizes
+    from ppr_dist.runs import table_sizes
     from ppr_dist.scoring import ModelScorer, Queries, top_k
 
     torch.set_num_threads(options.threads)
-    config = Config(model=Model(dim=DIM))
-    with distributed_context() as ranks, tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        sizes = TableSizes(
-            items=items, dim=DIM, attributes={}, attribute_dim=DIM, with_prompt=False, with_profile_encoder=False
-        )
-        tables = make_tables(sizes, config, ranks)
-        ((_, weights),) = tables.own_rows() or []
+    config, catalogue = Config(model=Model(dim=DIM)), Catalogue(items=items, attributes={})
+    with distributed_context() as context, tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        embeddings = make_embeddings(table_sizes(config, catalogue, None), config, context)
+        ((_, weights),) = embeddings.own_rows() or []
         _fill(weights)
-        tower = SequentialModel(
-            config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False
-        )
-        scorer = ModelScorer(tables, tower, ranks.device)
+        scorer = ModelScorer(embeddings, untuned_model(config, catalogue), context.device)
         nothing = np.zeros(0, np.int64)
 
         def ours(users: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

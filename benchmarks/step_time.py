@@ -2,10 +2,10 @@
 
     python -m benchmarks.step_time [--steps 20] [--out results.md]
 
-Beside it, in the same process: the same tower and loss over nn.Embedding with Adam over the whole table, the tower
-under torch.compile. Both in bfloat16 (autocast), tables in float32, histories of half to the whole length.
+Beside it, in the same process: the same sequential model and loss over nn.Embedding with Adam over the whole table, the
+model under torch.compile. Both in bfloat16 (autocast), tables in float32, histories of half to the whole length.
 
-tokens/s counts real history tokens. MFU: 6 FLOPs per weight of the transformer's matrices and token, 6·l²·D per block
+tokens/s counts real history tokens. MFU: 6 FLOPs per weight of the transformer's matrices and token, 6·l²·D per layer
 and history of length l for causal attention (half of PaLM's 12·L·H·Q·T, appendix B), 6·P·N·D for the loss over N
 candidates; over the step's time and the card's dense bfloat16 rate. Look-up: the rows asked for, read and written once
 forward, and gradient and row read and row written once by the update, over the time of both, beside the rate of a
@@ -28,28 +28,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ppr_dist.objective import gather_candidates, share, step_loss
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.batches import random_batch
 from benchmarks.hardware import hardware, heading
+from benchmarks.plain_loss import plain_loss
 from ppr_dist.batch import Batch
+from ppr_dist.build_model import untuned_model
+from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Loss, Model, Train
-from ppr_dist.model.sequential import SequentialModel
+from ppr_dist.model.backbones import sasrec
+from ppr_dist.model.encoded import Encoded
+from ppr_dist.objectives import softmax
 from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context
-from ppr_dist.parallel.embeddings import TableSizes
-from ppr_dist.trainer import send, train_step
+from ppr_dist.parallel.prefetch import fetch
+from ppr_dist.runs import table_sizes
+from ppr_dist.step_loss import make_objectives
+from ppr_dist.trainer import train_step
 
 PEAK_FLOPS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 rate by a part of the card's name (NVIDIA's data sheets, SXM)."""
 WARM_UP, BATCHES = 6, 3
+Step = Callable[[Batch], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
     dim: int
-    blocks: int
+    layers: int
     length: int
     batch: int
     items: int
@@ -69,24 +76,28 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("step_time needs a GPU; --device cpu tries the program out in small")
-    with distributed_context() as ranks:
-        copy = copy_rate(ranks.device)
-        rows = [row for size in SIZES[options.device] for row in measure(size, ranks, options.steps, copy)]
+    with distributed_context() as context:
+        copy = copy_rate(context.device)
+        rows = [row for size in SIZES[options.device] for row in measure(size, context, options.steps, copy)]
     result = {"benchmark": "step_time", **hardware(), "copy_bytes_per_s": copy, "rows": rows}
     if options.out:
         options.out.write_text(_markdown(result))
     print(json.dumps(result))
 
 
-def measure(size: Size, ranks: DistributedContext, steps: int, copy: float) -> list[dict[str, Any]]:
+def measure(size: Size, context: DistributedContext, steps: int, copy: float) -> list[dict[str, Any]]:
     """Both forms at one size, one after the other, each with the card to itself."""
-    cuda = ranks.device.type == "cuda"
+    cuda = context.device.type == "cuda"
     config = Config(
-        model=Model(dim=size.dim, blocks=size.blocks, heads=max(2, size.dim // 64), max_length=size.length),
-        loss=Loss(uniform_negatives=512, in_batch_per_user=1, logit_chunk=2**27),
+        model=Model(dim=size.dim, max_length=size.length),
+        loss=Loss(logit_chunk=2**27),
         train=Train(global_batch_size=size.batch, precision="bfloat16" if cuda else "float32"),
+        parts={
+            "sasrec": sasrec.Settings(layers=size.layers, heads=max(2, size.dim // 64)),
+            "softmax": softmax.Settings(uniform_negatives=512, in_batch_per_user=1),
+        },
     )
-    tokens = 65_536 if cuda else None  # as job.py sets it
+    tokens = 65_536 if cuda else None  # as training.make_loader sets it
     batches = [
         random_batch(config, size.items, s, shortest=size.length // 2, bucket_tokens=tokens) for s in range(BATCHES)
     ]
@@ -97,13 +108,13 @@ def measure(size: Size, ranks: DistributedContext, steps: int, copy: float) -> l
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        step, look_up_and_update = form(config, size.items, ranks)
-        seconds = _times(step, batches, steps, ranks.device)
+        step, look_up_and_update = form(config, size.items, context)
+        seconds = _times(step, batches, steps, context.device)
         row: dict[str, Any] = {**dataclasses.asdict(size), "form": form.__name__[1:], "step_ms": 1e3 * seconds}
         row |= rates(config, batches, seconds)
-        row["host_waits_per_step"] = _host_waits(lambda step=step: step(batches[0])) if cuda else None
+        row["host_waits_per_step"] = _host_waits(step, batches[0]) if cuda else None
         row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated() if cuda else None
-        tables = _times(look_up_and_update, batches, steps, ranks.device)
+        tables = _times(look_up_and_update, batches, steps, context.device)
         moved = 5 * 4 * size.dim * statistics.mean(len(batch.item_ids) for batch in batches)
         row |= {"tables_ms": 1e3 * tables, "tables_bytes_per_s": moved / tables}
         row["tables_over_copy_rate"] = moved / tables / copy
@@ -114,13 +125,14 @@ def measure(size: Size, ranks: DistributedContext, steps: int, copy: float) -> l
 
 def rates(config: Config, batches: list[Batch], seconds: float) -> dict[str, Any]:
     """Tokens, targets and model FLOPs per second; the formulas stand at the top."""
-    model, loss = config.model, config.loss
-    lengths = torch.cat([batch.lengths for batch in batches]).double()
+    dim, layers = config.model.dim, config.part("sasrec", sasrec.Settings)
+    loss = config.part("softmax", softmax.Settings)
+    lengths = torch.cat([batch.history.lengths for batch in batches]).double()
     tokens, squares = float(lengths.sum()), float((lengths**2).sum())
-    targets = sum(batch.total_targets for batch in batches)
-    weights = model.blocks * model.dim**2 * (4 + 2 * model.feed_forward)
+    targets = sum(len(batch.targets) for batch in batches)
+    weights = layers.layers * dim**2 * (4 + 2 * layers.ffn_multiple)
     candidates = loss.uniform_negatives + loss.in_batch_per_user * config.train.global_batch_size
-    flops = 6 * weights * tokens + 6 * squares * model.dim * model.blocks + 6 * targets * candidates * model.dim
+    flops = 6 * weights * tokens + 6 * squares * dim * layers.layers + 6 * targets * candidates * dim
     per_s = 1 / (seconds * len(batches))
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((rate for name, rate in PEAK_FLOPS.items() if name in card), None)
@@ -132,59 +144,53 @@ def rates(config: Config, batches: list[Batch], seconds: float) -> dict[str, Any
     }
 
 
-def _ours(
-    config: Config, items: int, ranks: DistributedContext
-) -> tuple[Callable[[Batch], None], Callable[[Batch], None]]:
-    width = {"dim": config.model.dim, "attribute_dim": config.prompt.attribute_dim}
-    sizes = TableSizes(items=items, attributes={}, with_prompt=False, with_profile_encoder=False, **width)
-    parallel = parallelize(sizes, _tower(config), config, ranks)
+def _ours(config: Config, items: int, context: DistributedContext) -> tuple[Step, Step]:
+    catalogue = Catalogue(items=items, attributes={})
+    model = untuned_model(config, catalogue)
+    parallel = parallelize(table_sizes(config, catalogue, None), model, config, context)
+    objectives = make_objectives(config, None, catalogue)
 
     def step(batch: Batch) -> None:
-        batch = batch.to(ranks.device)
-        train_step(parallel, batch, send(parallel, batch), config)
+        train_step(parallel, fetch(batch.to(context.device), parallel.embeddings, objectives), objectives)
 
     def look_up_and_update(batch: Batch) -> None:
-        vectors = parallel.embeddings.look_up_items(batch.item_ids.to(ranks.device, non_blocking=True))
+        vectors = parallel.embeddings.look_up_items(batch.item_ids.to(context.device, non_blocking=True))
         vectors.backward(vectors.detach())
 
     return step, look_up_and_update
 
 
-def _plain(
-    config: Config, items: int, ranks: DistributedContext
-) -> tuple[Callable[[Batch], None], Callable[[Batch], None]]:
+def _plain(config: Config, items: int, context: DistributedContext) -> tuple[Step, Step]:
     """As one would write it in plain PyTorch: Adam moves every row of the table at every step."""
-    fused = ranks.device.type == "cuda"
-    table = nn.Embedding(items, config.model.dim, device=ranks.device)
-    tower = _tower(config).to(ranks.device)
-    compiled = torch.compile(tower) if fused else tower  # a CPU may have no compiler
+    device, catalogue = context.device, Catalogue(items=items, attributes={})
+    fused = device.type == "cuda"
+    table = nn.Embedding(items, config.model.dim, device=device)
+    model = untuned_model(config, catalogue).to(device)
+    objectives = make_objectives(config, None, catalogue)
+    compiled = torch.compile(model) if fused else model  # a CPU may have no compiler
     table_adam = torch.optim.Adam(table.parameters(), lr=1e-3, fused=fused)
-    tower_adam = torch.optim.AdamW(tower.parameters(), lr=config.train.lr, fused=fused)
+    model_adam = torch.optim.AdamW(model.parameters(), lr=config.train.lr, fused=fused)
+
+    def encode(items: Tensor, batch: Batch, profiles: dict[str, Tensor]) -> Encoded:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+            encoded: Encoded = compiled(items, batch, profiles)
+            return encoded
 
     def step(batch: Batch) -> None:
-        batch = batch.to(ranks.device)
-        vectors = table(batch.item_ids)
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
-            user, views = compiled(vectors, batch, None, None)
-        candidates = gather_candidates(config.loss, batch, vectors)
-        shared = share(batch, torch.distributed.group.WORLD)()
-        step_loss(config.loss, batch, shared, vectors, candidates, user, views).backward.backward()
-        nn.utils.clip_grad_norm_(tower.parameters(), config.train.clip)
-        for optimizer in (tower_adam, table_adam):
+        batch = batch.to(device)
+        plain_loss(encode, objectives, batch, table(batch.item_ids)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm)
+        for optimizer in (model_adam, table_adam):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
     def look_up_and_update(batch: Batch) -> None:
-        vectors = table(batch.item_ids.to(ranks.device, non_blocking=True))
+        vectors = table(batch.item_ids.to(device, non_blocking=True))
         vectors.backward(vectors.detach())
         table_adam.step()
         table_adam.zero_grad(set_to_none=True)
 
     return step, look_up_and_update
-
-
-def _tower(config: Config) -> SequentialModel:
-    return SequentialModel(config.model, config.prompt, attributes=0, with_prompt=False, with_profile_encoder=False)
 
 
 def _times(step: Callable[[Any], Any], batches: list[Any], steps: int, device: torch.device) -> float:
@@ -209,12 +215,12 @@ def _mark(device: torch.device) -> Any:
     return event
 
 
-def _host_waits(run: Callable[[], None]) -> int:
-    """How often the host waits for the GPU inside (copies, and waits for a stream)."""
+def _host_waits(step: Step, batch: Batch) -> int:
+    """How often the host waits for the GPU in a step (copies, and waits for a stream)."""
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        run()
+        step(batch)
     torch.cuda.set_sync_debug_mode("default")
     return sum("synchronizing CUDA operation" in str(warning.message) for warning in seen)
 
@@ -234,12 +240,12 @@ def _markdown(result: dict[str, Any]) -> str:
         f"A device-to-device copy moves {result['copy_bytes_per_s'] / 1e9:.0f} GB/s, read and written. What the "
         "columns mean stands at the top of benchmarks/step_time.py.",
         "",
-        "| d, blocks, length, batch, items | form | step, ms | tokens/s | MFU | tables, ms | tables, GB/s | over copy "
+        "| d, layers, length, batch, items | form | step, ms | tokens/s | MFU | tables, ms | tables, GB/s | over copy "
         "| peak GPU, GB | host waits |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in result["rows"]:
-        size = f"{r['dim']}, {r['blocks']}, {r['length']}, {r['batch']}, {r['items']:.0e}"
+        size = f"{r['dim']}, {r['layers']}, {r['length']}, {r['batch']}, {r['items']:.0e}"
         mfu = f"{100 * r['mfu']:.1f} %" if r["mfu"] else "unknown card"
         peak = f"{r['peak_gpu_bytes'] / 1e9:.1f}" if r["peak_gpu_bytes"] else ""
         lines.append(

@@ -8,17 +8,17 @@ import torch
 
 if TYPE_CHECKING:
     from ppr_dist.parallel.cluster import Cluster
-    from ppr_dist.parallel.embeddings import Tables
+    from ppr_dist.parallel.embeddings import ShardedEmbeddings
 
 
-def held_bytes(tables: Tables) -> int:
+def held_bytes(embeddings: ShardedEmbeddings) -> int:
     """Bytes of every tensor that FBGEMM allocated for this rank's shards: weights, optimizer state and bookkeeping.
 
     Storages are counted once each and whole; no shape or rule of the plan has a part in it.
     """
     storages: dict[int, int] = {}
-    for collection in (tables.model.module.items, tables.model.module.profiles):
-        for lookup in [] if collection is None else collection._lookups:
+    for collection in embeddings.model.module.children():
+        for lookup in collection._lookups:
             for module in lookup.modules():
                 plain = [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
                 for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False), *plain):
@@ -30,20 +30,16 @@ def planned_bytes(
     cluster: Cluster, world_size: int, items: int, dim: int, profile_values: int = 0, *, half: bool = False
 ) -> list[int]:
     """Bytes of weights and optimizer state that the plan gives each rank, [W]; ids in flight are left out."""
-    from ppr_dist.config import Tables
-    from ppr_dist.parallel.embeddings import TableSizes
+    from ppr_dist.catalogue import Catalogue
+    from ppr_dist.config import Config, Model, Profile, Tables
     from ppr_dist.parallel.question import Question
+    from ppr_dist.runs import table_sizes
 
-    sizes = TableSizes(
-        items=items,
-        dim=dim,
-        attributes={"profile": profile_values} if profile_values else {},
-        attribute_dim=dim,
-        with_prompt=True,
-        with_profile_encoder=True,
-    )
     tables = Tables(precision="float16" if half else "float32")
-    question = Question(cluster=cluster, world_size=world_size, sizes=sizes, tables=tables)
+    config = Config(model=Model(dim=dim), profile=Profile(attribute_dim=dim), tables=tables)
+    catalogue = Catalogue(items=items, attributes={"profile": profile_values} if profile_values else {})
+    sizes = table_sizes(config, catalogue, "ppr-full")
+    question = Question(cluster=cluster, world_size=world_size, catalogue=catalogue, sizes=sizes, tables=tables)
     said, fault = question.ask()
     assert fault is None, fault
     return [

@@ -3,14 +3,14 @@
     python -m benchmarks.weak_scaling [--users 128 256 512] [--rounds 8] [--seconds 3] [--out results.md]
 
 One rank on one core against two gloo ranks on two, each rank a process pinned to its core with one thread and
-``--users`` users a step, the training loop as pretrain runs it (stream, ids one batch ahead, d 64, 2 blocks, length 50,
+``--users`` users a step, the training loop as pretrain runs it (stream, ids one batch ahead, d 64, 2 layers, length 50,
 sampled softmax) on a synthetic log. The number of candidates of a step is the same for one and two ranks, so that a
-position costs the same; its in-batch share comes from half as many of each user's targets. As a control, two runs of
+target costs the same; its in-batch share comes from half as many of each user's targets. As a control, two runs of
 one rank each, with other seeds, train at the same time and know nothing of each other. From their single steps comes
 what two ranks could reach if talking cost nothing and they only waited for the slower one in each step: users'
 histories differ in length, and this machine's cores in what else they do. The three arrangements take turns within a
 round, their order reversed in every other one.
-Efficiency = positions/s of two ranks ÷ (2 × one rank); medians over rounds. The breakdown is rank 0's, of exclusive
+Efficiency = targets/s of two ranks ÷ (2 × one rank); medians over rounds. The breakdown is rank 0's, of exclusive
 times; what the phases do not cover is "rest".
 """
 
@@ -67,7 +67,7 @@ def _compare(data: Path, users: int, options: argparse.Namespace, cores: list[in
 
     return {
         "users_per_rank": users,
-        "targets_per_s": {name: median(lambda r, name=name: r[name]["rate"]) for name in rounds[0]},
+        "targets_per_s": {name: statistics.median(r[name]["rate"] for r in rounds) for name in rounds[0]},
         "efficiency": median(lambda r: r["two ranks"]["rate"] / (2 * r["one rank"]["rate"])),
         "efficiency_of_two_strangers": median(lambda r: r["two strangers"]["rate"] / (2 * r["one rank"]["rate"])),
         "efficiency_if_talking_were_free": median(
@@ -123,7 +123,7 @@ class _Ranks:
             worker.send(steps)
         replies = [worker.reply() for worker in self.workers]
         return {
-            "rate": sum(reply["positions"] / sum(reply["steps"]) for reply in replies),
+            "rate": sum(reply["targets"] / sum(reply["steps"]) for reply in replies),
             "steps": [reply["steps"] for reply in replies],
             "phases": {name: seconds / steps for name, seconds in replies[0]["phases"].items()},
         }
@@ -145,7 +145,7 @@ def _take_turns(data: Path, users: int, options: argparse.Namespace, cores: list
             order = list(ranks) if number % 2 else list(ranks)[::-1]
             rounds.append({name: ranks[name].train(steps) for name in order})
             rates = ", ".join(f"{name} {rounds[-1][name]['rate']:.0f}" for name in ranks)
-            print(f"{users} users, round {number}: positions/s: {rates}", file=sys.stderr, flush=True)
+            print(f"{users} users, round {number}: targets/s: {rates}", file=sys.stderr, flush=True)
             steps = max(5, round(options.seconds / statistics.mean(rounds[-1]["one rank"]["steps"][0])))
     finally:
         for each in ranks.values():
@@ -168,7 +168,7 @@ def _free_port() -> int:
 
 
 def _run_rank(given: dict[str, Any]) -> None:
-    """Train as many steps as asked, each time, and reply with seconds of each, positions and phases."""
+    """Train as many steps as asked, each time, and reply with seconds of each, targets and phases."""
     os.sched_setaffinity(0, {given["core"]})
     names = {"RANK": "rank", "WORLD_SIZE": "world", "MASTER_PORT": "port"}
     os.environ |= {name: str(given[key]) for name, key in names.items()} | {
@@ -177,30 +177,32 @@ def _run_rank(given: dict[str, Any]) -> None:
     }
     answers = Answers()
     import torch
-    from ppr_dist.job import Job, make_loader, make_tower
-    from ppr_dist.parallel.ahead import one_ahead
 
+    from benchmarks.batches import pretraining
     from benchmarks.phases import watch_training
-    from ppr_dist import runs, trainer
+    from ppr_dist import trainer
     from ppr_dist.batch import Batch
-    from ppr_dist.config import Config, Loss, Model, Train
-    from ppr_dist.data.manifest import load_manifest
+    from ppr_dist.build_model import untuned_model
+    from ppr_dist.config import Config, Train
+    from ppr_dist.model.backbones import sasrec
+    from ppr_dist.objectives import softmax
     from ppr_dist.parallel.apply import parallelize
     from ppr_dist.parallel.distributed import distributed_context
+    from ppr_dist.parallel.prefetch import prefetch
 
     torch.set_num_threads(1)
     world, users, data = given["world"], given["users"], Path(given["data"])
     config = Config(
-        model=Model(feed_forward=1),
-        loss=Loss(uniform_negatives=CANDIDATES, in_batch_per_user=2 // world),
         train=Train(global_batch_size=users * world, epochs=10**6, seed=given["seed"]),
+        parts={
+            "sasrec": sasrec.Settings(ffn_multiple=1),
+            "softmax": softmax.Settings(uniform_negatives=CANDIDATES, in_batch_per_user=2 // world),
+        },
     )
-    with distributed_context() as ranks:
-        manifest = load_manifest(data)
-        info = runs.describe("pretrain", None, data, manifest)
-        job = Job(data=data, run=data, resume=False, manifest=manifest, info=info, split="pretrain")
-        loader = make_loader(job, config, ranks)
-        parallel = parallelize(info.table_sizes(config), make_tower(info, config), config, ranks)
+    with distributed_context() as context:
+        run, loader = pretraining(data, config, context)
+        objectives, model = loader.collator.objectives, untuned_model(config, run.info.catalogue_for(config))
+        parallel = parallelize(run.info.table_sizes(config), model, config, context)
         parallel.engine.train()
         phases = watch_training(parallel)
 
@@ -208,19 +210,19 @@ def _run_rank(given: dict[str, Any]) -> None:
             for epoch in range(10**6):
                 yield from loader.epoch(epoch)
 
-        batches = one_ahead(phases.data(endless()), lambda batch: trainer.start(parallel, batch), ranks.device)
+        batches = prefetch(phases.data(endless()), parallel.embeddings, objectives, context.device)
 
         def train(steps: int) -> dict[str, Any]:
             torch.distributed.barrier()
             phases.seconds.clear()
-            seconds, positions = [], 0.0
+            seconds, targets = [], 0
             for _ in range(steps):
                 start = time.perf_counter()
-                batch, sent = next(batches)
-                trainer.train_step(parallel, batch, sent, config)
-                positions += batch.total_targets
+                fetched = next(batches)
+                trainer.train_step(parallel, fetched, objectives)
+                targets += len(fetched.batch.targets)
                 seconds.append(time.perf_counter() - start)
-            return {"steps": seconds, "positions": positions, "phases": phases.seconds}
+            return {"steps": seconds, "targets": targets, "phases": phases.seconds}
 
         answers.serve(train)
 
@@ -231,7 +233,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
         f"    python -m benchmarks.weak_scaling --users {' '.join(map(str, options.users))} "
         f"--rounds {options.rounds} --seconds {options.seconds:g}",
         "",
-        "| users per rank | one rank, positions/s | two ranks | efficiency | if talking were free | two strangers |",
+        "| users per rank | one rank, targets/s | two ranks | efficiency | if talking were free | two strangers |",
         "|---|---|---|---|---|---|",
     ]
     for size in result["sizes"]:

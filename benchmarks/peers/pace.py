@@ -1,4 +1,4 @@
-"""How a runner and benchmarks/peers.py talk: spans of training in turn, each timed by the process that trains.
+"""How a runner and ``benchmarks.peers`` talk: spans of training in turn, each timed by the process that trains.
 
 A runner writes one JSON line when it is ready and then one per command line read: {"train": seconds} trains on until
 that much time has passed at the end of a step, {"evaluate": true} ranks. Between commands it sleeps. Works in every
@@ -34,7 +34,7 @@ class Pacer:
         """Seconds that each part of a step has taken so far, where the runner can say."""
         self.parts_before: dict[str, float] = {}
         self.began = self.span = 0.0
-        self.positions = self.steps = 0
+        self.targets = self.steps = 0
 
     def ready(self, evaluate: Callable[[], float]) -> None:
         """Say that training could start; return when it is to start. ``evaluate`` returns NDCG@10."""
@@ -42,21 +42,21 @@ class Pacer:
         self._reply(ready=True)
         self._wait()
 
-    def tick(self, positions: int) -> None:
-        """Note one finished step and its real target positions; sleep here where the span is over."""
-        self.positions += positions
+    def tick(self, targets: int) -> None:
+        """Note one finished step and its real targets; sleep here where the span is over."""
+        self.targets += targets
         self.steps += 1
         seconds = time.perf_counter() - self.began
         if seconds >= self.span:
             parts = {name: now - self.parts_before.get(name, 0.0) for name, now in self.parts().items()}
-            self._reply(seconds=seconds, positions=self.positions, steps=self.steps, parts=parts)
+            self._reply(seconds=seconds, targets=self.targets, steps=self.steps, parts=parts)
             self._wait()
 
     def _wait(self) -> None:
         for line in sys.stdin:
             command = json.loads(line)
             if "train" in command:
-                self.span, self.positions, self.steps = command["train"], 0, 0
+                self.span, self.targets, self.steps = command["train"], 0, 0
                 self.parts_before = dict(self.parts())
                 self.began = time.perf_counter()
                 return

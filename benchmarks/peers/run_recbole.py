@@ -1,6 +1,6 @@
-"""RecBole's SASRec, trained by its Trainer, at the pace benchmarks/peers.py sets.
+"""RecBole's SASRec, trained by its Trainer, at the pace benchmarks.peers sets.
 
-RecBole makes a sample of every prefix and trains one target position of each. It has no binary cross-entropy and no
+RecBole makes a sample of every context and trains one target of each. It has no binary cross-entropy and no
 sampled softmax: the first is added here in five lines over its own sampled negatives; for the second stands its softmax
 over the whole catalogue.
 """
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pace import Log, Pacer, validation_ndcg
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
+
+from benchmarks.peers.pace import Log, Pacer, validation_ndcg
 
 
 class SASRecBCE(SASRec):
@@ -67,7 +68,7 @@ def main() -> None:
             "train_neg_sample_args": {"distribution": "uniform", "sample_num": options["negatives"]} if bce else None,
             "loss_type": "BPR" if bce else "CE",
             "MAX_ITEM_LIST_LENGTH": length,
-            "n_layers": options["blocks"],
+            "n_layers": options["layers"],
             "n_heads": options["heads"],
             "hidden_size": options["dim"],
             "inner_size": options["dim"],

@@ -1,4 +1,4 @@
-"""RecTools' SASRec (SASRecModel, fitted by Lightning) at the pace benchmarks/peers.py sets."""
+"""RecTools' SASRec (SASRecModel, fitted by Lightning) at the pace benchmarks.peers sets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from pace import HOLD_OUT, Log, Pacer, validation_ndcg
 from pytorch_lightning import Callback, Trainer, seed_everything
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
+
+from benchmarks.peers.pace import HOLD_OUT, Log, Pacer, validation_ndcg
 
 # Global, because the model copies its trainer with all callbacks.
 PACER = Pacer()
@@ -26,7 +27,7 @@ def main() -> None:
     seed_everything(0)
     log, length = Log(Path(options["log"])), options["length"]
     model = SASRecModel(
-        n_blocks=options["blocks"],
+        n_blocks=options["layers"],
         n_heads=options["heads"],
         n_factors=options["dim"],
         dropout_rate=options["dropout"],

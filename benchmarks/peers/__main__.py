@@ -4,14 +4,14 @@
 
 ``--log`` (or PPR_DIST_ML1M) holds interactions.parquet and users.parquet; without it a synthetic log is made. Each peer
 gets an environment of its own in ``--work``, from benchmarks/peers/NAME.txt. All train the same users' clicks but their
-last two: d 64, 2 blocks, 2 heads, length 50, feed-forward width d, dropout 0.2, 128 sequences a step, Adam at 1e-3 (our
+last two: d 64, 2 layers, 2 heads, length 50, feed-forward width d, dropout 0.2, 128 sequences a step, Adam at 1e-3 (our
 table: row-wise Adagrad), one process each, the same number of threads. Losses: BCE with 1 negative; softmax over
-``--negatives`` sampled negatives (RecTools draws them for each position, ppr_dist for each step; RecBole has only the
+``--negatives`` sampled negatives (RecTools draws them for each target, ppr_dist for each step; RecBole has only the
 softmax over the whole catalogue). All processes of a loss are alive together and train in turn, a span of seconds each,
-in alternating order; only one of them runs at a time. Round 0 warms up. Positions are real targets, not padded slots.
+in alternating order; only one of them runs at a time. Round 0 warms up. Targets are real ones, not padded slots.
 Not the same: the peers' dropout on attention weights, which ppr_dist has not; the table's optimizer; and RecBole trains
-one position of each sequence of a step, where the others train all.
-"bare" is the same dense tower over random vectors: no data, tables, loss or engine.
+one target of each sequence of a step, where the others train all.
+"bare" is the same sequential model over random vectors: no data, tables, loss or engine.
 Reports medians over rounds, the median of the ratios within rounds, and each one's seconds of training until NDCG@10 of
 the last but one click (whole catalogue, seen items removed) first reaches a given value; ranking is not timed.
 """
@@ -34,9 +34,9 @@ from benchmarks.environments import environment
 from benchmarks.hardware import hardware, heading
 from benchmarks.worker import Worker
 
-ROOT = Path(__file__).parents[1]
-PEERS = Path(__file__).with_suffix("")
-MODEL = {"dim": 64, "blocks": 2, "heads": 2, "length": 50, "dropout": 0.2, "batch": 128, "lr": 1e-3, "table_lr": 0.05}
+PEERS = Path(__file__).parent
+ROOT = PEERS.parents[1]
+MODEL = {"dim": 64, "layers": 2, "heads": 2, "length": 50, "dropout": 0.2, "batch": 128, "lr": 1e-3, "table_lr": 0.05}
 NAMES = ("ppr_dist", "bare", "rectools", "recbole")
 NDCG = {"bce": 0.05, "softmax": 0.07}
 """Reached by ppr_dist on MovieLens-1M within 15 s of training on one core (measured); popularity scores about 0.02."""
@@ -107,16 +107,23 @@ class _Runner:
 
     def __init__(self, name: str, loss: str, given: dict[str, Any], folder: Path, python: Path | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        script = PEERS / f"run_{name}.py" if python else PEERS / "run_ppr_dist.py"
+        module = f"benchmarks.peers.run_{name if python else 'ppr_dist'}"
         threads = str(given["threads"])
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
-        if python is None:
-            environment["PYTHONPATH"] = str(ROOT)
-        self.name, self.spans, self.curve, self.trained, self.positions = name, [], [], 0.0, 0
-        self.steps, self.parts, self.seconds = [], [], []
+        environment["PYTHONPATH"] = str(ROOT)
+        self.name, self.trained, self.targets = name, 0.0, 0
+        self.curve: list[tuple[float, float]] = []
+        """Seconds trained and NDCG@10 then."""
+        # Of each span:
+        self.spans: list[float] = []
+        """Targets per second."""
+        self.steps: list[int] = []
+        self.seconds: list[float] = []
+        self.parts: list[dict[str, float]] = []
+        """Seconds of each part of a step."""
         started = time.perf_counter()
         self.worker = Worker(
-            [str(python or sys.executable), str(script), json.dumps(given | {"loss": loss, "bare": name == "bare"})],
+            [str(python or sys.executable), "-m", module, json.dumps(given | {"loss": loss, "bare": name == "bare"})],
             cwd=folder,
             env=environment,
             stderr=(folder / "stderr.txt").open("w"),
@@ -126,9 +133,9 @@ class _Runner:
 
     def train(self, seconds: float) -> None:
         span = self.worker.ask({"train": seconds})
-        self.spans.append(span["positions"] / span["seconds"])
+        self.spans.append(span["targets"] / span["seconds"])
         self.trained += span["seconds"]
-        self.positions += span["positions"]
+        self.targets += span["targets"]
         self.steps.append(span["steps"])
         self.parts.append(span["parts"])
         self.seconds.append(span["seconds"])
@@ -166,7 +173,7 @@ def _compare(
                 if runner.name != "bare":
                     runner.rank()
                 rate, ndcg = runner.spans[-1], runner.curve[-1][1] if runner.curve else 0.0
-                print(f"{loss} {number} {runner.name}: {rate:.0f} positions/s, {ndcg:.4f}", file=sys.stderr, flush=True)
+                print(f"{loss} {number} {runner.name}: {rate:.0f} targets/s, {ndcg:.4f}", file=sys.stderr, flush=True)
     finally:
         for runner in runners:
             runner.stop()
@@ -184,7 +191,7 @@ def _row(loss: str, runner: _Runner, ours: _Runner | None, ndcg: float) -> dict[
         "fastest": max(rates),
         "start_up_s": runner.start_up,
         "trained_s": runner.trained,
-        "positions": runner.positions,
+        "targets": runner.targets,
         "step_ms": statistics.median(1e3 * s / n for s, n in zip(runner.seconds[1:], runner.steps[1:], strict=True)),
         "parts_ms": runner.parts_ms(),
     }
@@ -208,7 +215,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
         f"    python -m benchmarks.peers --work FOLDER {'--log FOLDER ' if options.log else ''}{' '.join(given)}",
         "",
         f"Medians over {result['rounds']} spans of {options.span:g} s each, in turn; what is the same and what is not "
-        "stands at the top of benchmarks/peers.py.",
+        "stands at the top of benchmarks/peers/__main__.py.",
     ]
     for loss in dict.fromkeys(row["loss"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["loss"] == loss]
@@ -218,7 +225,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
             "",
             f"## {title}",
             "",
-            "| | positions/s | slowest … fastest | ppr_dist ÷ this | start-up, s | "
+            "| | targets/s | slowest … fastest | ppr_dist ÷ this | start-up, s | "
             f"s to NDCG@10 {ndcg:g} | NDCG@10 at the end |",
             "|---|---|---|---|---|---|---|",
         ]
@@ -234,8 +241,8 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
                 f"{ratio} | {row['start_up_s']:.0f} | {reached} | {end} |"
             )
         steps = {row["name"]: row["step_ms"] for row in rows}
-        lines += ["", f"A step of ppr_dist, ms (the bare tower's, of as many users: {steps.get('bare', 0.0):.1f}):", ""]
-        parts = next((row["parts_ms"] for row in rows if row["name"] == "ppr_dist"), {})
+        lines += ["", f"A step of ppr_dist, ms (the bare model's, of as many users: {steps.get('bare', 0.0):.1f}):", ""]
+        parts: dict[str, float] = next((row["parts_ms"] for row in rows if row["name"] == "ppr_dist"), {})
         lines += [f"- {name}: {ms:.1f}" for name, ms in parts.items()]
         lines += [f"- all of it: {steps.get('ppr_dist', 0.0):.1f}"]
     return "\n".join(lines) + "\n"
