@@ -12,27 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from ppr_dist.data.stream.loader import PRELOAD
 from tests import ranks
-
-_CONTEXT = ranks._CONTEXT
-_CONTEXT.set_forkserver_preload(
-    [
-        *PRELOAD,
-        "deepspeed",
-        "duckdb",
-        "ppr_dist.trained",
-        "ppr_dist.parts",
-        "ppr_dist.data.prepare.prepared",
-        "ppr_dist.data.prepare.raw_users",
-        "ppr_dist.prepare",
-        "ppr_dist.pretrain",
-        "ppr_dist.tune",
-        "ppr_dist.evaluate",
-        "ppr_dist.recommend",
-        "tests.multirank.models",
-    ]
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +54,7 @@ def run_command(
                 environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
                 environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             words = (module, [str(word) for word in argv], environment, f"{folder}/{rank}", os.getcwd())
-            processes.append(_CONTEXT.Process(target=_command, args=words, daemon=True))
+            processes.append(ranks.CONTEXT.Process(target=_command, args=words, daemon=True))
         for process in processes:
             process.start()
         deadline = time.monotonic() + timeout
@@ -109,7 +89,7 @@ def succeed(module: str, *argv: Any, world_size: int = 0, timeout: float = 120) 
 
 def succeed_in_turn(module: str, *argvs: tuple[Any, ...], timeout: float = 120) -> None:
     """Run a command several times in one process: most of what one costs is to start."""
-    process = _CONTEXT.Process(target=_in_turn, args=(module, [[str(w) for w in argv] for argv in argvs], os.getcwd()))
+    process = ranks.CONTEXT.Process(target=_in_turn, args=(module, [[str(w) for w in argv] for argv in argvs], os.getcwd()))
     process.start()
     process.join(timeout)
     process.kill()
