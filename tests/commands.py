@@ -89,7 +89,8 @@ def succeed(module: str, *argv: Any, world_size: int = 0, timeout: float = 120) 
 
 def succeed_in_turn(module: str, *argvs: tuple[Any, ...], timeout: float = 120) -> None:
     """Run a command several times in one process: most of what one costs is to start."""
-    process = ranks.CONTEXT.Process(target=_in_turn, args=(module, [[str(w) for w in argv] for argv in argvs], os.getcwd()))
+    words = [[str(word) for word in argv] for argv in argvs]
+    process = ranks.CONTEXT.Process(target=_in_turn, args=(module, words, os.getcwd()))
     process.start()
     process.join(timeout)
     process.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing.forkserver
 import os
+import sys
 
 # Set before torch is imported, and inherited by every process a test starts.
 for name, value in {
@@ -39,12 +40,12 @@ def session_tmp(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ranks_without_gpus() -> None:
-    """Start the server that ranks are forked from where it sees no GPU.
+def server(session_tmp: None) -> None:
+    """Start the server that ranks and commands are forked from, with what it is to import, where any test needs it.
 
-    CUDA, once asked for, does not survive a fork, and the forks would go on seeing the GPUs that the server saw.
+    It sees no GPU: CUDA, once asked for, does not survive a fork, and the forks would see what the server saw.
     """
-    if torch.cuda.is_available():
+    if "tests.ranks" in sys.modules:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
             multiprocessing.forkserver.ensure_running()

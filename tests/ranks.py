@@ -25,7 +25,9 @@ CONTEXT.set_forkserver_preload(
         "distutils.ccompiler",
         "deepspeed.module_inject.auto_ep_layer",
         "deepspeed.runtime.zero.muon.muon_optimizer",
+        "pytest",
         "tests.multirank.models",
+        "tests.frozen",
     ]
 )
 
