@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 from ppr_dist import cli
 
@@ -46,30 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments, config = parse("ppr_dist.plan", argv, Arguments)
     if arguments.dim is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dim=arguments.dim))
-    # Imported once the options are read: torch, TorchRec and DeepSpeed take seconds, and --help none of them.
-    from ppr_dist.parallel.question import changes, question_of, show, show_step, step_by_part
+    # Imported once the options are read: TorchRec takes seconds, and --help does not need it.
+    from ppr_dist.parallel.question import answer
 
-    logging.getLogger("torchrec").setLevel(logging.ERROR)
-    question = question_of(arguments, config)
-    said, fault = question.ask()
-    report: dict[str, Any] = {"fits": fault is None, "items": question.sizes.items, "dim": question.sizes.dim}
-    step = step_by_part(arguments, config, question)
-    lines = [*show(question, said), *show_step(step, question.world_size, config.train.global_batch_size)]
-    if fault is None:
-        lines.append("It fits.")
-    else:
-        tried = []
-        for name, change in changes(question):
-            outcome, short = change.ask()
-            tried.append({"change": name, "fits": short is None, "largest": outcome["largest"]})
-        cheapest = next((t["change"] for t in tried if t["fits"]), None)
-        report |= {"why": str(fault), "memory": fault.memory, "short_bytes": fault.short_bytes}
-        report |= {"changes": tried, "cheapest": cheapest}
-        for t in tried:
-            use = ", ".join(f"{t['largest'][m]:,} bytes {m}" for m in ("hbm", "host") if t["largest"][m])
-            lines.append(f"{'fits        ' if t['fits'] else 'does not fit'}  {t['change']}: {use} on the fullest rank")
-        lines.append(f"cheapest change that makes it fit: {cheapest or 'none of those tried'}")
-    print(json.dumps({**report, **said, "step": step}) if arguments.json else "\n".join(lines), flush=True)
+    report, lines, fault = answer(arguments, config)
+    print(json.dumps(report) if arguments.json else "\n".join(lines), flush=True)
     if fault is not None:
         print(f"ppr_dist: does not fit: {fault}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -2,8 +2,8 @@
 
 Candidates are a mixture of in-batch targets and uniform items (Yang et al., "Mixed Negative Sampling for Learning
 Two-tower Neural Networks in Recommendations", WWW 2020, §3.2). Shapes as in :mod:`ppr_dist.objectives.base`; K uniform
-candidates of the whole step, k in-batch candidates of each lender, C candidates that a rank gives (the same on every
-rank).
+candidates of the whole step, k in-batch candidates of each user that serves, C candidates that a rank gives (the same
+on every rank).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ppr_dist.loss.softmax import sampled_softmax
 from ppr_dist.objectives.base import NEGATIVE, Cost, Drawn, Objective, Step, StepShape, StepUsers
 from ppr_dist.parallel.collectives import AsyncAllGather
 
-_PICK, _LEND = 12, 14  # what a draw is for, as a word of its key
+_PICK, _SERVE = 12, 14  # what a draw is for, as a word of its key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,17 +61,18 @@ class SampledSoftmax(Objective):
     def draw(self, users: StepUsers) -> Drawn:
         """This rank's candidates and log E[count] of each under both proposals together.
 
-        E[count of j] = K/items + k·lenders·p_j. With p_j the item's share of the split's clicks this is close, not
-        exact: each lender gives k of its own targets, so the clicks of users with few count for more.
+        E[count of j] = K/items + k·B'·p_j, B' the users whose targets serve. With p_j the item's share of the split's
+        clicks this is close, not exact: each such user gives k of its own targets, so the clicks of users with few
+        count for more.
         """
         ids = np.concatenate([self._in_batch(users), self._uniform(users)])
-        lenders = min(users.global_users, self.settings.in_batch_users)
+        serving = min(users.global_users, self.settings.in_batch_users)
         per_user, uniforms = self.settings.in_batch_per_user, self.settings.uniform_negatives
-        expected = uniforms / users.items + per_user * lenders * users.probability[ids]
-        # The same on every rank: n neighbours of the batch lie in at most n·lenders/users + 2 of its parts.
+        expected = uniforms / users.items + per_user * serving * users.probability[ids]
+        # The same on every rank: n neighbours of the batch lie in at most n·serving/users + 2 of its parts.
         most_users = -(-users.global_users // users.world_size)
-        most_lenders = min(most_users, most_users * lenders // max(1, users.global_users) + 2)
-        size = most_lenders * per_user + -(-uniforms // users.world_size)
+        most_serving = min(most_users, most_users * serving // max(1, users.global_users) + 2)
+        size = most_serving * per_user + -(-uniforms // users.world_size)
         # Padding repeats an id of the batch, so that it adds nothing to the look-up.
         filler = np.repeat(ids[:1] if len(ids) else np.zeros(1, np.int64), size - len(ids))
         with np.errstate(divide="ignore"):
@@ -79,9 +80,9 @@ class SampledSoftmax(Objective):
         return Drawn(item_ids={"candidates": np.concatenate([ids, filler])}, tensors={"log_q": log_q})
 
     def _in_batch(self, users: StepUsers) -> Int64Array:
-        """Targets that this rank's lenders give as candidates, k each."""
-        lends = self._lenders(users)[users.place]
-        who = np.flatnonzero(lends & (users.counts > 0))
+        """Targets of this rank's users that serve as candidates, k of each user that is chosen."""
+        serves = self._serving(users)[users.place]
+        who = np.flatnonzero(serves & (users.counts > 0))
         first, each = users.first_target[who], np.arange(self.settings.in_batch_per_user)
         draw = integers(2**62, users.seed, _PICK, users.epoch, users.index[who][:, None], each)
         picks = draw % (users.counts[who] - first)[:, None]
@@ -89,8 +90,8 @@ class SampledSoftmax(Objective):
         candidates: Int64Array = users.clicks[((first_click[who] + first)[:, None] + picks).ravel()]
         return candidates
 
-    def _lenders(self, users: StepUsers) -> npt.NDArray[np.bool_]:
-        """Which of this rank's users lend targets as candidates, [B] in the order of the global batch.
+    def _serving(self, users: StepUsers) -> npt.NDArray[np.bool_]:
+        """Whose targets of this rank's users serve as candidates, [B] in the order of the global batch.
 
         Where the batch has more than ``in_batch_users``, one at random of each of as many equal parts of it.
         """
@@ -98,11 +99,11 @@ class SampledSoftmax(Objective):
         if everyone <= most:
             return np.ones(len(users.index), np.bool_)
         edges = np.arange(most + 1) * everyone // most
-        draw = integers(2**62, users.seed, _LEND, users.epoch, users.step, np.arange(most))
+        draw = integers(2**62, users.seed, _SERVE, users.epoch, users.step, np.arange(most))
         chosen = edges[:-1] + draw % np.diff(edges) - users.rank * everyone // users.world_size
-        lends = np.zeros(len(users.index), np.bool_)
-        lends[chosen[(chosen >= 0) & (chosen < len(lends))]] = True
-        return lends
+        serves = np.zeros(len(users.index), np.bool_)
+        serves[chosen[(chosen >= 0) & (chosen < len(serves))]] = True
+        return serves
 
     def _uniform(self, users: StepUsers) -> Int64Array:
         """This rank's part of the uniform candidates."""
@@ -137,10 +138,10 @@ class SampledSoftmax(Objective):
     def cost(self, shape: StepShape) -> Cost:
         settings, w = self.settings, shape.world_size
         uniform = -(-settings.uniform_negatives // w)
-        lenders = min(shape.max_users_per_rank, -(-settings.in_batch_users // w))
-        lent = lenders * settings.in_batch_per_user + uniform
+        serving = min(shape.max_users_per_rank, -(-settings.in_batch_users // w))
+        candidates = serving * settings.in_batch_per_user + uniform
         return Cost(
             items=uniform,
-            bytes=(w - 1) * lent * (8 * 2 + 2 * shape.travelling * shape.dim),
-            flops=2 * 3 * shape.dim * shape.targets * w * lent,
+            bytes=(w - 1) * candidates * (8 * 2 + 2 * shape.travelling * shape.dim),
+            flops=2 * 3 * shape.dim * shape.targets * w * candidates,
         )

@@ -158,7 +158,7 @@ def _optimizer_with_moments(engine: Any) -> torch.optim.Optimizer:
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
-    """The full values of a parameter that does not learn; ZeRO 3 partitions it too."""
+    """The full values of a frozen parameter; ZeRO 3 partitions it too."""
     if not hasattr(parameter, "ds_id"):
         return parameter.detach()
     import deepspeed

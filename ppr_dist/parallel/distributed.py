@@ -71,7 +71,7 @@ def _rendezvous(timeout: datetime.timedelta) -> tuple[dist.Store, int, int]:
 
 
 def _leave() -> None:
-    """Destroy the process groups, DeepSpeed's own names for them too: another job of this process makes new ones."""
+    """Destroy the process groups, DeepSpeed's own names for them too: another run of this process makes new ones."""
     deepspeed = sys.modules.get("deepspeed")
     if deepspeed is not None and deepspeed.comm.is_initialized():
         deepspeed.comm.destroy_process_group()

@@ -64,7 +64,7 @@ def samples_of(world_size: int) -> int:
     """Samples to deal a key's ids to on a GPU; the same on all ranks, or the numbers would have to be exchanged first.
 
     A length of 8 bytes for each goes to every rank. Those who look rows up see the samples of all ranks: 4,096 keep a
-    GPU's memory busy. Those who sort ids by owner have their own alone: at least 32, a warp.
+    GPU's memory busy. Those who sort ids by rank have their own alone: at least 32, a warp.
     """
     return max(32, 4096 // world_size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,37 @@ def show_step(step: dict[str, dict[str, dict[str, int]]], world_size: int, batch
         if one or two or one_flops:
             yield f"{part:22}{one:>16,}{two:>18,}{one_flops:>14.3g}{two_flops:>18.3g}"
     yield ""
+
+
+def answer(arguments: Arguments, config: Config) -> tuple[dict[str, Any], list[str], DoesNotFitError | None]:
+    """The plan as plain data and as lines for a reader, and why it does not fit.
+
+    Raises :class:`UserError` where the arguments do not make one question.
+    """
+    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    question = question_of(arguments, config)
+    said, fault = question.ask()
+    report: dict[str, Any] = {"fits": fault is None, "items": question.sizes.items, "dim": question.sizes.dim}
+    step = step_by_part(arguments, config, question)
+    lines = [*show(question, said), *show_step(step, question.world_size, config.train.global_batch_size)]
+    if fault is None:
+        lines.append("It fits.")
+    else:
+        report |= {"why": str(fault), "memory": fault.memory, "short_bytes": fault.short_bytes}
+        tried = [{"change": name, **_outcome(change)} for name, change in changes(question)]
+        cheapest = next((each["change"] for each in tried if each["fits"]), None)
+        report |= {"changes": tried, "cheapest": cheapest}
+        for each in tried:
+            use = ", ".join(f"{count:,} bytes {memory}" for memory, count in each["largest"].items() if count)
+            fits = "fits        " if each["fits"] else "does not fit"
+            lines.append(f"{fits}  {each['change']}: {use} on the fullest rank")
+        lines.append(f"cheapest change that makes it fit: {cheapest or 'none of those tried'}")
+    return {**report, **said, "step": step}, lines, fault
+
+
+def _outcome(question: Question) -> dict[str, Any]:
+    outcome, fault = question.ask()
+    return {"fits": fault is None, "largest": {memory: outcome["largest"][memory] for memory in ("hbm", "host")}}
 
 
 def question_of(arguments: Arguments, config: Config) -> Question:

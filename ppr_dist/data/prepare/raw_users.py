@@ -87,7 +87,7 @@ def load_raw_users(
             load_profiles(con, profiles, config.user_column, manifest.user_id_type, kinds)
             read_values(con, data)
             con.execute(f"CREATE TABLE people AS {value_indices(manifest.attributes)} ORDER BY row")
-            con.execute("CREATE TABLE clicks(owner BIGINT, item_index BIGINT, time BIGINT)")
+            con.execute("CREATE TABLE clicks(user_row BIGINT, item_index BIGINT, time BIGINT)")
             if interactions is not None:
                 log = open_source(con, str(interactions))
                 ids_of = {config.user_column: manifest.user_id_type, config.item_column: manifest.item_id_type}
@@ -124,10 +124,10 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest, times
             people = _fetch(con, f"SELECT * FROM people WHERE row {ranges.format('row')} ORDER BY row")
             clicks = _fetch(
                 con,
-                f"SELECT owner, item_index, time FROM clicks WHERE owner {ranges.format('owner')} AND item_index >= 0"
-                " ORDER BY rowid",
+                f"SELECT user_row, item_index, time FROM clicks WHERE user_row {ranges.format('user_row')}"
+                " AND item_index >= 0 ORDER BY rowid",
             )
-            counts = np.bincount(clicks["owner"].to_numpy() - low, minlength=people.num_rows)
+            counts = np.bincount(clicks["user_row"].to_numpy() - low, minlength=people.num_rows)
             offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]))
             of_clicks = {"items": "item_index", "times": "time"} if times else {"items": "item_index"}
             columns = {"user": people["user_id"]}
@@ -137,7 +137,8 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest, times
             writer.write_table(pa.table(columns).cast(schema))
     clicks, unknown, clicking = scalars(
         con,
-        "SELECT count(*), count(*) FILTER (item_index < 0), count(DISTINCT owner) FILTER (item_index >= 0) FROM clicks",
+        "SELECT count(*), count(*) FILTER (item_index < 0), count(DISTINCT user_row) FILTER (item_index >= 0)"
+        " FROM clicks",
     )
     given = scalars(con, f"SELECT {', '.join(f'count(a{k})' for k in range(len(names))) or 0} FROM raw_profile")
     found = ", ".join(f"count(*) FILTER (a{k} > 0)" for k in range(len(names)))
@@ -173,7 +174,7 @@ def _load_clicks(con: duckdb.DuckDBPyConnection, data: Path) -> None:
     table = data / "items.parquet"
     with named_errors(str(table)):
         con.execute(
-            "INSERT INTO clicks SELECT p.row AS owner, coalesce(i.item_index, -1) AS item_index,"
+            "INSERT INTO clicks SELECT p.row AS user_row, coalesce(i.item_index, -1) AS item_index,"
             f" {SECONDS} AS time"
             " FROM log JOIN people p ON log.user_id = p.user_id"
             f" LEFT JOIN read_parquet({literal(str(table))}) i ON log.item_id = i.item_id"

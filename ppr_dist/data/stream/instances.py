@@ -111,14 +111,14 @@ def sampled_negatives(instances: Instances, items: int, count: int, seed: int) -
     A function of (seed, user, context length): the same on any number of ranks. Every user must leave ``count`` items
     unclicked (:func:`unclicked`).
     """
-    users, owner = instances.users, instances.user_rows
+    users, user_rows = instances.users, instances.user_rows
     clicked, left = _clicked(users, items), unclicked(instances, items)
-    found = np.zeros((len(owner), count), np.int64)
+    found = np.zeros((len(user_rows), count), np.int64)
     # Drawing again until it fits ends soon where at least half of the items fit; else they are drawn from a list.
     many = left >= max(2 * count, items / 2)
     found[many] = _draw_again(instances.select(many), clicked, items, count, seed)
     for row in np.flatnonzero(~many):
-        user = owner[row]
+        user = user_rows[row]
         low, high = np.searchsorted(clicked, [user * items, (user + 1) * items])
         free = np.setdiff1d(np.arange(items), clicked[low:high] - user * items, assume_unique=True)
         key = bits(seed, _SAMPLED, users.index[user], instances.context_lengths[row], free)
@@ -128,12 +128,12 @@ def sampled_negatives(instances: Instances, items: int, count: int, seed: int) -
 
 def _draw_again(instances: Instances, clicked: Int64Array, items: int, count: int, seed: int) -> Int64Array:
     """:func:`sampled_negatives` by drawing from all items until none was clicked or drawn before."""
-    users, owner = instances.users, instances.user_rows
-    who, when, column = users.index[owner][:, None], instances.context_lengths[:, None], np.arange(count)
+    users, user_rows = instances.users, instances.user_rows
+    who, when, column = users.index[user_rows][:, None], instances.context_lengths[:, None], np.arange(count)
     drawn = integers(items, seed, _SAMPLED, who, when, column, 0)
     attempt = 0
-    while len(owner):
-        key = owner[:, None] * items + drawn
+    while len(user_rows):
+        key = user_rows[:, None] * items + drawn
         found = np.searchsorted(clicked, key).clip(max=max(len(clicked) - 1, 0))
         bad = clicked[found] == key if len(clicked) else np.zeros(key.shape, bool)
         order = np.argsort(drawn, axis=1, kind="stable")
