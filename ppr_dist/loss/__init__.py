@@ -1,1 +1,1 @@
-"""Losses: pure functions of tensors. Gathering over ranks happens before them (:mod:`ppr_dist.objective`)."""
+"""The longer formulas of objectives: pure functions of tensors, with their gradients."""

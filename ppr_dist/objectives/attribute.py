@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ppr_dist.batch import Batch
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
+from ppr_dist.data.stream.step_users import Drawn, StepUsers
 from ppr_dist.errors import UserError
-from ppr_dist.objectives.base import Cost, Drawn, Objective, Step, StepShape, StepUsers
+from ppr_dist.objectives.base import Cost, Objective, Step, StepShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

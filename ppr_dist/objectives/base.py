@@ -6,88 +6,19 @@ Shapes as in :mod:`ppr_dist.batch`; D width, W ranks, E clicks of the step's use
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor, nn
 
-from ppr_dist.batch import Batch, Bucket, Int64Array
+from ppr_dist.batch import Batch
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
-from ppr_dist.data.stream.item_shares import ItemShares
+from ppr_dist.data.stream.step_users import Drawn, StepUsers
 from ppr_dist.model.encoded import Encoded
 from ppr_dist.parallel.collectives import AsyncAllGather
 
 NEGATIVE = 11
 """What a draw is for is the first word of its key: uniform negatives."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StepUsers:
-    """This rank's users of one step, cut to what is trained on, on the host: what an objective draws from.
-
-    Users stand in descending order of their clicks. Every draw must be a function of (seed, epoch, user or step), so
-    that W ranks draw together what one rank draws.
-    """
-
-    index: Int64Array
-    """User index, [B]."""
-    attributes: Int64Array
-    """Value index of each attribute, 0 = unknown, [A, B]."""
-    clicks: Int64Array
-    """Item of every click, user after user, oldest first, [E]."""
-    counts: Int64Array
-    """How many of them each user has, [B]."""
-    first_target: Int64Array
-    """Which of a user's clicks is the first target, [B]."""
-    user_rows: Int64Array
-    """User of each target, [P]."""
-    context_lengths: Int64Array
-    """Clicks before each target, [P]."""
-    buckets: tuple[Bucket, ...]
-    """Of the histories: all clicks but each user's last."""
-    place: Int64Array
-    """Where each user stands in this rank's part of the global batch, [B]."""
-    epoch: int
-    step: int
-    global_users: int
-    """Users in the global batch."""
-    items: int
-    """Size of the catalogue."""
-    probability: npt.NDArray[np.float32] | ItemShares
-    """Share of each item among the split's training clicks, [items]."""
-    seed: int
-    rank: int
-    world_size: int
-
-    @property
-    def lengths(self) -> Int64Array:
-        """Length of each history, [B]."""
-        return np.maximum(self.counts - 1, 0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DrawnView:
-    """A view of the users: which clicks of their histories, in which order."""
-
-    clicks: Int64Array
-    """Numbers of clicks among all histories' [T], user after user."""
-    lengths: Int64Array
-    """How many each user has, [B]."""
-    buckets: tuple[Bucket, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """What an objective drew for a step."""
-
-    item_ids: dict[str, Int64Array] = dataclasses.field(default_factory=dict)
-    """Items to look up, of any shape. ``batch.drawn[objective]`` has each as rows of ``batch.item_ids``."""
-    tensors: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Arrays that ``batch.drawn[objective]`` has as they are."""
-    views: tuple[tuple[DrawnView | None, float], ...] = ()
-    """Views to encode, each with the probability of profile dropout; None: the histories as they are."""
 
 
 @dataclasses.dataclass(frozen=True)

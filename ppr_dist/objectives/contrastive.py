@@ -14,9 +14,10 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import uniform
 from ppr_dist.data.stream.padding import ragged_arange, rebucket
+from ppr_dist.data.stream.step_users import Drawn, DrawnView, StepUsers
 from ppr_dist.errors import require_positive, require_probability
 from ppr_dist.loss.contrastive import info_nce
-from ppr_dist.objectives.base import Cost, Drawn, DrawnView, Objective, Step, StepShape, StepUsers
+from ppr_dist.objectives.base import Cost, Objective, Step, StepShape
 from ppr_dist.parallel.collectives import AsyncAllGather, pad_rows
 
 _DROP = 13  # what a draw is for, as a word of its key

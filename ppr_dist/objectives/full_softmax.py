@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from ppr_dist.objectives.base import Cost, Drawn, Objective, Step, StepShape, StepUsers
+from ppr_dist.data.stream.step_users import Drawn, StepUsers
+from ppr_dist.objectives.base import Cost, Objective, Step, StepShape
 from ppr_dist.parallel.sharded_softmax import sharded_softmax
 
 

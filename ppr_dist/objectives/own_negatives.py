@@ -13,8 +13,9 @@ from torch import Tensor
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import integers
+from ppr_dist.data.stream.step_users import Drawn, StepUsers
 from ppr_dist.errors import require_positive
-from ppr_dist.objectives.base import NEGATIVE, Cost, Drawn, Objective, Step, StepShape, StepUsers
+from ppr_dist.objectives.base import NEGATIVE, Cost, Objective, Step, StepShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,10 @@ from ppr_dist.batch import Batch, Int64Array
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import integers
+from ppr_dist.data.stream.step_users import Drawn, StepUsers
 from ppr_dist.errors import UserError, require_positive
 from ppr_dist.loss.softmax import sampled_softmax
-from ppr_dist.objectives.base import NEGATIVE, Cost, Drawn, Objective, Step, StepShape, StepUsers
+from ppr_dist.objectives.base import NEGATIVE, Cost, Objective, Step, StepShape
 from ppr_dist.parallel.collectives import AsyncAllGather
 
 _PICK, _SERVE = 12, 14  # what a draw is for, as a word of its key

@@ -7,6 +7,7 @@ Shapes as in :mod:`ppr_dist.batch`; E clicks of the users, targets included.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +18,16 @@ from torch import Tensor
 from ppr_dist.batch import Batch, History, View, distinct_values
 from ppr_dist.data.stream.item_shares import ItemShares
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
+from ppr_dist.data.stream.step_users import Drawn, DrawnView, StepUsers
 from ppr_dist.data.stream.users import Int64Array, Users
-from ppr_dist.objectives.base import Drawn, DrawnView, Objective, StepUsers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collator:
     """Makes batches of a split for one rank."""
 
-    objectives: dict[str, Objective]
+    objectives: dict[str, Any]
+    """By name; each draws what it wants to see (:meth:`ppr_dist.objectives.base.Objective.draw`)."""
     items: int
     """Size of the catalogue."""
     probability: npt.NDArray[np.float32] | ItemShares
