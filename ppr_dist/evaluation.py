@@ -89,7 +89,8 @@ def evaluate(
             total[name] = total[name] + value if name in total else value
     summed = {name: all_sum(value.to(context.device)).cpu() for name, value in total.items()}
     figures = question.finish(evaluation, summed)
-    return {"task": task, "protocol": question.protocol or protocol, **figures, "target_time": evaluation.target_time}
+    how = {"task": task, "protocol": question.protocol or protocol}
+    return how | figures | {"target_time": evaluation.target_time and question.has_targets}
 
 
 def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:

@@ -88,7 +88,7 @@ def describe(stage: Literal["pretrain", "tune"], method: str | None, data: Path,
     )
 
 
-def check_catalogue(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> None:
+def check_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest, data: Path) -> None:
     """Raise :class:`UserError` where ``data`` numbers items otherwise than the run's data, or attribute values that
     the run uses. Anything else (clicks, users, splits, the files' bytes) may differ.
     """
@@ -102,17 +102,19 @@ def check_catalogue(info: RunInfo, run: Path, manifest: Manifest, data: Path) ->
             f"{run} was trained on another catalogue ({info.items} items, data {info.data}) than {data} "
             f"({now.items} items)"
         )
-    if not info.uses_profiles:
+    used = info.attributes if info.uses_profiles else sorted(info.catalogue_for(config).hidden)
+    if not used:
         return
+    did, again = ("tuned", "tune again") if info.method else ("pre-trained", again)
     if list(info.attributes) != list(now.attributes):
         then, found = (", ".join(names) or "none" for names in (info.attributes, now.attributes))
-        raise UserError(f"{run} was tuned with attributes {then}, but {data} has {found}: tune again")
-    for name in info.attributes:
+        raise UserError(f"{run} was {did} with attributes {then}, but {data} has {found}: {again}")
+    for name in used:
         if info.catalogue[name] != now.catalogue[name]:
             raise UserError(
-                f"{prepared_again} values of attribute {name!r}: tune again"
+                f"{prepared_again} values of attribute {name!r}: {again}"
                 if now.data == info.data
-                else f"{run} was tuned with other values of attribute {name!r} (data {info.data}) than {data} has"
+                else f"{run} was {did} with other values of attribute {name!r} (data {info.data}) than {data} has"
             )
 
 
@@ -142,7 +144,8 @@ def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> 
 def check_new(run: Path, config: Config, info: RunInfo, *, resume: bool) -> None:
     """Raise :class:`UserError` where ``run`` cannot be written, or holds a run and ``resume`` is off; writes nothing.
 
-    Resumed by another method, or with another number of heads, a checkpoint may fit and be wrong: refused too.
+    Resumed by another method, with another number of heads or to predict another attribute, a checkpoint may fit and
+    be wrong: refused too.
     """
     files.check_writable(run)
     if checkpoints(run):
@@ -157,6 +160,12 @@ def check_new(run: Path, config: Config, info: RunInfo, *, resume: bool) -> None
             for name, value in dataclasses.asdict(has).items():
                 if name != "dropout" and value != getattr(asked, name):
                     raise UserError(f"{run} has {section}.{name} {value}; resume it with --{section}.{name} {value}")
+        predicts, to_predict = (
+            ", ".join(sorted(each.catalogue_for(its).hidden)) or "no attribute"
+            for each, its in ((of, before), (info, config))
+        )
+        if predicts != to_predict:
+            raise UserError(f"{run} predicts {predicts}; it cannot be resumed to predict {to_predict}")
         files.read_lines(run / "metrics.jsonl")
 
 

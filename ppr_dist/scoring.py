@@ -88,8 +88,8 @@ class ModelScorer:
     def encode(self, batch: Batch) -> Encoded:
         """All the model makes of a batch. A collective."""
         batch = batch.to(self.device)
-        items, profiles = self.embeddings.look_up_batch(batch)
-        encoded: Encoded = self.model(items, batch, profiles)
+        rows, profiles = self.embeddings.look_up_batch(batch)
+        encoded: Encoded = self.model(self._module.item_encoder(rows), batch, profiles)
         return encoded
 
     def item_vectors(self, ids: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def load_trained(run: Path, data: Path | None, context: DistributedContext, clus
     config, info = on_main(lambda: runs.read(run))
     folder = (data or Path(info.data)).absolute()  # for pyarrow a relative "shop:v2" is a URL
     manifest = on_main(lambda: load_manifest(folder))
-    runs.check_catalogue(info, run, manifest, folder)
+    runs.check_catalogue(info, config, run, manifest, folder)
     checkpoint = on_main(lambda: chosen(run))
     embeddings = _embeddings(run, config, info, context, cluster)
     load_tables(embeddings, checkpoint.path, with_optimizer=False)

@@ -63,8 +63,9 @@ class Run:
     @property
     def validation(self) -> tuple[str, str]:
         """Task and split that choose the best checkpoint; training sees none of it."""
-        task, split = ("validation", "pretrain") if self.split == "pretrain" else ("few-shot", "tune-validation")
-        return OBJECTIVES[self.config.train.objectives[0]].task or task, split
+        usual = "validation" if self.split == "pretrain" else "few-shot"
+        task = OBJECTIVES[self.config.train.objectives[0]].task or usual
+        return task, "tune-validation" if TASKS[task].cold else "pretrain"
 
     @property
     def best_metric(self) -> str:
@@ -108,7 +109,7 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             raise UserError(
                 f"{arguments.init} is a tuned run ({pretrained_info.method}); --init takes a pre-trained one"
             )
-        runs.check_catalogue(pretrained_info, arguments.init, manifest, arguments.data)
+        runs.check_catalogue(pretrained_info, pretrained, arguments.init, manifest, arguments.data)
         on_main(lambda: runs.check_held_out(pretrained_info, arguments.init, manifest, arguments.data))
         start = on_main(lambda: chosen(arguments.init))
         config = read_config.same_model(config, asked, pretrained)
@@ -130,6 +131,8 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
         # Loaded strictly, as it was saved; only then new parts are attached.
         model = untuned_model(pretrained, pretrained_info.catalogue_for(pretrained))
         load_dense(model, start.path)
+        if info.catalogue_for(config).hidden != pretrained_info.catalogue_for(pretrained).hidden:
+            model.attach_heads({})  # of an attribute that is not the one to predict now
         attach(model, arguments.method, config, info.catalogue_for(config))
         sizes = run.info.table_sizes(config)
         parallel = parallelize(sizes, model, config, context, train_items=TUNING_METHODS[arguments.method].trains_items)

@@ -26,6 +26,7 @@ class Attribute(Task):
 
     protocol = "classification"
     best_metric = "accuracy"
+    has_targets = False
 
     def metric_names(self) -> tuple[str, ...]:
         return METRICS

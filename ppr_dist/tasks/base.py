@@ -66,6 +66,8 @@ class Task:
     """How it is measured, where it is no ranking under ``evaluation.protocol``."""
     best_metric: ClassVar[str] = "ndcg@10"
     """What a run validated by this task chooses its best checkpoint by, unless it says otherwise."""
+    has_targets: ClassVar[bool] = True
+    """Whether it asks for a click, whose time the model may see (``evaluation.target_time``)."""
     cold: ClassVar[bool] = True
     """Whether it is about users whom no training may have seen."""
 

@@ -5,6 +5,7 @@ Shapes: I instances of this rank, D width.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
@@ -70,10 +71,11 @@ class RankingTask(Task):
                 rank=torch.from_numpy(ranked.ranks),
                 candidates=torch.from_numpy(ranked.candidates),
                 items=items,
-                best=best,
             )
             for name in evaluation.metrics:
-                sums[name] += METRICS[name].sums(of_metrics)
+                metric = METRICS[name]
+                shown = best[:, : metric.needs_best] if best is not None and metric.needs_best else None
+                sums[name] += metric.sums(dataclasses.replace(of_metrics, best=shown))
             if evaluation.keep:
                 evaluation.keep(ranked)
         return {name: torch.tensor(float(count), dtype=torch.float64) for name, count in counts.items()} | sums

@@ -17,9 +17,12 @@ from ppr_dist.data.stream.instances import Instances, history_batch
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.scoring import ModelScorer
 from tests.commands import succeed
+from tests.integration.conftest import TINY
 from tests.multirank import models
+from tests.oracle import tensors
 from tests.ranks import run_ranks
 
+HEAD = "dense.parameter.heads.attribute.weight"
 USERS, ITEMS, CLICKS = 600, 60, 8
 TRAIN = (
     *("--model.dim", 16, "--sasrec.layers", 1, "--profile.attribute_dim", 8),
@@ -95,3 +98,17 @@ def test_the_attribute_itself_is_not_seen_and_the_others_are() -> None:
     age, city = run_ranks(with_another, 1, 0)[0], run_ranks(with_another, 1, 1)[0]
     np.testing.assert_array_equal(*age)
     assert not np.allclose(*city)
+
+
+def test_a_head_of_another_attribute_is_not_tuned(catalogue: Path, tmp_path: Path) -> None:
+    """Of the same one it is."""
+    gender, city = (("--train.objectives", "attribute", "--attribute.name", name) for name in ("gender", "city"))
+    flags = (*TINY, "--data", catalogue)
+    succeed("pretrain", *flags, *gender, "--run-dir", tmp_path / "run")
+    still = ("--train.max_steps", 1, "--train.lr", 1e-30, "--init", tmp_path / "run", "--method", "fine-tune")
+    for name, objectives in (("gender", gender), ("city", city)):
+        succeed("tune", *flags, *still, *objectives, "--run-dir", tmp_path / name)
+    before, again, another = (tensors(tmp_path / name)[HEAD] for name in ("run", "gender", "city"))
+    np.testing.assert_array_equal(again, before)
+    values = json.loads((tmp_path / "city" / "run.json").read_text())["attributes"]
+    assert [len(before), len(another)] == [values["gender"] - 1, values["city"] - 1]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppr_dist import runs
-from ppr_dist.config import Config
+from ppr_dist.config import Config, Train
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.prepare import shard_writer
 from ppr_dist.data.prepare.config import PrepareConfig
@@ -22,6 +22,7 @@ from ppr_dist.data.prepare.content import ids_sha256
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
 from ppr_dist.runs import RunInfo, check_catalogue, check_held_out, describe
+from tests.settings import parts
 from tests.unit.data.click_logs import make_log, save
 
 LOG, PROFILE = make_log(users=60)
@@ -67,7 +68,7 @@ def test_what_leaves_the_catalogue_alone(change: str, tmp_path: Path) -> None:
     # Which categories are rare is a question of the users that tune.
     for info in infos(tmp_path, made(tmp_path, min_attribute_count=0)):
         changed = made(tmp_path, min_attribute_count=0, **FITS[change])
-        check_catalogue(info, Path("run"), changed, tmp_path / "data")
+        check_catalogue(info, Config(), Path("run"), changed, tmp_path / "data")
 
 
 @pytest.mark.parametrize("change", OTHER_ITEMS)
@@ -78,25 +79,49 @@ def test_other_items(change: str, tmp_path: Path) -> None:
         with pytest.raises(
             UserError, match=f"data was prepared again since run .* other items .*: {again}$"
         ) as refused:
-            check_catalogue(info, Path("run"), changed, tmp_path / "data")
+            check_catalogue(info, Config(), Path("run"), changed, tmp_path / "data")
         assert "\n" not in str(refused.value)
         with pytest.raises(UserError, match="run was trained on another catalogue"):
-            check_catalogue(info, Path("run"), changed, tmp_path / "elsewhere")
+            check_catalogue(info, Config(), Path("run"), changed, tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("change", OTHER_VALUES)
 def test_other_values_matter_to_who_uses_them(change: str, tmp_path: Path) -> None:
     pretrained, tuned = infos(tmp_path, made(tmp_path))
     changed = made(tmp_path, **OTHER_VALUES[change])
-    check_catalogue(pretrained, Path("run"), changed, tmp_path / "data")
+    check_catalogue(pretrained, Config(), Path("run"), changed, tmp_path / "data")
     with pytest.raises(UserError, match=r"data was prepared again since run .* values of attribute '\w+': tune again"):
-        check_catalogue(tuned, Path("run"), changed, tmp_path / "data")
+        check_catalogue(tuned, Config(), Path("run"), changed, tmp_path / "data")
     with pytest.raises(UserError, match=r"run was tuned with other values of attribute '\w+'"):
-        check_catalogue(tuned, Path("run"), changed, tmp_path / "elsewhere")
+        check_catalogue(tuned, Config(), Path("run"), changed, tmp_path / "elsewhere")
     fewer = made(tmp_path, attributes="age")
-    check_catalogue(pretrained, Path("run"), fewer, tmp_path / "data")
+    check_catalogue(pretrained, Config(), Path("run"), fewer, tmp_path / "data")
     with pytest.raises(UserError, match=r"run was tuned with attributes age, city, but .*data has age: tune again"):
-        check_catalogue(tuned, Path("run"), fewer, tmp_path / "data")
+        check_catalogue(tuned, Config(), Path("run"), fewer, tmp_path / "data")
+
+
+def test_values_matter_to_a_run_that_was_pre_trained_to_predict_them(tmp_path: Path) -> None:
+    pretrained, _ = infos(tmp_path, made(tmp_path))
+    predicts = Config(train=Train(objectives=["softmax", "attribute"]), parts=parts(attribute={"name": "city"}))
+    check_catalogue(pretrained, predicts, Path("run"), made(tmp_path, **OTHER_VALUES["another bucketing"]), tmp_path)
+    changed = made(tmp_path, **OTHER_VALUES["a value for another"])
+    with pytest.raises(UserError, match=r"was prepared again since .* values of attribute 'city': pre-train again"):
+        check_catalogue(pretrained, predicts, Path("run"), changed, tmp_path / "data")
+    with pytest.raises(UserError, match=r"run was pre-trained with attributes age, city, but .* has age: pre-train"):
+        check_catalogue(pretrained, predicts, Path("run"), made(tmp_path, attributes="age"), tmp_path / "data")
+
+
+def test_a_run_is_not_resumed_to_predict_another_attribute(tmp_path: Path) -> None:
+    info, run = infos(tmp_path, made(tmp_path))[0], tmp_path / "run"
+    predicts, another = (
+        Config(train=Train(objectives=["attribute"]), parts=parts(attribute={"name": name})) for name in ("city", "age")
+    )
+    runs.create(run, predicts, info, {}, resume=False)
+    (run / "checkpoints" / "step-00000001").mkdir()
+    runs.check_new(run, predicts, info, resume=True)
+    for config, asked in ((another, "age"), (Config(), "no attribute")):
+        with pytest.raises(UserError, match=f"run predicts city; it cannot be resumed to predict {asked}$"):
+            runs.check_new(run, config, info, resume=True)
 
 
 def test_another_writer_writes_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

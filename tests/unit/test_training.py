@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ppr_dist.config import Config
+from ppr_dist.config import Config, Train
 from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.runs import RunInfo
@@ -69,3 +69,39 @@ def test_the_in_batch_proposal_is_the_split_that_is_read(
         assert list(batch.views) == (["contrastive"] if stage == "tune" else [])
         log_q = batch.drawn["softmax"]["log_q"]
         assert torch.isfinite(log_q[log_q != torch.inf]).all()
+
+
+@pytest.mark.parametrize(
+    ("split", "objective", "validation"),
+    [
+        ("pretrain", "softmax", ("validation", "pretrain")),
+        ("tune-train", "softmax", ("few-shot", "tune-validation")),
+        # Its labels are those of users: what it is validated by belongs to users it does not train on.
+        ("pretrain", "attribute", ("attribute", "tune-validation")),
+        ("tune-train", "attribute", ("attribute", "tune-validation")),
+    ],
+)
+def test_validation_asks_what_training_does_not_see(
+    split: str, objective: str, validation: tuple[str, str], tmp_path: Path
+) -> None:
+    manifest = write_data(tmp_path / "data", {split: random_users(9, 3)}, items=3, per_shard=4)
+    info = RunInfo(
+        stage="pretrain",
+        method=None,
+        data=str(tmp_path),
+        fingerprint=manifest.fingerprint,
+        catalogue={},
+        items=3,
+        attributes=ATTRIBUTES,
+    )
+    run = Run(
+        folder=tmp_path / "run",
+        data=tmp_path,
+        resume=False,
+        manifest=manifest,
+        info=info,
+        split=split,
+        config=Config(train=Train(objectives=[objective])),
+        context=DistributedContext(rank=0, world_size=1, device=torch.device("cpu")),
+    )
+    assert run.validation == validation
