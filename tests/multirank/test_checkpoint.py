@@ -14,8 +14,9 @@ from ppr_dist.checkpoint import Checkpointer, Position, checkpoints, chosen, loa
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.trainer import send, train_step
-from tests.multirank.models import USERS, build, part, small_config, users, whole_tables, with_loss
+from ppr_dist.parallel.prefetch import fetch
+from ppr_dist.trainer import train_step
+from tests.multirank.models import USERS, build, part, small_config, users, whole_tables
 from tests.ranks import run_ranks
 
 STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=USERS)
@@ -30,13 +31,13 @@ def _train(
     stream: StreamState = STREAM,
     precision: Literal["float32", "float16"] = "float32",
 ) -> dict[str, Any]:
-    config = small_config(with_loss("softmax"), zero_stage=stage)
+    config = small_config(zero_stage=stage)
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, dropout=0.3),
         tables=dataclasses.replace(config.tables, precision=precision),
     )
-    parallel, collator = build(context, config, tuning=True)
+    parallel, collator, objectives = build(context, config, "ppr-full")
     checkpointer = Checkpointer(run, keep=1)
     if start:
         position = checkpointer.resume(parallel, stream)
@@ -44,7 +45,7 @@ def _train(
         assert position.step == start
     for step in range(start, stop):
         batch = collator(part(users(), context), epoch=0, step=step, global_users=USERS)
-        train_step(parallel, batch, send(parallel, batch), config)
+        train_step(parallel, fetch(batch, parallel.embeddings, objectives), objectives)
     if not start:
         checkpointer.save(parallel, Position(step=stop, stream=stream, world_size=context.world_size))
     dense = {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}
@@ -66,37 +67,36 @@ def test_resume_equals_uninterrupted(tmp_path: Path, world_size: int, stage: int
 
 
 def _steps_counted(
-    context: DistributedContext, run: Path, start: int, stop: int, tuning: bool, init: Path | None = None
+    context: DistributedContext, run: Path, start: int, stop: int, method: str | None, init: Path | None = None
 ) -> list[Any]:
     """What FBGEMM's modules count, and what it counts while it trains from ``start`` to ``stop``."""
-    config = small_config(with_loss("softmax"))
-    parallel, collator = build(context, config, tuning=tuning)
-    tables, checkpointer = parallel.tables, Checkpointer(run, keep=1)
+    parallel, collator, objectives = build(context, small_config(), method)
+    embeddings, checkpointer = parallel.embeddings, Checkpointer(run, keep=1)
     if init:
-        load_tables(tables, chosen(init).path, with_optimizer=True)
+        load_tables(embeddings, chosen(init).path, with_optimizer=True)
     if start:
         assert checkpointer.resume(parallel, STREAM) is not None
-    counts = [{name: int(step) for name, step in tables.optimizer_steps().items()}]
+    counts = [{name: int(step) for name, step in embeddings.optimizer_steps().items()}]
     for step in range(start, stop):
         batch = collator(part(users(), context), epoch=0, step=step, global_users=USERS)
-        train_step(parallel, batch, send(parallel, batch), config)
+        train_step(parallel, fetch(batch, parallel.embeddings, objectives), objectives)
         with torch.no_grad():  # a validation
-            tables.look_up_batch(batch)
+            embeddings.look_up_batch(batch)
     checkpointer.save(parallel, Position(step=stop, stream=STREAM, world_size=context.world_size))
-    kernels = [k for ks in tables._kernels.values() for k in ks]
+    kernels = [k for ks in embeddings._kernels.values() for k in ks]
     assert {int(k.iter) for k in kernels} == {int(k.iter_cpu) for k in kernels}
-    return [*counts, {name: int(step) for name, step in tables.optimizer_steps().items()}]
+    return [*counts, {name: int(step) for name, step in embeddings.optimizer_steps().items()}]
 
 
 def test_adam_goes_on_counting_its_steps(tmp_path: Path) -> None:
     """FBGEMM's own count, which its bias correction reads (Adam itself needs a GPU: tests/gpu/test_training.py)."""
-    for rank in run_ranks(_steps_counted, 2, tmp_path / "tune", 0, 3, True):
+    for rank in run_ranks(_steps_counted, 2, tmp_path / "tune", 0, 3, "ppr-full"):
         assert rank == [{"items": 0, "profiles": 0}, {"items": 3, "profiles": 3}]
-    for rank in run_ranks(_steps_counted, 2, tmp_path / "tune", 3, 5, True):
+    for rank in run_ranks(_steps_counted, 2, tmp_path / "tune", 3, 5, "ppr-full"):
         assert rank == [{"items": 3, "profiles": 3}, {"items": 5, "profiles": 5}]
     # Tuning takes the items' moments over, and their steps; profile tables are new.
-    run_ranks(_steps_counted, 2, tmp_path / "base", 0, 4, False)
-    for rank in run_ranks(_steps_counted, 1, tmp_path / "next", 0, 1, True, tmp_path / "base"):
+    run_ranks(_steps_counted, 2, tmp_path / "base", 0, 4, None)
+    for rank in run_ranks(_steps_counted, 1, tmp_path / "next", 0, 1, "ppr-full", tmp_path / "base"):
         assert rank == [{"items": 4, "profiles": 0}, {"items": 5, "profiles": 1}]
 
 

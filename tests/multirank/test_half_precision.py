@@ -14,10 +14,10 @@ from benchmarks.table_memory import held_bytes, planned_bytes
 from ppr_dist.checkpoint import Checkpointer, Position, chosen, load_tables
 from ppr_dist.config import Config, Tables
 from ppr_dist.data.stream.user_stream import StreamState
-from ppr_dist.parallel.apply import make_tables
+from ppr_dist.parallel.apply import make_embeddings
 from ppr_dist.parallel.cluster import load_cluster
 from ppr_dist.parallel.distributed import DistributedContext
-from tests.multirank.models import USERS, build, small_config, steps, whole_tables, with_loss
+from tests.multirank.models import USERS, build, small_config, steps, whole_tables
 from tests.multirank.test_plan_bytes import DIM, ITEMS, SIZES, VALUES
 from tests.multirank.test_sharding_kinds import KINDS, cluster_file
 from tests.ranks import run_ranks
@@ -32,11 +32,11 @@ def half(config: Config) -> Config:
 def initial(context: DistributedContext, files: list[Path]) -> list[dict[str, Any]]:
     found = []
     for file in files:
-        tables = make_tables(SIZES, Config(tables=Tables(sharding=file, precision="float16")), context)
+        tables = make_embeddings(SIZES, Config(tables=Tables(cluster=file, precision="float16")), context)
         held = held_bytes(tables)  # first: FBGEMM keeps the ids of the last look-up
         types = {table: weight.dtype for table, weight, _, _ in tables.local_shards()}
         vectors = tables.look_up_items(torch.arange(context.rank, ITEMS)).detach()
-        full = make_tables(SIZES, Config(tables=Tables(sharding=file)), context)
+        full = make_embeddings(SIZES, Config(tables=Tables(cluster=file)), context)
         want = full.look_up_items(torch.arange(context.rank, ITEMS)).detach()
         found.append({"types": types, "got": vectors.numpy(), "want": want.numpy(), "held": held})
         for state in tables.optimizer_state_dict().values():
@@ -62,10 +62,10 @@ def test_weights_are_rounded_and_vectors_are_float32(world_size: int, tmp_path: 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
 def test_two_ranks_train_what_one_trains(optimizer: str) -> None:
-    config = half(small_config(with_loss("softmax"), optimizer=optimizer))
-    (one,), both = (run_ranks(steps, world_size, config, True, 4) for world_size in (1, 2))
+    config = half(small_config(optimizer=optimizer))
+    (one,), both = (run_ranks(steps, world_size, config, "ppr-full", 4) for world_size in (1, 2))
     two, losses = both[0], np.sum([rank["losses"] for rank in both], axis=0)
-    start = run_ranks(steps, 1, config, True, 0)[0]["tables"]["item"]
+    start = run_ranks(steps, 1, config, "ppr-full", 0)[0]["tables"]["item"]
     item = one["tables"]["item"]
     np.testing.assert_array_equal(item, item.astype(np.float16))
     assert np.abs(item - start).max() > 0.02
@@ -73,12 +73,12 @@ def test_two_ranks_train_what_one_trains(optimizer: str) -> None:
     # A gradient that differs by float32's rounding may round a weight to the neighbour, and so on from there.
     np.testing.assert_allclose(two["tables"]["item"], item, rtol=2 * ULP, atol=2e-4)
     assert (two["tables"]["item"] == item).mean() > 0.9
-    full = run_ranks(steps, 1, small_config(with_loss("softmax"), optimizer=optimizer), True, 4)[0]["tables"]["item"]
+    full = run_ranks(steps, 1, small_config(optimizer=optimizer), "ppr-full", 4)[0]["tables"]["item"]
     assert 0 < np.abs(item - full).max() < 0.02
 
 
 def saved(context: DistributedContext, run: Path, config: Config) -> np.ndarray:
-    parallel, _ = build(context, config, tuning=False)
+    parallel = build(context, config).parallel
     stream = StreamState(fingerprint="f", split="pretrain", seed=0, batch=USERS)
     Checkpointer(run, keep=1).save(parallel, Position(step=1, stream=stream, world_size=context.world_size))
     return whole_tables(parallel)["item"]
@@ -86,14 +86,14 @@ def saved(context: DistributedContext, run: Path, config: Config) -> np.ndarray:
 
 def loaded(context: DistributedContext, run: Path, config: Config) -> np.ndarray:
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=1))
-    parallel, _ = build(context, other, tuning=False)
-    load_tables(parallel.tables, chosen(run).path, with_optimizer=True)
+    parallel = build(context, other).parallel
+    load_tables(parallel.embeddings, chosen(run).path, with_optimizer=True)
     return whole_tables(parallel)["item"]
 
 
 @pytest.mark.parametrize("to_half", [True, False])
 def test_a_run_may_start_from_one_of_the_other_precision(tmp_path: Path, to_half: bool) -> None:
-    full = small_config(with_loss("softmax"))
+    full = small_config()
     one, other = (full, half(full)) if to_half else (half(full), full)
     before = run_ranks(saved, 2, tmp_path, one)[0]
     for world_size in (1, 2):

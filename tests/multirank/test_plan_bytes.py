@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.table_memory import held_bytes, planned_bytes
 from ppr_dist.config import Config, Tables
-from ppr_dist.parallel.apply import make_tables
+from ppr_dist.parallel.apply import make_embeddings
 from ppr_dist.parallel.cluster import load_cluster
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.embeddings import TableSizes
@@ -17,12 +17,17 @@ from tests.ranks import run_ranks
 
 ITEMS, DIM, VALUES = 3001, 32, 701
 SIZES = TableSizes(
-    items=ITEMS, dim=DIM, attributes={"profile": VALUES}, attribute_dim=DIM, with_prompt=True, with_profile_encoder=True
+    items=ITEMS,
+    dim=DIM,
+    attributes={"profile": VALUES},
+    columns=(0,),
+    attribute_dim=DIM,
+    uses=("prompt", "profile_encoder"),
 )
 
 
 def held(context: DistributedContext, files: list[Path]) -> list[int]:
-    return [held_bytes(make_tables(SIZES, Config(tables=Tables(sharding=file)), context)) for file in files]
+    return [held_bytes(make_embeddings(SIZES, Config(tables=Tables(cluster=file)), context)) for file in files]
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

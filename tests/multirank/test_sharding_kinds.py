@@ -14,14 +14,20 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
+from ppr_dist.batch import Batch, History, distinct_values
 from ppr_dist.config import Config, Tables
-from ppr_dist.parallel.apply import make_tables, refuse_tables
+from ppr_dist.parallel.apply import make_embeddings, refuse_tables
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.embeddings import TableSizes, profile_table
+from ppr_dist.parallel.embeddings import ShardedEmbeddings, TableSizes, profile_table
 from tests.ranks import run_ranks
 
 SIZES = TableSizes(
-    items=61, dim=16, attributes={"age": 5, "city": 19}, attribute_dim=8, with_prompt=True, with_profile_encoder=True
+    items=61,
+    dim=16,
+    attributes={"age": 5, "city": 19},
+    columns=(0, 1),
+    attribute_dim=8,
+    uses=("prompt", "profile_encoder"),
 )
 ROWS = {"item": SIZES.items} | {
     profile_table(use, name): rows for use in SIZES.uses for name, rows in SIZES.attributes.items()
@@ -62,15 +68,30 @@ def pull(vectors: Tensor) -> Tensor:
     return (weight * (vectors - 0.5) ** 2).sum()
 
 
-def whole(tables: Any) -> dict[str, np.ndarray]:
+def look_up_profiles(embeddings: ShardedEmbeddings, profile: Tensor) -> dict[str, Tensor]:
+    """x_u [B, A·d] by use, of value indices [A, B]; no items."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    batch = Batch(
+        users=nothing,
+        item_ids=nothing,
+        history=History(items=nothing, lengths=nothing, buckets=()),
+        user_rows=nothing,
+        context_lengths=nothing,
+        targets=nothing,
+        **distinct_values(profile.numpy()),
+    )
+    return embeddings.look_up_batch(batch)[1]
+
+
+def whole(embeddings: ShardedEmbeddings) -> dict[str, np.ndarray]:
     """Every table looked up in full; on all ranks."""
     every = torch.arange(SIZES.items)
     with torch.no_grad():
-        found = {"item": tables.look_up_items(every).numpy()}
+        found = {"item": embeddings.look_up_items(every).numpy()}
         for number, (name, rows) in enumerate(SIZES.attributes.items()):
             profile = torch.zeros(len(SIZES.attributes), rows, dtype=torch.int64)
             profile[number] = torch.arange(rows)
-            for use, x_u in zip(SIZES.uses, tables.look_up_profiles(profile), strict=True):
+            for use, x_u in look_up_profiles(embeddings, profile).items():
                 columns = slice(number * SIZES.attribute_dim, (number + 1) * SIZES.attribute_dim)
                 found[profile_table(use, name)] = x_u[:, columns].numpy()
     return {name: table.copy() for name, table in found.items()}
@@ -82,13 +103,13 @@ def update(
     """Tables before and after two steps under each cluster file."""
     found = []
     for file in files:
-        settings = Tables(optimizer=optimizer, lr=LR, eps=EPS, init_std=0.3, sharding=file, exchange=exchange)  # type: ignore[arg-type]
-        tables = make_tables(SIZES, Config(tables=settings), context)
+        settings = Tables(optimizer=optimizer, lr=LR, eps=EPS, init_std=0.3, cluster=file, exchange=exchange)  # type: ignore[arg-type]
+        tables = make_embeddings(SIZES, Config(tables=settings), context)
         exact = dataclasses.replace(settings, exchange="float32")
-        before = whole(make_tables(SIZES, Config(tables=exact), context) if exchange == "bfloat16" else tables)
+        before = whole(make_embeddings(SIZES, Config(tables=exact), context) if exchange == "bfloat16" else tables)
         for step in range(STEPS):
             items, profile = asked(context.rank, step)
-            vectors = [tables.look_up_items(items), *tables.look_up_profiles(profile)]
+            vectors = [tables.look_up_items(items), *look_up_profiles(tables, profile).values()]
             # Each rank's loss is its part of a sum, scaled by W as step_loss does.
             (context.world_size * sum(pull(v) for v in vectors)).backward()
         kinds = {table["name"]: table["sharding_type"] for table in tables.plan["tables"]}
@@ -187,8 +208,8 @@ def test_vectors_and_their_gradients_travel_in_bfloat16(tmp_path: Path) -> None:
 
 
 def initial(context: DistributedContext, files: list[Path]) -> list[dict[str, np.ndarray]]:
-    settings = [Tables(optimizer="sgd", sharding=file) for file in files]
-    return [whole(make_tables(SIZES, Config(tables=s), context)) for s in settings]
+    settings = [Tables(optimizer="sgd", cluster=file) for file in files]
+    return [whole(make_embeddings(SIZES, Config(tables=s), context)) for s in settings]
 
 
 def test_first_values_depend_on_neither_sharding_nor_ranks(tmp_path: Path) -> None:
@@ -198,13 +219,13 @@ def test_first_values_depend_on_neither_sharding_nor_ranks(tmp_path: Path) -> No
         for name, values in one[0].items():
             np.testing.assert_array_equal(tables[name], values)
     assert 0.01 < one[0]["item"].std() < 0.03
-    assert not np.array_equal(one[0]["prompt:city"], one[0]["tower:city"])
+    assert not np.array_equal(one[0]["prompt:city"], one[0]["profile_encoder:city"])
 
 
 def own_and_looked_up(context: DistributedContext, files: list[Path]) -> list[tuple[Any, np.ndarray]]:
     found = []
     for file in files:
-        tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", sharding=file)), context)
+        tables = make_embeddings(SIZES, Config(tables=Tables(optimizer="sgd", cluster=file)), context)
         own = tables.own_rows()
         parts = own if own is None else [(first, weights.detach().numpy().copy()) for first, weights in own]
         found.append((parts, whole(tables)["item"]))
@@ -224,27 +245,27 @@ def test_own_rows_of_all_ranks_are_the_table_once(world_size: int, tmp_path: Pat
             np.testing.assert_array_equal(np.concatenate([rows for _, rows in parts]), ranks[0][case][1])
 
 
-def standing_still(context: DistributedContext) -> dict[str, Any]:
-    tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), context, train_items=False)
+def frozen(context: DistributedContext) -> dict[str, Any]:
+    tables = make_embeddings(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), context, train_items=False)
     before = whole(tables)
     items, profile = asked(context.rank, 0)
     vectors = tables.look_up_items(items)
     assert not vectors.requires_grad
-    prompt, tower = tables.look_up_profiles(profile)
-    assert prompt is not None
-    assert tower is not None
-    (pull(vectors) + pull(prompt) + pull(tower)).backward()
+    x_u = look_up_profiles(tables, profile)
+    assert list(x_u) == ["prompt", "profile_encoder"]
+    (pull(vectors) + sum(pull(each) for each in x_u.values())).backward()
     return {"before": before, "after": whole(tables)}
 
 
-def test_items_that_do_not_learn_stand_still() -> None:
-    for rank in run_ranks(standing_still, 2):
+def test_frozen_items_stay_as_they_are() -> None:
+    for rank in run_ranks(frozen, 2):
         np.testing.assert_array_equal(rank["after"]["item"], rank["before"]["item"])
-        assert np.abs(rank["after"]["prompt:age"] - rank["before"]["prompt:age"]).max() > 0.05
+        for use in SIZES.uses:
+            assert np.abs(rank["after"][f"{use}:age"] - rank["before"][f"{use}:age"]).max() > 0.05
 
 
 def rates(context: DistributedContext) -> list[float]:
-    tables = make_tables(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), context)
+    tables = make_embeddings(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), context)
     moved = []
     for lr in (LR, LR / 10, 0.0):
         tables.set_lr(lr)
@@ -287,8 +308,8 @@ def test_a_dense_module_may() -> None:
 
 
 def sharded(context: DistributedContext) -> None:
-    tables = make_tables(
-        dataclasses.replace(SIZES, with_profile_encoder=False), Config(tables=Tables(optimizer="sgd")), context
+    tables = make_embeddings(
+        dataclasses.replace(SIZES, uses=("prompt",)), Config(tables=Tables(optimizer="sgd")), context
     )
     with pytest.raises(RuntimeError, match="is an embedding table"):
         refuse_tables(tables.model)

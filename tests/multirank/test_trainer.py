@@ -16,8 +16,8 @@ from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.trainer import train
-from tests.multirank.models import ITEMS, build, small_config, with_loss
+from ppr_dist.trainer import Validation, train
+from tests.multirank.models import ITEMS, build, small_config
 from tests.ranks import run_ranks
 from tests.shards import random_users, write_data
 
@@ -36,29 +36,30 @@ def trained(
     context: DistributedContext, data: Path, run: Path, limits: dict[str, Any], metrics: list[float]
 ) -> tuple[Any, ...]:
     """Train 30 epochs of 5 steps at most; return the last step, the best one and the epochs that were opened."""
-    config = small_config(with_loss("softmax"))
+    config = small_config()
     config = dataclasses.replace(
         config,
-        train=dataclasses.replace(config.train, batch=8, epochs=30, log_every=3, **limits),
-        observe=dataclasses.replace(config.observe, progress=False),
+        train=dataclasses.replace(config.train, global_batch_size=8, epochs=30, log_every=3, **limits),
+        logging=dataclasses.replace(config.logging, progress=False),
     )
-    parallel, collator = build(context, config, tuning=True)
+    parallel, collator, objectives = build(context, config, "ppr-full")
     stream = UserStream(
         data, load_manifest(data), "tune-train", batch=8, rank=context.rank, world_size=context.world_size, seed=1
     )
     assert stream.steps == 5
-    logger = MetricLogger(run, config, context, total_steps=150, first_step=0, job="test")
+    logger = MetricLogger(run, config, context, total_steps=150, first_step=0, stage="test")
     begin = Position(step=0, stream=stream.state(), world_size=context.world_size)
     left = iter(metrics)
     end = train(
         parallel,
         Noted(stream, collator, workers=0),
+        objectives,
         config,
         context,
         logger,
         Checkpointer(run, keep=1),
         begin,
-        (lambda: {"ndcg@10": next(left)}) if metrics else None,
+        Validation(lambda: {"ndcg@10": next(left)}, "ndcg@10") if metrics else None,
     )
     assert not list(left)
     return end.step, end.best and end.best.step, OPENED

@@ -10,58 +10,64 @@ import numpy as np
 import pytest
 import torch
 
-from ppr_dist.batch import Batch
-from ppr_dist.config import Loss
+from ppr_dist.batch import Batch, History
 from ppr_dist.data.stream import padding
-from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.data.stream.users import Users
-from tests.shards import clicks_of, random_users, rank_part, select, write_data
+from tests.settings import collator, objectives
+from tests.shards import clicks_of, random_users, rank_part, select, times_of, write_data
 
 ITEMS, COUNT = 97, 40
-USERS = random_users(COUNT, ITEMS, longest=14, first_index=500)
+USERS = random_users(COUNT, ITEMS, longest=14, first_index=500, times=True)
 COUNTS = np.bincount(USERS.items, minlength=ITEMS)
 PROBABILITY = (COUNTS / COUNTS.sum()).astype(np.float32)
 ROW = {int(index): row for row, index in enumerate(USERS.index)}
+SOFTMAX = {"softmax": {"uniform_negatives": 13, "in_batch_per_user": 2}}
 
 
 @pytest.fixture(autouse=True)
-def several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def several_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(padding, "BUCKET_TOKENS", 30)
 
 
 def collate(
-    users: Users = USERS, rank: int = 0, world_size: int = 1, epoch: int = 0, step: int = 0, **settings: Any
+    users: Users = USERS,
+    rank: int = 0,
+    world_size: int = 1,
+    epoch: int = 0,
+    step: int = 0,
+    chosen: dict[str, dict[str, Any]] = SOFTMAX,
+    **settings: Any,
 ) -> Batch:
-    given: dict[str, Any] = {
-        "loss": Loss(uniform_negatives=13, in_batch_per_user=2),
-        "items": ITEMS,
-        "probability": PROBABILITY,
-        "max_length": 50,
-        "hold_out": 0,
-        "first_target": 1,
-        "views": False,
-        "seed": 5,
-    }
-    collator = Collator(**given | settings, rank=rank, world_size=world_size)
-    return collator(rank_part(users, rank, world_size), epoch=epoch, step=step, global_users=len(users))
+    """The batch of a rank; ``chosen``: objectives and their settings."""
+    given: dict[str, Any] = {"items": ITEMS, "probability": PROBABILITY, "rank": rank, "world_size": world_size}
+    given |= settings
+    made = collator(objectives(given["items"], **chosen), **given)
+    return made(rank_part(users, rank, world_size), epoch=epoch, step=step, global_users=len(users))
 
 
 def over_ranks(world_size: int, **settings: Any) -> list[Batch]:
     return [collate(rank=rank, world_size=world_size, **settings) for rank in range(world_size)]
 
 
-def histories(batch: Batch, rows: torch.Tensor, lengths: torch.Tensor) -> dict[int, list[int]]:
+def by_user(batch: Batch, values: torch.Tensor, lengths: torch.Tensor) -> dict[int, list[int]]:
+    """``values``, user after user, of each user."""
+    parts = values.split(lengths.tolist())
+    return {u: part.tolist() for u, part in zip(batch.users.tolist(), parts, strict=True)}
+
+
+def histories(batch: Batch, history: History | None = None) -> dict[int, list[int]]:
     """Items of each user's history."""
-    parts = rows.split(lengths.tolist())
-    return {u: batch.item_ids[part].tolist() for u, part in zip(batch.users.tolist(), parts, strict=True)}
+    history = history or batch.history
+    return by_user(batch, batch.item_ids[history.items], history.lengths)
 
 
 def targets(batch: Batch) -> dict[int, list[tuple[int, int]]]:
-    """(prefix, item) of each user's targets."""
+    """(Context length, item) of each user's targets."""
     found: dict[int, list[tuple[int, int]]] = {user: [] for user in batch.users.tolist()}
-    for prefix, owner, row in zip(batch.prefix.tolist(), batch.owner.tolist(), batch.targets.tolist(), strict=True):
-        found[int(batch.users[owner])].append((prefix, int(batch.item_ids[row])))
+    users, items = batch.users[batch.user_rows], batch.item_ids[batch.targets]
+    for user, length, item in zip(users.tolist(), batch.context_lengths.tolist(), items.tolist(), strict=True):
+        found[user].append((length, item))
     return found
 
 
@@ -73,7 +79,9 @@ def test_histories_and_targets(hold_out: int, max_length: int, first_target: int
     seen = []
     batches = over_ranks(world_size, hold_out=hold_out, max_length=max_length, first_target=first_target)
     for batch in batches:
-        kept, asked = histories(batch, batch.history, batch.lengths), targets(batch)
+        kept, asked = histories(batch), targets(batch)
+        assert batch.history.times is not None
+        times = by_user(batch, batch.history.times, batch.history.lengths)
         for user in batch.users.tolist():
             clicks = clicks_of(USERS, ROW[user])
             trained_on = clicks[: max(0, len(clicks) - hold_out)]
@@ -82,47 +90,61 @@ def test_histories_and_targets(hold_out: int, max_length: int, first_target: int
             first = max(first_target, len(trained_on) > len(clicks))
             # The last click is only a target: max_length inputs before it.
             assert kept[user] == clicks[:-1]
+            clicked_at = times_of(USERS, ROW[user])
+            assert times[user] == clicked_at[max(0, len(trained_on) - len(clicks)) : max(0, len(trained_on) - 1)]
             assert asked[user] == [(t, clicks[t]) for t in range(first, len(clicks))]
             seen.append(user)
         assert batch.profile.tolist() == [[int(a[ROW[u]]) for u in batch.users.tolist()] for a in USERS.attributes]
         # Each value of an attribute is asked for once, and attributes do not share rows.
         of_attribute = batch.profile_values.split(batch.profile_counts)
         assert [values.tolist() for values in of_attribute] == [sorted(set(row)) for row in batch.profile.tolist()]
-        assert (batch.lengths.diff() <= 0).all()
-        assert batch.total_targets == len(batch.targets)
+        assert (batch.history.lengths.diff() <= 0).all()
+        assert len(batch.user_rows) == len(batch.context_lengths) == len(batch.targets)
         assert len(batch.item_ids.unique()) == len(batch.item_ids)
-        integers = (batch.users, batch.item_ids, batch.history, batch.prefix, batch.targets, batch.profile)
+        integers = (
+            batch.users,
+            batch.item_ids,
+            batch.history.items,
+            batch.context_lengths,
+            batch.targets,
+            batch.profile,
+        )
         assert {t.dtype for t in integers} == {torch.int64}
     assert sorted(seen) == USERS.index.tolist()
-    assert len(batches[0].groups) > 1 or max_length == 1
+    assert len(batches[0].history.buckets) > 1 or max_length == 1
 
 
 def pairs(batch: Batch) -> list[tuple[int, float]]:
-    """(id, log q) of the real candidates."""
-    assert batch.candidates is not None
-    assert batch.candidate_log_q is not None
-    ids = batch.item_ids[batch.candidates].tolist()
-    return [(i, q) for i, q in zip(ids, batch.candidate_log_q.tolist(), strict=True) if q != float("inf")]
+    """(id, log q) of the candidates that are not padding."""
+    drawn = batch.drawn["softmax"]
+    ids, log_q = batch.item_ids[drawn["candidates"]].tolist(), drawn["log_q"].tolist()
+    return [(i, q) for i, q in zip(ids, log_q, strict=True) if q != float("inf")]
 
 
-@pytest.mark.parametrize("loss", [(13, 2), (0, 3), (13, 0), (1, 1)])
+def candidates(batch: Batch) -> int:
+    """How many candidates a rank gives, padding included."""
+    return len(batch.drawn["softmax"]["candidates"])
+
+
+@pytest.mark.parametrize(("uniform", "per_user"), [(13, 2), (0, 3), (13, 0), (1, 1)])
 @pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_ranks_together_draw_the_candidates_of_one_rank(loss: tuple[int, int], world_size: int) -> None:
-    settings = {"loss": Loss(uniform_negatives=loss[0], in_batch_per_user=loss[1]), "hold_out": 2}
+def test_ranks_together_draw_the_candidates_of_one_rank(uniform: int, per_user: int, world_size: int) -> None:
+    softmax = {"uniform_negatives": uniform, "in_batch_per_user": per_user}
+    settings: dict[str, Any] = {"chosen": {"softmax": softmax}, "hold_out": 2}
     many = over_ranks(world_size, **settings)
     assert sorted(pair for batch in many for pair in pairs(batch)) == sorted(pairs(collate(**settings)))
     # Gathering needs one size on every rank, whoever has fewer users.
-    assert len({len(batch.candidates) for batch in many}) == 1  # type: ignore[arg-type]
+    assert len({candidates(batch) for batch in many}) == 1
 
 
 @pytest.mark.parametrize("most", [1, 3, 7, 39])
 @pytest.mark.parametrize("world_size", [2, 3, 7, 40])
 def test_a_cap_on_lending_users_draws_the_same_candidates_on_any_number_of_ranks(most: int, world_size: int) -> None:
-    settings = {"loss": Loss(uniform_negatives=5, in_batch_per_user=2, in_batch_users=most)}
+    settings = {"chosen": {"softmax": {"uniform_negatives": 5, "in_batch_per_user": 2, "in_batch_users": most}}}
     one, many = collate(**settings), over_ranks(world_size, **settings)
     assert 5 < len(pairs(one)) <= 5 + 2 * most  # some who are chosen have no target to lend
     assert sorted(pair for batch in many for pair in pairs(batch)) == sorted(pairs(one))
-    sizes = {len(batch.candidates) for batch in many}  # type: ignore[arg-type]
+    sizes = {candidates(batch) for batch in many}
     assert len(sizes) == 1
     assert sizes.pop() <= 2 * (most * -(-COUNT // world_size) // COUNT + 2) + -(-5 // world_size)
 
@@ -131,10 +153,10 @@ def test_every_user_lends_as_often_under_a_cap() -> None:
     most, steps = 10, 2_000
     # Each user clicks on one item alone, so that a candidate names its lender.
     users = dataclasses.replace(
-        USERS, items=np.repeat(np.arange(COUNT), 3), offsets=3 * np.arange(COUNT + 1), attributes=USERS.attributes
+        USERS, items=np.repeat(np.arange(COUNT), 3), offsets=3 * np.arange(COUNT + 1), times=None
     )
-    loss = Loss(uniform_negatives=0, in_batch_per_user=1, in_batch_users=most)
-    drawn = [item for step in range(steps) for item, _ in pairs(collate(users, step=step, loss=loss))]
+    chosen = {"softmax": {"uniform_negatives": 0, "in_batch_per_user": 1, "in_batch_users": most}}
+    drawn = [item for step in range(steps) for item, _ in pairs(collate(users, step=step, chosen=chosen))]
     share = np.bincount(drawn, minlength=COUNT) / steps
     expected = most / COUNT  # what log q says, p_j being 1 / users here
     assert np.abs(share - expected).max() < 4 * np.sqrt(expected * (1 - expected) / steps)
@@ -181,17 +203,17 @@ def test_counts_over_many_steps_are_those_that_log_q_states() -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_bpr_negatives_belong_to_the_target_whatever_the_ranks(world_size: int) -> None:
-    settings = {"loss": Loss(kind="bpr", uniform_negatives=3)}
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+def test_own_negatives_belong_to_the_target_whatever_the_ranks(objective: str, world_size: int) -> None:
+    settings = {"chosen": {objective: {"uniform_negatives": 3}}}
 
     def drawn(batches: list[Batch]) -> dict[tuple[int, int], list[int]]:
         found = {}
         for batch in batches:
-            assert batch.negatives is not None
-            assert batch.negatives.shape == (len(batch.targets), 3)
-            for prefix, owner, rows in zip(batch.prefix, batch.owner, batch.negatives, strict=True):
-                key = int(batch.users[owner]), int(prefix)
-                found[key] = batch.item_ids[rows].tolist()
+            negatives = batch.drawn[objective]["negatives"]
+            assert negatives.shape == (len(batch.targets), 3)
+            for user_row, length, rows in zip(batch.user_rows, batch.context_lengths, negatives, strict=True):
+                found[int(batch.users[user_row]), int(length)] = batch.item_ids[rows].tolist()
         return found
 
     one = drawn([collate(**settings)])
@@ -200,80 +222,115 @@ def test_bpr_negatives_belong_to_the_target_whatever_the_ranks(world_size: int) 
     assert sum(one[key] == other for key, other in drawn([collate(epoch=1, **settings)]).items()) < 3
 
 
-def test_views_drop_a_share_but_never_the_last_click() -> None:
-    users = random_users(400, ITEMS, shortest=2, longest=14, first_index=500)
-    loss = Loss(uniform_negatives=13, in_batch_per_user=2, interaction_dropout=0.2)
+CONTRASTIVE = {**SOFTMAX, "contrastive": {"interaction_dropout": 0.2, "profile_dropout": 0.3}}
+
+
+def dropped_view(batch: Batch) -> History:
+    """The view of which interactions are dropped; the other one is the history, its profile dropped in part."""
+    profile, interactions = batch.views["contrastive"]
+    assert (profile.history, profile.profile_dropout) == (None, 0.3)
+    assert interactions.history is not None
+    assert interactions.profile_dropout == 0.0
+    return interactions.history
+
+
+def test_a_view_drops_a_share_but_never_the_last_click() -> None:
+    users = random_users(400, ITEMS, shortest=2, longest=14, first_index=500, times=True)
     dropped = total = 0
     views = []
     for epoch in (0, 1):
-        batch = collate(users, epoch=epoch, views=True, loss=loss)
-        assert batch.masked_history is not None
-        assert batch.masked_lengths is not None
-        assert [g.users for g in batch.masked_buckets] == [g.users for g in batch.groups]
-        assert sum(g.tokens for g in batch.masked_buckets) == len(batch.masked_history) < len(batch.history)
-        whole = histories(batch, batch.history, batch.lengths)
-        masked = histories(batch, batch.masked_history, batch.masked_lengths)
-        for user, history in whole.items():
+        batch = collate(users, epoch=epoch, chosen=CONTRASTIVE)
+        view = dropped_view(batch)
+        assert [b.sequences for b in view.buckets] == [b.sequences for b in batch.history.buckets]
+        assert sum(b.tokens for b in view.buckets) == len(view.items) < len(batch.history.items)
+        whole, fewer = histories(batch), histories(batch, view)
+        assert view.times is not None
+        assert batch.history.times is not None
+        when = by_user(batch, view.times, view.lengths)
+        for user, times in by_user(batch, batch.history.times, batch.history.lengths).items():
+            history = list(zip(whole[user], times, strict=True))
             rest = iter(history)
-            assert all(item in rest for item in masked[user])  # a subsequence, in order
-            assert masked[user][-1:] == history[-1:]
-            dropped += len(history) - len(masked[user])
+            kept = list(zip(fewer[user], when[user], strict=True))
+            assert all(click in rest for click in kept)  # a subsequence, in order
+            assert kept[-1:] == history[-1:]
+            dropped += len(history) - len(kept)
             total += max(0, len(history) - 1)
-        views.append(masked)
+        views.append(fewer)
     assert abs(dropped / total - 0.2) < 4 * np.sqrt(0.2 * 0.8 / total)
     assert views[0] != views[1]
 
 
 def test_views_do_not_depend_on_the_ranks() -> None:
-    def masked(batches: list[Batch]) -> dict[int, list[int]]:
-        return {u: h for b in batches for u, h in histories(b, b.masked_history, b.masked_lengths).items()}  # type: ignore[arg-type]
+    def kept(batches: list[Batch]) -> dict[int, list[int]]:
+        return {user: items for b in batches for user, items in histories(b, dropped_view(b)).items()}
 
-    assert masked(over_ranks(3, views=True)) == masked([collate(views=True)])
-
-
-def test_without_views_there_are_none() -> None:
-    batch = collate()
-    assert batch.masked_history is None
-    assert batch.masked_lengths is None
+    assert kept(over_ranks(3, chosen=CONTRASTIVE)) == kept([collate(chosen=CONTRASTIVE)])
 
 
-@pytest.mark.parametrize("kind", ["softmax", "bpr"])
+def test_without_an_objective_that_wants_views_there_are_none() -> None:
+    assert collate().views == {}
+
+
+@pytest.mark.parametrize("objective", ["softmax", "full_softmax", "bpr", "bce"])
 @pytest.mark.parametrize("longest", [0, 2])
-def test_no_users_or_no_targets(kind: str, longest: int) -> None:
-    loss = Loss(kind=kind, uniform_negatives=3)  # type: ignore[arg-type]
+def test_no_users_or_no_targets(objective: str, longest: int) -> None:
     for users in (select(USERS, []), random_users(5, ITEMS, longest=longest)):
-        batch = collate(users, loss=loss, hold_out=2, views=True)
-        assert batch.total_targets == 0
-        assert len(batch.users) == len(batch.lengths) == sum(g.users for g in batch.groups) == len(users)
-        assert len(batch.groups) >= 1
+        batch = collate(users, chosen={objective: {}, "contrastive": {}}, hold_out=2)
+        assert len(batch.targets) == len(batch.user_rows) == len(batch.context_lengths) == 0
+        both = [batch.history, *(view.history for view in batch.views["contrastive"] if view.history)]
+        assert len(both) == 2
+        for history in both:
+            assert len(batch.users) == len(history.lengths) == sum(b.sequences for b in history.buckets) == len(users)
+            assert len(history.buckets) >= 1
         assert len(batch.item_ids) >= 1
-        if kind == "softmax":
-            assert len(pairs(batch)) == 3
+
+
+@pytest.mark.parametrize("longest", [0, 2])
+def test_uniform_candidates_need_no_users(longest: int) -> None:
+    for users in (select(USERS, []), random_users(5, ITEMS, longest=longest)):
+        assert len(pairs(collate(users, chosen={"softmax": {"uniform_negatives": 3}}, hold_out=2))) == 3
+
+
+def test_what_objectives_draw_is_looked_up_once_together_with_the_clicks() -> None:
+    chosen: dict[str, dict[str, Any]] = {**SOFTMAX, "full_softmax": {}, "bce": {"uniform_negatives": 2}}
+    batch = collate(chosen=chosen)
+    assert sorted(batch.item_ids.tolist()) == list(range(ITEMS))
+    assert batch.item_ids[batch.drawn["full_softmax"]["items"]].tolist() == list(range(ITEMS))
+    # What one draws is what it draws alone.
+    for name, settings in chosen.items():
+        alone = collate(chosen={name: settings})
+        for key, drawn in batch.drawn[name].items():
+            if drawn.dtype == torch.int64:
+                assert torch.equal(batch.item_ids[drawn], alone.item_ids[alone.drawn[name][key]])
+            else:
+                assert torch.equal(drawn, alone.drawn[name][key])
+
+
+@pytest.mark.parametrize("max_length", [3, 50])
+def test_the_time_of_each_target_is_there_where_the_model_may_see_it(max_length: int) -> None:
+    assert collate(max_length=max_length).history.asked_at is None
+    batch = collate(max_length=max_length, target_time=True, hold_out=2)
+    assert batch.history.asked_at is not None
+    asked_at = by_user(batch, batch.history.asked_at, batch.history.lengths)
+    for user, times in asked_at.items():
+        # A position is asked when the click behind it was, which is what it is to predict.
+        trained_on = times_of(USERS, ROW[user])[: max(0, len(clicks_of(USERS, ROW[user])) - 2)][-(max_length + 1) :]
+        assert times == trained_on[1:]
 
 
 def test_ids_beyond_32_bits_survive_from_file_to_batch(tmp_path: Path) -> None:
     base, catalogue = 2**40 + 1, 2**41  # beyond 32 bits and, added to itself, beyond float32's integers
     users = dataclasses.replace(USERS, items=USERS.items + base, index=USERS.index + base)
+    chosen = objectives(catalogue, softmax={"uniform_negatives": 50, "in_batch_per_user": 2})
     manifest = write_data(tmp_path / "d", {"pretrain": users}, items=catalogue, per_shard=11)
     stream = UserStream(tmp_path / "d", manifest, "pretrain", batch=COUNT, rank=0, world_size=1, shuffle_shards=2)
     kept: dict[int, list[int]] = {}
     for step, total, part in stream.batches(0, range(stream.steps)):
         # A table of that many probabilities would be terabytes; this one answers like it.
-        collator = Collator(
-            loss=Loss(uniform_negatives=50, in_batch_per_user=2),
-            items=catalogue,
-            probability=_Everywhere(),  # type: ignore[arg-type]
-            max_length=50,
-            hold_out=0,
-            first_target=1,
-            views=False,
-            seed=0,
-            rank=0,
-            world_size=1,
-        )
-        batch = collator(part, epoch=0, step=step, global_users=total)
-        kept |= histories(batch, batch.history, batch.lengths)
-        uniform = batch.item_ids[batch.candidates][batch.candidate_log_q != torch.inf][-50:]  # type: ignore[index]
+        batch = collator(chosen, catalogue, probability=_Everywhere())(part, epoch=0, step=step, global_users=total)
+        kept |= histories(batch)
+        drawn = batch.drawn["softmax"]
+        uniform = batch.item_ids[drawn["candidates"]][drawn["log_q"] != torch.inf][-50:]
         assert uniform.max() > 2**40
         assert (uniform % 2 == 1).any()
     for row, index in enumerate(users.index.tolist()):

@@ -8,23 +8,29 @@ import pytest
 from ppr_dist.data.stream import padding
 from ppr_dist.data.stream.instances import (
     Instances,
-    Task,
     clicked_before,
     excluded,
     history_batch,
-    instances_of,
     sampled_negatives,
     unclicked,
 )
 from ppr_dist.data.stream.users import Users
-from tests.shards import clicks_of, random_users, rank_part, select
+from ppr_dist.tasks import TASKS
+from ppr_dist.tasks.ranking import RankingTask
+from tests.shards import clicks_of, random_users, rank_part, select, times_of
 
 ITEMS = 400
-USERS = random_users(30, ITEMS, longest=9, first_index=500)
-TASKS: tuple[Task, ...] = ("few-shot", "zero-shot", "joint", "next-item", "validation")
+USERS = random_users(30, ITEMS, longest=9, first_index=500, times=True)
+NAMES = ("few-shot", "zero-shot", "joint", "next-item", "validation")
 
 
-def by_hand(users: Users, task: Task) -> list[tuple[int, list[int], int]]:
+def instances_of(users: Users, name: str) -> Instances:
+    task = TASKS[name]
+    assert isinstance(task, RankingTask)
+    return task.instances(users)
+
+
+def by_hand(users: Users, task: str) -> list[tuple[int, list[int], int]]:
     """(row, history, target) of each instance."""
     found = []
     for row in range(len(users)):
@@ -42,35 +48,48 @@ def by_hand(users: Users, task: Task) -> list[tuple[int, list[int], int]]:
     return found
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_instances_of_each_task(task: Task) -> None:
+@pytest.mark.parametrize("task", NAMES)
+def test_instances_of_each_task(task: str) -> None:
     instances = instances_of(USERS, task)
     want = by_hand(USERS, task)
     assert want
-    assert instances.owner.tolist() == [row for row, _, _ in want]
-    assert instances.prefix.tolist() == [len(history) for _, history, _ in want]
+    assert instances.user_rows.tolist() == [row for row, _, _ in want]
+    assert instances.context_lengths.tolist() == [len(history) for _, history, _ in want]
     assert instances.targets.tolist() == [target for _, _, target in want]
 
 
 @pytest.mark.parametrize("max_length", [3, 50])
-@pytest.mark.parametrize("task", TASKS)
-def test_history_batch(task: Task, max_length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(padding, "BUCKET_TOKENS", 10)  # several groups
+@pytest.mark.parametrize("task", NAMES)
+def test_history_batch(task: str, max_length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(padding, "BUCKET_TOKENS", 10)  # several buckets
     batch = history_batch(instances_of(USERS, task), max_length)
-    rows = batch.history.split(batch.lengths.tolist())
+    assert batch.history.asked_at is None
+    rows, times = (each.split(batch.history.lengths.tolist()) for each in (batch.history.items, batch.history.times))
     for i, (user, history, _) in enumerate(by_hand(USERS, task)):
-        own = int(batch.owner[i])
-        length = int(batch.lengths[own])
+        own = int(batch.user_rows[i])
+        length = int(batch.history.lengths[own])
         assert batch.item_ids[rows[own]].tolist() == history[-max_length:]
-        assert int(batch.prefix[i]) == length
+        assert times[own].tolist() == times_of(USERS, user)[: len(history)][-max_length:]
+        assert int(batch.context_lengths[i]) == length
         assert int(batch.users[own]) == USERS.index[user]
         assert batch.profile[:, own].tolist() == USERS.attributes[:, user].tolist()
     assert len(batch.item_ids.unique()) == len(batch.item_ids) >= 1
 
 
+@pytest.mark.parametrize("max_length", [3, 50])
+def test_the_time_of_the_target_is_there_where_the_model_may_see_it(max_length: int) -> None:
+    batch = history_batch(instances_of(USERS, "joint"), max_length, target_time=True)
+    assert batch.history.asked_at is not None
+    asked_at = batch.history.asked_at.split(batch.history.lengths.tolist())
+    for i, (user, history, _) in enumerate(by_hand(USERS, "joint")):
+        # The last position is asked when the target was clicked.
+        want = times_of(USERS, user)[1 : len(history) + 1]
+        assert asked_at[int(batch.user_rows[i])].tolist() == want[-max_length:]
+
+
 @pytest.mark.parametrize("with_target", [True, False])
-@pytest.mark.parametrize("task", TASKS)
-def test_excluded_is_what_was_seen_and_the_target(task: Task, with_target: bool) -> None:
+@pytest.mark.parametrize("task", NAMES)
+def test_excluded_is_what_was_seen_and_the_target(task: str, with_target: bool) -> None:
     few = random_users(40, 7, longest=9)  # 7 items: clicks repeat
     rows, items = excluded(instances_of(few, task), with_target=with_target)
     pairs = list(zip(rows.tolist(), items.tolist(), strict=True))
@@ -83,13 +102,13 @@ def test_excluded_is_what_was_seen_and_the_target(task: Task, with_target: bool)
     assert set(pairs) == want
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_no_users_and_users_without_clicks(task: Task) -> None:
+@pytest.mark.parametrize("task", NAMES)
+def test_no_users_and_users_without_clicks(task: str) -> None:
     for users in (select(USERS, []), random_users(3, ITEMS, longest=0)):
         instances = instances_of(users, task)
-        assert len(instances.owner) == 0
+        assert len(instances.user_rows) == 0
         batch = history_batch(instances, 5)
-        assert len(batch.prefix) == 0
+        assert len(batch.context_lengths) == 0
         assert len(batch.item_ids) == 1
         assert excluded(instances)[0].size == 0
         assert sampled_negatives(instances, ITEMS, 99, 0).shape == (0, 99)
@@ -99,8 +118,8 @@ def test_sampled_negatives_are_distinct_unclicked_and_do_not_depend_on_ranks() -
     users = random_users(60, 250, longest=50, first_index=500)  # 99 + 99 + 50 < 250: draws collide often
     instances = instances_of(users, "joint")
     drawn = sampled_negatives(instances, 250, 99, seed=4)
-    assert drawn.shape == (len(instances.owner), 99)
-    for row, negatives in zip(instances.owner, drawn, strict=True):
+    assert drawn.shape == (len(instances.user_rows), 99)
+    for row, negatives in zip(instances.user_rows, drawn, strict=True):
         assert len(set(negatives.tolist())) == 99
         # Never clicked, also not later than the instance.
         assert not set(negatives.tolist()) & set(clicks_of(users, row))
@@ -114,7 +133,7 @@ def test_sampled_negatives_are_distinct_unclicked_and_do_not_depend_on_ranks() -
 def test_sampled_negatives_of_the_joint_task_are_those_of_its_parts() -> None:
     joint, few = instances_of(USERS, "joint"), instances_of(USERS, "few-shot")
     all_drawn = sampled_negatives(joint, ITEMS, 99, seed=0)
-    np.testing.assert_array_equal(all_drawn[joint.prefix > 0], sampled_negatives(few, ITEMS, 99, seed=0))
+    np.testing.assert_array_equal(all_drawn[joint.context_lengths > 0], sampled_negatives(few, ITEMS, 99, seed=0))
 
 
 def test_sampled_negatives_are_uniform_over_the_unclicked() -> None:
@@ -132,7 +151,7 @@ def test_sampled_negatives_are_uniform_over_the_unclicked() -> None:
 
 def test_clicked_before_and_unclicked_count_as_a_loop_does() -> None:
     few = random_users(40, 7, longest=9)
-    for task in TASKS:
+    for task in NAMES:
         instances = instances_of(few, task)
         want = [(target in history, 7 - len(set(clicks_of(few, row)))) for row, history, target in by_hand(few, task)]
         assert list(zip(clicked_before(instances), unclicked(instances, 7), strict=True)) == want
@@ -154,7 +173,9 @@ def test_negatives_of_users_who_left_few_items_unclicked(items: int) -> None:
     for clicks, negatives in zip(lists, drawn, strict=True):
         assert len(set(negatives.tolist())) == 99
         assert not set(negatives.tolist()) & set(clicks)
-    one = sampled_negatives(Instances(select(users, [2]), np.array([0]), instances.prefix[2:3]), items, 99, seed=1)
+    one = sampled_negatives(
+        Instances(select(users, [2]), np.array([0]), instances.context_lengths[2:3]), items, 99, seed=1
+    )
     np.testing.assert_array_equal(one[0], drawn[2])
 
 

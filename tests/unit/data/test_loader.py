@@ -10,18 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import tests.ranks  # noqa: F401  (its warm server makes loader workers cheap)
 from ppr_dist.batch import Batch
-from ppr_dist.config import Loss
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError
+from tests.settings import collator, objectives
 from tests.shards import random_users, write_data
 
 COUNT, ITEMS = 130, 90
@@ -30,31 +29,27 @@ COUNT, ITEMS = 130, 90
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     folder = tmp_path_factory.mktemp("loader") / "data"
-    return folder, write_data(folder, {"pretrain": random_users(COUNT, ITEMS)}, items=ITEMS, per_shard=9)
+    return folder, write_data(folder, {"pretrain": random_users(COUNT, ITEMS, times=True)}, items=ITEMS, per_shard=9)
 
 
 def loader(data: tuple[Path, Manifest], rank: int, world_size: int, workers: int) -> Loader:
     stream = UserStream(*data, "pretrain", batch=32, rank=rank, world_size=world_size, seed=1, shuffle_shards=3)
-    collator = Collator(
-        loss=Loss(uniform_negatives=11, in_batch_per_user=2),
-        items=ITEMS,
-        probability=np.full(ITEMS, 1 / ITEMS, np.float32),
-        max_length=6,
-        hold_out=2,
-        first_target=1,
-        views=True,
-        seed=1,
-        rank=rank,
-        world_size=world_size,
-    )
-    return Loader(stream, collator, workers)
+    chosen = objectives(ITEMS, softmax={"uniform_negatives": 11, "in_batch_per_user": 2}, contrastive={}, bpr={})
+    made = collator(chosen, ITEMS, max_length=6, hold_out=2, seed=1, rank=rank, world_size=world_size)
+    return Loader(stream, made, workers)
 
 
 def assert_equal(a: Any, b: Any) -> None:
+    assert type(a) is type(b)
     if isinstance(a, tuple):
-        assert len(a) == len(b)
         for x, y in zip(a, b, strict=True):
             assert_equal(x, y)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        assert_equal(tuple(a.values()), tuple(b.values()))
+    elif dataclasses.is_dataclass(a):
+        for field in dataclasses.fields(a):
+            assert_equal(getattr(a, field.name), getattr(b, field.name))
     elif isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
@@ -65,8 +60,9 @@ def assert_equal(a: Any, b: Any) -> None:
 def assert_same_batches(a: list[tuple[int, Batch]], b: list[tuple[int, Batch]]) -> None:
     assert [step for step, _ in a] == [step for step, _ in b]
     for (_, x), (_, y) in zip(a, b, strict=True):
-        for field in dataclasses.fields(Batch):
-            assert_equal(getattr(x, field.name), getattr(y, field.name))
+        assert x.drawn.keys() == {"softmax", "contrastive", "bpr"}
+        assert x.history.times is not None
+        assert_equal(x, y)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -85,8 +81,9 @@ def test_workers_and_ranks_see_one_stream(data: tuple[Path, Manifest], world_siz
     for step, (_, whole) in enumerate(one):
         users = [user for plain in by_rank for user in plain[step][1].users.tolist()]
         assert sorted(users) == sorted(whole.users.tolist())
-        assert sum(plain[step][1].total_targets for plain in by_rank) == whole.total_targets
-        assert len({plain[step][1].candidates.shape for plain in by_rank}) == 1  # type: ignore[union-attr]
+        batches = [plain[step][1] for plain in by_rank]
+        assert sum(len(batch.targets) for batch in batches) == len(whole.targets)
+        assert len({batch.drawn["softmax"]["candidates"].shape for batch in batches}) == 1
         seen += users
     assert sorted(seen) == list(range(COUNT))
 

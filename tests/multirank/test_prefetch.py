@@ -1,4 +1,4 @@
-"""Training with ids sent one batch ahead against sending them in their own step."""
+"""Training with prefetched batches against fetching each in its own step."""
 
 from __future__ import annotations
 
@@ -12,29 +12,24 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from ppr_dist.parallel.ahead import one_ahead
 
 from ppr_dist.batch import Batch
 from ppr_dist.parallel import collectives
-from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.trainer import Sent, send, start, train_step
-from tests.multirank.models import USERS, build, part, small_config, users, whole_tables, with_loss
+from ppr_dist.parallel.prefetch import PrefetchedBatch, fetch, prefetch
+from ppr_dist.trainer import train_step
+from tests.multirank.models import USERS, Built, build, part, small_config, users, whole_tables
 from tests.ranks import run_ranks
 
 STEPS = 5
 
 
-def in_step(
-    batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: DistributedContext
-) -> Iterator[tuple[Batch, Sent]]:
+def in_step(batches: Iterable[tuple[int, Batch]], built: Built, _: DistributedContext) -> Iterator[PrefetchedBatch]:
     for _, batch in batches:
-        yield batch, send(parallel, batch)
+        yield fetch(batch, built.parallel.embeddings, built.objectives)
 
 
-def ahead(
-    batches: Iterable[tuple[int, Batch]], parallel: Parallel, context: DistributedContext
-) -> Iterator[tuple[Batch, Sent]]:
+def ahead(batches: Iterable[tuple[int, Batch]], built: Built, context: DistributedContext) -> Iterator[PrefetchedBatch]:
     order: list[str] = []
 
     def noted() -> Iterator[tuple[int, Batch]]:
@@ -42,57 +37,56 @@ def ahead(
             order.append(f"read {step}")
             yield step, batch
 
-    for step, pair in enumerate(one_ahead(noted(), lambda batch: start(parallel, batch), context.device)):
+    for step, fetched in enumerate(prefetch(noted(), built.parallel.embeddings, built.objectives, context.device)):
         order.append(f"train {step}")
-        yield pair
+        yield fetched
     # The next batch's ids are on their way before this one trains.
     assert order.index("read 2") < order.index("train 1") < order.index("read 3")
 
 
-def rows_too(
-    batches: Iterable[tuple[int, Batch]], parallel: Parallel, _: DistributedContext
-) -> Iterator[tuple[Batch, Sent]]:
+def rows_too(batches: Iterable[tuple[int, Batch]], built: Built, _: DistributedContext) -> Iterator[PrefetchedBatch]:
     """What must not be done: rows looked up before the update of the step before."""
-    tables, waiting = parallel.tables, []
+    waiting: list[PrefetchedBatch] = []
     for _, batch in batches:
-        items = tables.look_up_items(batch.item_ids).detach().clone()
-        waiting.append((batch, send(parallel, batch), items))
+        items = built.parallel.embeddings.look_up_items(batch.item_ids).detach().clone()
+        waiting.append(_stale(fetch(batch, built.parallel.embeddings, built.objectives), items))
         if len(waiting) == 2:
-            yield _stale(*waiting.pop(0))
-    yield _stale(*waiting.pop(0))
+            yield waiting.pop(0)
+    yield waiting.pop(0)
 
 
-def _stale(batch: Batch, sent: Sent, items: Any) -> tuple[Batch, Sent]:
-    look_up = sent.ids.items.look_up
+def _stale(fetched: PrefetchedBatch, items: Any) -> PrefetchedBatch:
+    look_up = fetched.look_up.items.look_up
 
     def early() -> Any:
         found = look_up()
         found["item"].values().data.copy_(items)
         return found
 
-    sent.ids.items.look_up = early  # type: ignore[method-assign]
-    return batch, sent
+    fetched.look_up.items.look_up = early  # type: ignore[method-assign]
+    return fetched
 
 
-def trained(context: DistributedContext, way: Any, loss: str) -> dict[str, np.ndarray]:
-    config = small_config(with_loss(loss))
+def trained(context: DistributedContext, way: Any, objective: str) -> dict[str, np.ndarray]:
+    config = small_config(objective)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.3))
-    parallel, collator = build(context, config, tuning=True)
+    built = build(context, config, "ppr-full")
     mine = part(users(), context)
-    batches = ((step, collator(mine, epoch=0, step=step, global_users=USERS)) for step in range(STEPS))
+    batches = ((step, built.collator(mine, epoch=0, step=step, global_users=USERS)) for step in range(STEPS))
     count = 0
-    for batch, sent in way(batches, parallel, context):
-        train_step(parallel, batch, sent, config)
+    for fetched in way(batches, built, context):
+        train_step(built.parallel, fetched, built.objectives)
         count += 1
     assert count == STEPS
-    return whole_tables(parallel) | {n: p.detach().numpy().copy() for n, p in parallel.engine.module.named_parameters()}
+    dense = {n: p.detach().numpy().copy() for n, p in built.parallel.engine.module.named_parameters()}
+    return whole_tables(built.parallel) | dense
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ids_ahead_train_the_same_to_the_bit(world_size: int) -> None:
-    (plain, *_), (piped, *_) = (run_ranks(trained, world_size, way, "softmax") for way in (in_step, ahead))
+def test_prefetched_batches_train_the_same_to_the_bit(world_size: int) -> None:
+    (plain, *_), (prefetched, *_) = (run_ranks(trained, world_size, way, "softmax") for way in (in_step, ahead))
     for name, values in plain.items():
-        assert np.array_equal(values, piped[name]), name
+        assert np.array_equal(values, prefetched[name]), name
 
 
 HOST = "split_table_batched_embeddings_ops_training.py"
@@ -100,12 +94,12 @@ HOST = "split_table_batched_embeddings_ops_training.py"
 
 
 def waits(context: DistributedContext) -> tuple[list[str], list[str], set[str]]:
-    """What happens in which order, the calls within a step that would wait for a GPU, and who sends over what."""
+    """What happens in which order, the calls within a step that would wait for a GPU, and what travels over what."""
     import torchrec.distributed.dist_data as dist_data
     from torchrec.distributed.embedding import ShardedEmbeddingCollection
     from torchrec.sparse import jagged_tensor
 
-    order, found, sent_over = [], [], set()
+    order, found, travelled = [], [], set()
     in_step = False
 
     def spy(owner: Any, function: str, event: str | None = None) -> None:
@@ -115,7 +109,7 @@ def waits(context: DistributedContext) -> tuple[list[str], list[str], set[str]]:
             caller = sys._getframe(1).f_code
             if event:
                 order.append(event)
-            if in_step and event != "announced" and HOST not in caller.co_filename:
+            if in_step and event != "sizes sent" and HOST not in caller.co_filename:
                 found.append(f"{function} in {caller.co_qualname}")
             return plain(*args, **kwargs)
 
@@ -126,39 +120,38 @@ def waits(context: DistributedContext) -> tuple[list[str], list[str], set[str]]:
 
         def spied(*args: Any, group: Any = None, **kwargs: Any) -> Any:
             own = group or (args[2] if len(args) > 2 else None)
-            sent_over.add(f"{'vectors' if in_step else 'ids'} over {own is parallel.embeddings.ids_group}")
+            travelled.add(f"{'vectors' if in_step else 'ids'} over {own is parallel.embeddings.ids_group}")
             return plain(*args, group=own, **kwargs) if len(args) < 3 else plain(*args, **kwargs)
 
         setattr(owner, function, spied)
 
-    config = small_config(with_loss("softmax"))
-    parallel, collator = build(context, config, tuning=True)
+    parallel, collator, objectives = build(context, small_config(), "ppr-full")
     batches = [
         (step, collator(part(users(), context), epoch=0, step=step, global_users=USERS)) for step in range(STEPS)
     ]
-    spy(ShardedEmbeddingCollection, "input_dist", "announced")
+    spy(ShardedEmbeddingCollection, "input_dist", "sizes sent")
     spy(dist_data, "_safe_tolist_2d", "sizes known")
     spy(jagged_tensor.KeyedJaggedTensor, "dist_init", "arrived")
     for function in ("tolist", "item", "cpu", "nonzero", "numpy", "__bool__", "__int__", "__float__", "__index__"):
         spy(torch.Tensor, function)
     spy_on_group(dist, "all_to_all_single")
     spy_on_group(collectives, "_all_gather")
-    for batch, sent in one_ahead(batches, lambda batch: start(parallel, batch), context.device):
+    for fetched in prefetch(batches, parallel.embeddings, objectives, context.device):
         order.append("step")
         in_step = True
-        train_step(parallel, batch, sent, config)
+        train_step(parallel, fetched, objectives)
         in_step = False
-    return [event for event, _ in itertools.groupby(order)], found, sent_over
+    return [event for event, _ in itertools.groupby(order)], found, travelled
 
 
 def test_the_host_waits_between_steps_alone() -> None:
-    for order, found, sent_over in run_ranks(waits, 2):
+    for order, found, travelled in run_ranks(waits, 2):
         assert not found
-        assert order[:4] == ["announced", "sizes known", "announced", "arrived"]
+        assert order[:4] == ["sizes sent", "sizes known", "sizes sent", "arrived"]
         # How many ids go where is told before a step and read after it; and so are the ids.
-        assert order[4:-2] == ["step", "sizes known", "announced", "arrived"] * (STEPS - 2) + ["step", "sizes known"]
+        assert order[4:-2] == ["step", "sizes known", "sizes sent", "arrived"] * (STEPS - 2) + ["step", "sizes known"]
         assert order[-2:] == ["arrived", "step"]
-        assert sent_over == {"ids over True", "vectors over False"}
+        assert travelled == {"ids over True", "vectors over False"}
 
 
 def test_rows_ahead_would_show() -> None:
