@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from ppr_dist.errors import UserError
 
@@ -64,6 +64,7 @@ class StrictParser(ArgumentParser):
         # As options are written, not as jsonargparse calls them.
         said = re.sub(r'Parser key "([\w.]+)"', lambda key: _option(key[1]), said)
         said = re.sub(r"Group '(\w+)' does not accept option '([^']+)'", r"--\1.\2: no such option", said)
+        said = re.sub(r"^Option '([\w.]+)' is not accepted", lambda key: f"{_option(key[1])}: no such option", said)
         said = re.sub(r"^--\w+: Unable to load config '.*' - (?=--\w+\.)", "", said)
         said = re.sub(r"argument (--[\w.]+)/\1\+", lambda key: f"argument {_option(key[1])}", said)
         if (names := said.removeprefix(MISSING)) != said:
@@ -122,10 +123,20 @@ class StrictParser(ArgumentParser):
 
     def build(self, parsed: Any) -> Any:
         """Make the dataclasses of what was parsed; what their own checks raise becomes :class:`UserError`."""
+        self._refuse_null(parsed)
         try:
             return self.instantiate(parsed)
         except (TypeError, ValueError) as error:
             raise UserError(" ".join(str(error).split())) from error
+
+    def _refuse_null(self, parsed: Any) -> None:
+        """Raise :class:`UserError` on null for a value, or a value for a section, which jsonargparse lets pass."""
+        for action in self._actions:
+            kind, (name, dot, _) = getattr(action, "_typehint", None), action.dest.partition(".")
+            if dot and not isinstance(parsed.get(name), Namespace):
+                raise UserError(f"{name}: expected the options of a section, got {json.dumps(parsed.get(name))}")
+            if kind is not None and NoneType not in get_args(kind) and parsed.get(action.dest) is None:
+                raise UserError(f"{_option(action.dest)}: expected {_kind(str(kind).replace('typing.', ''))}, got null")
 
 
 def parse(

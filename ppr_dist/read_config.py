@@ -44,7 +44,7 @@ def parse_tuning(
 
     Returns besides what the command line says of that model, by section: only what was given (:func:`same_model`).
     """
-    of_model = {name: _all_optional(section) for name, section in sections().items() if name in model_sections()}
+    of_model = {n: _all_optional(section) for n, section in sections().items() if n == "model" or n in BACKBONES}
     (own,), found = options.parse(prog, argv, [arguments], sections() | of_model, parts=CHOICES)
     given = {name: dataclasses.asdict(found.pop(name)) for name in of_model}
     asked = {name: {k: v for k, v in values.items() if v is not None} for name, values in given.items()}
@@ -57,9 +57,9 @@ def same_model(config: Config, asked: dict[str, dict[str, Any]], pretrained: Con
     Only ``model.dropout`` may differ.
     """
     model = pretrained.model
-    for name, values in asked.items():
+    for name in model_sections(pretrained):
         has = section(pretrained, name)
-        for key, value in values.items():
+        for key, value in asked[name].items():
             if name == "model" and key == "dropout":
                 model = dataclasses.replace(model, dropout=value)
             elif value != getattr(has, key):
@@ -72,7 +72,11 @@ def same_model(config: Config, asked: dict[str, dict[str, Any]], pretrained: Con
 
 def read(path: Path) -> Config:
     """Read a run's ``config.yaml``. Raises :class:`UserError` naming the file and the key."""
-    return _config(options.read_file(path, sections()))
+    found = options.read_file(path, sections())
+    try:
+        return _config(found)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 @functools.cache
@@ -100,9 +104,9 @@ def section(config: Config, name: str) -> Any:
     return config.part(name, part_sections()[name]) if name in part_sections() else getattr(config, name, None)
 
 
-def model_sections() -> list[str]:
-    """Those that say what a pre-trained model is."""
-    return ["model", *(name for name in BACKBONES if name in part_sections())]
+def model_sections(config: Config) -> list[str]:
+    """Those that say what the model of ``config`` is; sections of backbones it did not choose say nothing."""
+    return [name for name in ("model", config.model.backbone) if name in sections()]
 
 
 def chosen_sections(config: Config, method: str | None) -> dict[str, dict[str, Any]]:

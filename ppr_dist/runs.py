@@ -155,7 +155,7 @@ def check_new(run: Path, config: Config, info: RunInfo, *, resume: bool) -> None
         then, now = (each.method or each.stage for each in (of, info))
         if then != now:
             raise UserError(f"{run} is a run of {then}; it cannot be resumed as {now}")
-        for section in read_config.model_sections():
+        for section in read_config.model_sections(before):
             has, asked = (read_config.section(each, section) for each in (before, config))
             for name, value in dataclasses.asdict(has).items():
                 if name != "dropout" and value != getattr(asked, name):

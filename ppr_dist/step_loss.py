@@ -15,6 +15,7 @@ from torch import Tensor
 from ppr_dist.batch import Batch
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
+from ppr_dist.errors import UserError
 from ppr_dist.model.encoded import Encoded
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.objectives.base import Objective, Step
@@ -24,10 +25,16 @@ from ppr_dist.tuning import TUNING_METHODS
 
 
 def make_objectives(config: Config, method: str | None, catalogue: Catalogue) -> dict[str, Objective]:
-    """The objectives of a run by name: those of the configuration, and what the tuning method adds with a weight."""
+    """The objectives of a run by name: those of the configuration, and what the tuning method adds with a weight.
+
+    Raises :class:`UserError` where settings do not fit the data or leave nothing to minimise.
+    """
     added = TUNING_METHODS[method].objectives if method else ()
     objectives = {n: OBJECTIVES[n](config, catalogue) for n in dict.fromkeys([*config.train.objectives, *added])}
-    return {name: objective for name, objective in objectives.items() if objective.weight}
+    weighted = {name: objective for name, objective in objectives.items() if objective.weight}
+    if not weighted:
+        raise UserError(f"train.objectives {', '.join(objectives)}: the weight of each is 0")
+    return weighted
 
 
 def start(objectives: Mapping[str, Objective], batch: Batch, items: Tensor) -> dict[str, AsyncAllGather | None]:

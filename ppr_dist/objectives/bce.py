@@ -5,11 +5,13 @@ Shapes: P predictions, n negatives of each, D width.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ppr_dist.objectives.own_negatives import OwnNegatives
+from ppr_dist.objectives.own_negatives import OwnNegatives, UniformNegatives
 
 
 def bce(
@@ -36,8 +38,16 @@ def bce(
     return F.softplus(-positive_logit).sum() + F.softplus(negative_logit).sum()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(UniformNegatives):
+    """Binary cross-entropy with sampled negatives."""
+
+    name = "bce"
+
+
 class BCE(OwnNegatives):
     """Binary cross-entropy with sampled negatives."""
 
     name = "bce"
+    section = Settings
     loss = staticmethod(bce)

@@ -5,10 +5,12 @@ Shapes: P predictions, n negatives of each, D width.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from ppr_dist.objectives.own_negatives import OwnNegatives
+from ppr_dist.objectives.own_negatives import OwnNegatives, UniformNegatives
 
 
 def bpr(
@@ -35,8 +37,16 @@ def bpr(
     return ((loss * valid).sum(-1) / valid.sum(-1).clamp(min=1)).sum()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(UniformNegatives):
+    """Bayesian personalised ranking."""
+
+    name = "bpr"
+
+
 class BPR(OwnNegatives):
     """Bayesian personalised ranking."""
 
     name = "bpr"
+    section = Settings
     loss = staticmethod(bpr)

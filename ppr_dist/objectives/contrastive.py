@@ -15,7 +15,7 @@ from ppr_dist.config import Config
 from ppr_dist.data.counter_random import uniform
 from ppr_dist.data.stream.padding import ragged_arange, rebucket
 from ppr_dist.data.stream.step_users import Drawn, DrawnView, StepUsers
-from ppr_dist.errors import require_positive, require_probability
+from ppr_dist.errors import UserError, require_positive, require_probability
 from ppr_dist.loss.contrastive import info_nce
 from ppr_dist.objectives.base import Cost, Objective, Step, StepShape
 from ppr_dist.parallel.collectives import AsyncAllGather, pad_rows
@@ -37,6 +37,8 @@ class Settings:
     """γ2: share of interactions dropped in the second view (never the last)."""
 
     def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise UserError(f"contrastive.weight must be at least 0, not {self.weight}")
         require_positive(self, "contrastive", "temperature")
         require_probability(self, "contrastive", "profile_dropout", "interaction_dropout")
 

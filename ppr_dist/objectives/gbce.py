@@ -23,6 +23,7 @@ from ppr_dist.objectives.own_negatives import OwnNegatives, UniformNegatives
 class Settings(UniformNegatives):
     """gBCE: binary cross-entropy that is calibrated for how few items are sampled."""
 
+    name = "gbce"
     uniform_negatives: int = 256
     """Negatives per target, uniform over the catalogue."""
     t: float = 0.75

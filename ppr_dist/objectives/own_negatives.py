@@ -20,19 +20,21 @@ from ppr_dist.objectives.base import NEGATIVE, Cost, Objective, Step, StepShape
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UniformNegatives:
-    """An objective with uniform negatives for each target."""
+    """The settings of such an objective, which derives its section from this."""
 
+    name: ClassVar[str]
+    """Of the section."""
     uniform_negatives: int = 1
     """Negatives per target, uniform over the catalogue."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "objective", "uniform_negatives")
+        require_positive(self, self.name, "uniform_negatives")
 
 
 class OwnNegatives(Objective):
     """A sum over targets, each against its own negatives."""
 
-    section: ClassVar[type[UniformNegatives]] = UniformNegatives
+    section: ClassVar[type[UniformNegatives]]
     loss: Callable[..., Tensor]
     """As :func:`ppr_dist.objectives.bpr.bpr`."""
 

@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 
 from ppr_dist.checkpoint import checkpoints
 from ppr_dist.data.manifest import load_manifest
@@ -139,7 +140,87 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "no such choice": (lambda p: p.train("--tables.optimizer", "lion"), "tables.optimizer.*lion"),
     "indivisible": (lambda p: p.train("--sasrec.heads", 3), "model.dim 16 .* sasrec.heads 3"),
     "missing flag": (lambda p: ("pretrain", "--data", p.data), "required.*run"),
-    "no such method": (lambda p: p.tune("--method", "lora"), "method.*lora"),
+    "no value": (
+        lambda p: p.train("--config", p.file("c.yaml", "train:\n  lr:\n")),
+        "--train.lr: expected float, got null",
+    ),
+    "an empty section": (
+        lambda p: p.train("--config", p.file("c.yaml", "bpr:\n")),
+        "error: bpr: expected the options of a section, got null",
+    ),
+    "a value for a section": (
+        lambda p: p.train("--config", p.file("c.yaml", "train: 3\n")),
+        "error: train: expected the options of a section, got 3",
+    ),
+    # Parts: their names and their sections, also those of parts that are not chosen.
+    "no such method": (
+        lambda p: p.tune("--method", "lora"),
+        "--method 'lora': there is none; choose from ppr-light, ppr-full, fine-tune",
+    ),
+    "no such task": (
+        lambda p: ("evaluate", "--run-dir", p.tuned, "--task", "few-shot", "one-shot"),
+        "--task 'one-shot': there is none; choose from few-shot, zero-shot, joint",
+    ),
+    "no such objective": (
+        lambda p: p.train("--train.objectives", "softmax", "hinge"),
+        "train.objectives 'hinge': there is none; choose from softmax, full_softmax, bpr, bce",
+    ),
+    "an objective twice": (lambda p: p.train("--train.objectives", "bpr", "bpr"), "train.objectives.*each once"),
+    "no objective": (lambda p: p.train("--train.objectives", "[]"), "train.objectives.*at least one"),
+    "objectives without weight": (
+        lambda p: p.train("--train.objectives", "contrastive", "--contrastive.weight", 0),
+        "train.objectives contrastive: the weight of each is 0",
+    ),
+    "no such backbone": (
+        lambda p: p.train("--model.backbone", "gru5rec"),
+        "model.backbone 'gru5rec': there is none; choose from sasrec",
+    ),
+    "no such item encoder": (
+        lambda p: p.train("--model.item_encoder", "image"),
+        "model.item_encoder 'image': there is none; choose from id",
+    ),
+    "unknown key of a part": (
+        lambda p: p.train("--config", p.file("c.yaml", "bpr:\n  negatives: 3\n")),
+        "--bpr.negatives: no such option",
+    ),
+    "unknown flag of a part": (lambda p: p.train("--bpr.negatives", 3), "--bpr.negatives"),
+    "wrong type in a part": (
+        lambda p: p.train("--config", p.file("c.yaml", "bpr:\n  uniform_negatives: many\n")),
+        "--bpr.uniform_negatives: expected int, got many",
+    ),
+    "out of range in a part": (
+        lambda p: p.train("--bce.uniform_negatives", 0),
+        "bce.uniform_negatives must be above 0, not 0",
+    ),
+    "no candidates": (
+        lambda p: p.train("--softmax.uniform_negatives", 0, "--softmax.in_batch_per_user", 0),
+        "softmax needs uniform_negatives or in_batch_per_user above 0",
+    ),
+    "negative weight": (lambda p: p.train("--contrastive.weight", -1), "contrastive.weight must be at least 0, not -1"),
+    "out of range in a part of tuning": (
+        lambda p: (*p.tune("--method", "fine-tune"), "--prompt.tokens", 0),
+        "prompt.tokens must be above 0, not 0",
+    ),
+    "another backbone": (
+        lambda p: (*p.tune(), "--model.backbone", "gru5rec"),
+        "model.backbone is gru5rec, but the pre-trained run has sasrec; leave it out",
+    ),
+    "another part of the model": (
+        lambda p: (*p.tune(), "--config", p.file("c.yaml", "sasrec:\n  layers: 2\n")),
+        "sasrec.layers is 2, but the pre-trained run has 1; leave it out",
+    ),
+    "no such metric": (
+        lambda p: p.train("--train.best_metric", "ndcg", "--train.eval_every_epochs", 1),
+        "train.best_metric 'ndcg': validation has auc, hit@5",
+    ),
+    "options of the version before": (
+        lambda p: p.train("--config", p.file("c.yaml", "loss:\n  kind: bpr\n")),
+        "--loss.kind: no such option",
+    ),
+    "a section of the version before": (
+        lambda p: p.train("--config", p.file("c.yaml", "observe:\n  wandb: true\n")),
+        "--observe.wandb: no such option",
+    ),
     "another model": (lambda p: (*p.tune(), "--model.dim", 32), "model.dim is 32, but the pre-trained run has 16"),
     "another model that is the default": (
         lambda p: (*p.tune(), "--config", p.file("c.yaml", "model:\n  max_length: 50\n")),
@@ -183,6 +264,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "evaluate a file": (lambda p: ("evaluate", "--run-dir", p.file("run", ""), *EVALUATE), "run is a file"),
     "tune from a file": (lambda p: p.tune("--init", p.file("run", "")), "run: not a run"),
     "tune from no run": (lambda p: p.tune("--init", p.tmp / "absent"), "absent: not a run"),
+    "tune from a tuned run": (
+        lambda p: p.tune("--init", p.tuned),
+        r"run is a tuned run \(ppr-light\); --init takes a pre-trained one",
+    ),
 }
 
 
@@ -191,6 +276,16 @@ def test_a_refused_command_says_one_line_and_writes_nothing(place: Place, name: 
     command, pattern = COMMANDS[name]
     refused(run_command(*command(place)), pattern)
     assert not place.out.exists()
+
+
+@pytest.mark.parametrize("name", ["no such method", "no such task", "no such objective"])
+def test_a_part_that_does_not_exist_is_said_by_one_rank(place: Place, name: str) -> None:
+    command, pattern = COMMANDS[name]
+    done = run_command(*command(place), world_size=2, end_with_first=True)
+    assert done.codes[0] == 2
+    assert 0 not in done.codes
+    assert len(done.lines) == 1, done
+    assert re.match(f"ppr_dist: error: {pattern}", done.lines[0]), done
 
 
 def test_a_batch_smaller_than_the_world_ends_all_ranks_together(place: Place) -> None:
@@ -343,6 +438,33 @@ def test_a_run_does_not_resume_on_changed_data_nor_begin_anew(place: Place, raw:
     assert [p.name for p in checkpoints(place.out)] == ["step-00000002", "step-00000003"]
 
 
+def as_the_version_before(run: Path) -> None:
+    """``run.json`` as it was before stages had that name."""
+    body = json.loads((run / "run.json").read_text())
+    body["job"] = body.pop("stage")
+    (run / "run.json").write_text(json.dumps(body))
+
+
+def test_a_run_of_the_version_before_is_refused(place: Place) -> None:
+    old, words = place.tmp / "old", ("--train.max_steps", 9, "--resume")
+    for run, commands in {
+        place.pretrained: (place.tune("--init", old), (*place.train("--run-dir", old), *words)),
+        place.tuned: (
+            ("evaluate", "--run-dir", old, *EVALUATE),
+            place.recommend("--run-dir", old),
+            (*place.tune("--run-dir", old), *words),
+        ),
+    }.items():
+        shutil.copytree(run, old)
+        as_the_version_before(old)
+        before = content(old)
+        for command in commands:
+            refused(run_command(*command), f"{old}: written by an earlier version of ppr_dist; train again")
+        assert content(old) == before
+        shutil.rmtree(old)
+    assert not place.out.exists()
+
+
 # Damaged runs ------------------------------------------------------------------------------------------------
 
 
@@ -402,6 +524,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda c: (c.parents[1] / "config.yaml").write_text("train:\n  rate: 1\n"),
         "config.yaml: .*rate",
     ),
+    "config of another version's parts": (
+        lambda c: _replace(c.parents[1] / "config.yaml", "backbone: sasrec", "backbone: gru5rec"),
+        "config.yaml: model.backbone 'gru5rec': there is none",
+    ),
     "run.json truncated": (lambda c: _shorten(c.parents[1] / "run.json"), "run.json: cannot be read"),
     "config of another model": (
         lambda c: _replace(c.parents[1] / "config.yaml", "max_length: 12", "max_length: 13"),
@@ -447,6 +573,28 @@ def test_a_checkpoint_cannot_run_code(place: Place) -> None:
         done = run_command("evaluate", "--run-dir", run, *EVALUATE)
         assert not trap.exists(), name
         refused(done, r"\.metadata.*not checkpoint data")
+
+
+# Sections of parts --------------------------------------------------------------------------------------------
+
+
+def test_sections_of_parts_that_are_not_chosen_may_stand_in_the_file(place: Place) -> None:
+    """One file for several commands: what a command does not choose is checked and not used."""
+    every_part = place.file("all.yaml", "bpr:\n  uniform_negatives: 7\nprompt:\n  tokens: 2\n")
+    succeed(*place.train("--config", every_part, "--train.max_steps", 1))
+    used = yaml.safe_load((place.out / "config.yaml").read_text())
+    assert {"model", "sasrec", "softmax"} <= used.keys()
+    assert not {"bpr", "bce", "prompt", "contrastive"} & used.keys()
+
+
+def test_objectives_are_added_up(place: Place) -> None:
+    two = ("--train.objectives", "softmax", "bpr", "--bpr.uniform_negatives", 3)
+    done = succeed(*place.train(*two, "--train.log_every", 1, "--train.max_steps", 2))
+    rows = [json.loads(line) for line in (place.out / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    assert all(row["loss"] == pytest.approx(row["softmax"] + row["bpr"], rel=1e-6) for row in rows), done
+    used = yaml.safe_load((place.out / "config.yaml").read_text())
+    assert (used["train"]["objectives"], used["bpr"]) == (["softmax", "bpr"], {"uniform_negatives": 3})
 
 
 # Defaults ----------------------------------------------------------------------------------------------------

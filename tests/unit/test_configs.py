@@ -63,7 +63,7 @@ def test_cluster_files_are_there_wherever_one_stands(monkeypatch: pytest.MonkeyP
 def test_tuning_leaves_the_shape_of_the_model_to_the_pretrained_run(file: Path) -> None:
     config = read(file)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=Config().model.dropout))
-    for each in model_sections():
+    for each in model_sections(config):
         assert section(config, each) == section(Config(), each)
 
 
