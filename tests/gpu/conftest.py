@@ -12,5 +12,5 @@ from ppr_dist.parallel.distributed import DistributedContext, distributed_contex
 @pytest.fixture(scope="package")
 def gpu() -> Iterator[DistributedContext]:
     """The only rank, on the first GPU."""
-    with distributed_context() as ranks:
-        yield ranks
+    with distributed_context() as context:
+        yield context

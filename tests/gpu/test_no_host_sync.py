@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 import torch
-from ppr_dist.parallel.ahead import one_ahead, side_stream
 
-from ppr_dist.config import Config, Observe
+from ppr_dist.config import Config, Logging
 from ppr_dist.metric_logger import MetricLogger
+from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.trainer import send, start, train_step
-from tests.multirank.models import USERS, build, part, small_config, users, with_loss
+from ppr_dist.parallel.prefetch import fetch, prefetch, side_stream
+from ppr_dist.trainer import train_step
+from ppr_dist.tuning import TUNING_METHODS
+from tests.multirank.models import USERS, build, part, small_config, users
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.gpu
@@ -59,29 +61,45 @@ def test_the_guard_sees_a_wait() -> None:
         torch.cuda.Event().synchronize()
 
 
-def _small(kind: str, *, precision: str, optimizer: str = "rowwise_adagrad") -> Config:
-    config = small_config(with_loss(kind), optimizer=optimizer)
+def _small(objective: str, *, precision: str, optimizer: str = "rowwise_adagrad", backbone: str = "sasrec") -> Config:
+    config = small_config(objective, optimizer=optimizer, backbone=backbone)
     train = dataclasses.replace(config.train, precision=precision)  # type: ignore[arg-type]
-    return dataclasses.replace(config, train=train, observe=Observe(progress=False))
+    return dataclasses.replace(config, train=train, logging=Logging(progress=False))
 
 
-@pytest.mark.parametrize("tuning", [False, True], ids=["pretrain", "tune"])
+@pytest.mark.parametrize("method", [None, "ppr-full"])
 @pytest.mark.parametrize(
-    ("kind", "precision", "optimizer"),
+    ("objective", "precision", "optimizer"),
     [
         ("softmax", "float32", "rowwise_adagrad"),
         ("softmax", "bfloat16", "rowwise_adagrad"),
         ("full_softmax", "float32", "sgd"),
         ("bpr", "bfloat16", "adam"),
         ("bce", "float32", "partial_rowwise_adam"),
+        ("gbce", "float32", "rowwise_adagrad"),
+        ("attribute", "float32", "rowwise_adagrad"),
     ],
 )
 def test_a_step_never_waits(
-    kind: str, precision: str, optimizer: str, tuning: bool, gpu: DistributedContext, tmp_path: Path
+    objective: str, precision: str, optimizer: str, method: str | None, gpu: DistributedContext, tmp_path: Path
 ) -> None:
-    config = _small(kind, precision=precision, optimizer=optimizer)
-    parallel, collator = build(gpu, config, tuning=tuning)
-    logger = MetricLogger(tmp_path, config, gpu, total_steps=100, first_step=0, job="test")
+    _check_no_wait(_small(objective, precision=precision, optimizer=optimizer), method, gpu, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_no_backbone_waits(backbone: str, precision: str, gpu: DistributedContext, tmp_path: Path) -> None:
+    _check_no_wait(_small("softmax", precision=precision, backbone=backbone), "ppr-full", gpu, tmp_path)
+
+
+@pytest.mark.parametrize("method", TUNING_METHODS)
+def test_no_tuning_method_waits(method: str, gpu: DistributedContext, tmp_path: Path) -> None:
+    _check_no_wait(_small("softmax", precision="float32"), method, gpu, tmp_path)
+
+
+def _check_no_wait(config: Config, method: str | None, gpu: DistributedContext, folder: Path) -> None:
+    parallel, collator, objectives = build(gpu, config, method)
+    logger = MetricLogger(folder, config, gpu, total_steps=100, first_step=0, stage="test")
     batches = [collator(users(), epoch=0, step=s, global_users=USERS).pin_memory() for s in range(WARM_UP + 2)]
 
     def step(number: int) -> None:
@@ -89,16 +107,8 @@ def test_a_step_never_waits(
         set_lr(parallel.engine, 1e-3 / (number + 1))
         parallel.embeddings.set_lr(0.1 / (number + 1))
         batch = batches[number].to(gpu.device)
-        loss = train_step(parallel, batch, send(parallel, batch), config)
-        logger.step(
-            number + 1,
-            0,
-            1e-3,
-            prediction=loss.prediction,
-            contrastive=loss.contrastive,
-            users=len(batch.users),
-            targets=batch.total_targets,
-        )
+        loss = train_step(parallel, fetch(batch, parallel.embeddings, objectives), objectives)
+        logger.step(number + 1, 0, 1e-3, loss, batch)
 
     for number in range(WARM_UP):
         step(number)
@@ -107,25 +117,24 @@ def test_a_step_never_waits(
             step(number)
     logger.flush(len(batches), 0, 1e-3)
     logger.close()
-    assert '"loss": nan' not in (tmp_path / "metrics.jsonl").read_text().lower()
+    assert '"loss": nan' not in (folder / "metrics.jsonl").read_text().lower()
 
 
-def _steps_among_ranks(ranks: DistributedContext, tuning: bool) -> list[float]:
-    config = _small("softmax", precision="bfloat16")
-    parallel, collator = build(ranks, config, tuning=tuning)
-    mine, losses = part(users(), ranks), []
+def _steps_among_ranks(context: DistributedContext, method: str | None) -> list[float]:
+    parallel, collator, objectives = build(context, _small("softmax", precision="bfloat16"), method)
+    mine, losses = part(users(), context), []
     numbers = range(WARM_UP + 4)
     batches = ((s, collator(mine, epoch=0, step=s, global_users=USERS).pin_memory()) for s in numbers)
-    for number, (batch, sent) in enumerate(one_ahead(batches, lambda batch: start(parallel, batch), ranks.device)):
+    for number, fetched in enumerate(prefetch(batches, parallel.embeddings, objectives, context.device)):
         with no_host_sync() if number >= WARM_UP else nullcontext():
-            losses.append(train_step(parallel, batch, sent, config).prediction)
+            losses.append(train_step(parallel, fetched, objectives).total)
     return [float(loss) for loss in losses]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-@pytest.mark.parametrize("tuning", [False, True], ids=["pretrain", "tune"])
-def test_a_step_of_two_ranks_never_waits(tuning: bool) -> None:
-    for losses in run_ranks(_steps_among_ranks, 2, tuning, gpus=True):
+@pytest.mark.parametrize("method", [None, "ppr-full"])
+def test_a_step_of_two_ranks_never_waits(method: str | None) -> None:
+    for losses in run_ranks(_steps_among_ranks, 2, method, gpus=True):
         assert torch.tensor(losses).isfinite().all()
 
 

@@ -1,12 +1,17 @@
-"""The same tables, tower and batch give the same losses, gradients and updates on a GPU as on a CPU."""
+"""The same tables, model and batch give the same losses, gradients and updates on a GPU as on a CPU."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
+from ppr_dist.config import Config
+from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.parallel.distributed import DistributedContext
-from tests.multirank.models import small_config, steps, with_loss
+from tests.multirank.models import small_config, steps
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.gpu
@@ -15,12 +20,23 @@ TOLERANCE = {"rtol": 1e-3, "atol": 1e-5}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
-@pytest.mark.parametrize("kind", ["softmax", "full_softmax", "bpr", "bce"])
-@pytest.mark.parametrize("tuning", [False, True], ids=["pretrain", "tune"])
-def test_two_steps(kind: str, optimizer: str, tuning: bool, gpu: DistributedContext) -> None:
-    config = small_config(with_loss(kind), optimizer=optimizer)
-    (cpu,) = run_ranks(steps, 1, config, tuning, 2, True, True)
-    found = steps(gpu, config, tuning, 2, True, True)
+@pytest.mark.parametrize("objective", ["softmax", "full_softmax", "bpr", "bce", "gbce"])
+@pytest.mark.parametrize("method", [None, "ppr-full"])
+def test_two_steps(objective: str, optimizer: str, method: str | None, gpu: DistributedContext) -> None:
+    _check(small_config(objective, optimizer=optimizer), method, gpu)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_two_steps_of_every_backbone(backbone: str, gpu: DistributedContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    # cuDNN's recurrent layers take tf32 unless told otherwise.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    _check(small_config(backbone=backbone), "ppr-full", gpu)
+
+
+def _check(config: Config, method: str | None, gpu: DistributedContext) -> None:
+    cpu: dict[str, Any]
+    (cpu,) = run_ranks(steps, 1, config, method, 2, True)
+    found = steps(gpu, config, method, 2, True)
     np.testing.assert_allclose(found["losses"], cpu["losses"], rtol=1e-4, atol=1e-6)
     # Not the dense parameters: Adam makes whole steps of gradients that are rounding noise (the keys' bias).
     for part in ("gradients", "tables"):
