@@ -30,14 +30,20 @@ step "$python" -m ppr_dist.prepare --interactions "$demo/log/interactions.parque
     --users-per-member 256 --members-per-shard 4
 trained ppr_dist.pretrain --config configs/demo/pretrain.yaml --data "$demo/data" --run-dir "$demo/pre-train"
 for method in "${methods[@]}"; do
-    config=configs/demo/tune-full.yaml
-    [ $method = ppr-light ] && config=configs/demo/tune.yaml
-    trained ppr_dist.tune --config $config --data "$demo/data" --init "$demo/pre-train" --method $method --run-dir "$demo/$method"
+    case $method in
+        ppr-light) config=configs/demo/tune.yaml ;;
+        ppr-full | fine-tune) config=configs/demo/tune-full.yaml ;;
+        *) config=configs/demo/tune-$method.yaml ;;
+    esac
+    trained ppr_dist.tune --config "$config" --data "$demo/data" --init "$demo/pre-train" --method "$method" \
+        --run-dir "$demo/$method"
 done
 step "$python" -m ppr_dist.evaluate --run-dir "$demo/pre-train" --task few-shot zero-shot joint --baseline popularity
 for run in pre-train "${methods[@]}"; do
     step "$python" -m ppr_dist.evaluate --run-dir "$demo/$run" --task few-shot zero-shot joint
 done
-step "$python" -m ppr_dist.recommend --run-dir "$demo/ppr-light" --users "$demo/log/users.parquet" \
+served=${methods[0]}
+[[ " ${methods[*]} " == *" ppr-light "* ]] && served=ppr-light
+step "$python" -m ppr_dist.recommend --run-dir "$demo/$served" --users "$demo/log/users.parquet" \
     --interactions "$demo/log/interactions.parquet" --k 10 --out "$demo/recommendations"
 step "$python" -m ppr_dist.report --runs "$demo/pre-train" "${methods[@]/#/$demo/}" --out "$demo"

@@ -145,7 +145,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
         "--train.lr: expected float, got null",
     ),
     "an empty section": (
-        lambda p: p.train("--config", p.file("c.yaml", "bpr:\n")),
+        lambda p: p.train("--config", p.file("c.yaml", "bpr:\ntrain:\n  lr: 0.1\n")),
         "error: bpr: expected the options of a section, got null",
     ),
     "a value for a section": (

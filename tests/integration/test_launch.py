@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,27 +13,34 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from tests.commands import run_command, succeed
 from tests.integration.conftest import TINY
+from tests.integration.test_methods import ITEM
+from tests.oracle import tensors
 from tests.ranks import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Launched:
-    """``launch/torchrun.py``, as a shell would start it: a process group of its own."""
+PLAIN = ("-m", "torch.distributed.run")
+"""torchrun itself."""
+OURS = (str(ROOT / "launch" / "torchrun.py"),)
 
-    def __init__(self, tmp: Path, *argv: Any, ranks: int) -> None:
-        self.log = tmp / "stderr"
-        words = [sys.executable, str(ROOT / "launch" / "torchrun.py"), f"--nproc-per-node={ranks}"]
-        words += [f"--master-port={free_port()}", "-m", *map(str, argv)]
+
+class Launched:
+    """A launcher, as a shell would start it: a process group of its own."""
+
+    def __init__(self, log: Path, launcher: tuple[str, ...], *argv: Any) -> None:
+        self.log = log
+        words = [sys.executable, *launcher, *map(str, argv)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
         with self.log.open("w") as err:
             self.process = subprocess.Popen(
-                words, stdout=err, stderr=err, env=environment, cwd=tmp, start_new_session=True
+                words, stdout=err, stderr=err, env=environment, cwd=log.parent, start_new_session=True
             )
         self.seen: set[psutil.Process] = set()
 
@@ -60,8 +68,9 @@ class Launched:
 def launch(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
     started: list[Launched] = []
 
-    def start(*argv: Any, ranks: int = 2) -> Launched:
-        started.append(Launched(tmp_path, *argv, ranks=ranks))
+    def start(*argv: Any, ranks: int = 2, launcher: tuple[str, ...] = OURS, meet: tuple[str, ...] = ()) -> Launched:
+        options = (f"--nproc-per-node={ranks}", *(meet or (f"--master-port={free_port()}",)), "-m")
+        started.append(Launched(tmp_path / f"stderr-{len(started)}", launcher, *options, *argv))
         return started[-1]
 
     yield start
@@ -145,3 +154,30 @@ def test_a_refused_input_is_said_by_the_rank_and_again_by_the_launcher(
     assert len(job.said) == 2, job.said
     assert job.said[0] == f"ppr_dist: {said}"
     assert re.fullmatch(rf"launch: \S+: rank 0 failed with status 2: {said}", job.said[1])
+
+
+@pytest.mark.slow
+def test_four_launchers_train_what_one_process_trains(
+    catalogue: Path, tmp_path: Path, launch: Callable[..., Launched]
+) -> None:
+    """Plain torchrun, a launcher for each of four machines, which meet on loopback."""
+    lr, steps = 1e-3, 4
+    train = ("--data", catalogue, *TINY, "--train.max_steps", steps, "--train.lr", lr, "--model.dropout", 0.0)
+    four, one = tmp_path / "four", tmp_path / "one"
+    meet = ("--nnodes=4", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=four")
+    words = ("ppr_dist.pretrain", *train, "--run-dir", four)
+    jobs = [launch(*words, ranks=1, launcher=PLAIN, meet=meet) for _ in range(4)]
+    succeed("pretrain", *train, "--run-dir", one)
+    for job in jobs:
+        assert job.process.wait(240) == 0, job.log.read_text()
+    assert sum("pretrain: 4 steps" in job.log.read_text() for job in jobs) == 1
+    assert len(json.loads((four / "plan.json").read_text())["ranks"]) == 4
+
+    found, want = tensors(four), tensors(one)
+    assert found.keys() == want.keys()
+    np.testing.assert_allclose(found[ITEM], want[ITEM], rtol=1e-4, atol=1e-6)
+    weights = [name for name in want if name.startswith("dense.parameter.")]
+    apart = np.concatenate([np.abs(found[name] - want[name]).ravel() for name in weights])
+    # Adam makes whole steps of gradients that are rounding noise: those of the keys' bias, and a few more.
+    assert apart.max() < 2 * lr * steps
+    assert np.quantile(apart, 0.98) < 1e-3 * lr
