@@ -1,12 +1,13 @@
 # Each target prepares .venv first (launch/environment/setup.sh); a current one costs a fraction of a second.
 PY := .venv/bin/python
 CODE := ppr_dist tests benchmarks
+PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check gpu bench clean
+.PHONY: help env demo test test-rest test-all check gpu bench clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
 env: ## the environment alone, in .venv
 	@launch/environment/setup.sh
@@ -14,8 +15,13 @@ env: ## the environment alone, in .venv
 demo: env ## the whole way on a small synthetic catalogue: prepare, pre-train, tune, evaluate, recommend
 	@launch/demo.sh
 
-test: env ## all tests; those that need a GPU are skipped where there is none
-	@$(PY) -m pytest -n 2 --dist worksteal
+test: env ## the tests, at most 8 minutes on 2 cores; those that need a GPU are skipped where there is none
+	@$(PYTEST) -m "not exhaustive"
+
+test-rest: env ## what `make test` leaves out: its properties at more points
+	@$(PYTEST) -m exhaustive
+
+test-all: test test-rest ## both
 
 check: env ## lint, format and types
 	@$(PY) -m ruff check $(CODE)

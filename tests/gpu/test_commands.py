@@ -15,7 +15,7 @@ import pytest
 from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from tests.integration.conftest import TINY
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
 
 
