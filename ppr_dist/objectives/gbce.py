@@ -21,7 +21,7 @@ from ppr_dist.objectives.own_negatives import OwnNegatives, UniformNegatives
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(UniformNegatives):
-    """gBCE: binary cross-entropy that is calibrated for how few items are sampled."""
+    """Binary cross-entropy that is calibrated for how few items are sampled (gBCE)."""
 
     name = "gbce"
     uniform_negatives: int = 256

@@ -20,7 +20,7 @@ from ppr_dist.read_config import model_sections, section
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
-TUNING = [file for file in FILES if file.stem != "pretrain"]
+TUNING = [file for file in FILES if "tune" in file.stem or file.stem.startswith("ppr")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

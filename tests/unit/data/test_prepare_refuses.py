@@ -169,7 +169,7 @@ def test_flags_config_file_and_their_errors(tmp_path: Path, capsys: pytest.Captu
     assert "tune-test" in capsys.readouterr().out
     (tmp_path / "bad.yaml").write_text("simulate_coldness: 0.5\n")
     for wrong, pattern in (
-        (["--simulate-coldness", "1"], "simulate_coldness"),
+        (["--simulate-coldness", "1"], "--simulate-coldness"),
         (["--config", str(tmp_path / "bad.yaml")], "simulate_coldness"),
         (["--seed", "1.5"], "seed"),
         (["--simulate-cold", "2"], "simulate_cold must lie between 0 and 1"),
