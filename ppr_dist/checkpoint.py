@@ -194,12 +194,16 @@ def read_position(checkpoint: Path) -> Position:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
-def load_tables(embeddings: ShardedEmbeddings, checkpoint: Path, *, with_optimizer: bool) -> None:
+def load_tables(embeddings: ShardedEmbeddings, checkpoint: Path, *, with_optimizer: bool, strict: bool = False) -> None:
     """Load the tables a model shares with ``checkpoint``; the others keep their values. A collective.
 
-    ``with_optimizer``: their optimizer state too, so that a table goes on with steps of the size it had come to.
+    ``with_optimizer``: their optimizer state too, so that a table goes on with steps of the size it had come to;
+    ``strict``: raise :class:`UserError` naming a table that only one of the two has.
     """
     saved = names(checkpoint)
+    if strict:
+        there = {key.removeprefix("tables.") for key in saved if key.startswith("tables.")}
+        _refuse_another_model(checkpoint, there, set(embeddings.state_dict()))
     state: dict[str, Any] = {"tables": {k: v for k, v in embeddings.state_dict().items() if f"tables.{k}" in saved}}
     if with_optimizer:
         prefixes = {key.removeprefix("tables_optimizer.") for key in saved if key.startswith("tables_optimizer.")}
@@ -224,13 +228,17 @@ def load_dense(module: torch.nn.Module, checkpoint: Path) -> None:
     """
     saved = {key.removeprefix(_DENSE) for key in names(checkpoint) if key.startswith(_DENSE)}
     state = {name: parameter.detach().float().cpu().clone() for name, parameter in module.named_parameters()}
-    if unlike := saved ^ state.keys():
-        where = "only it has" if unlike & saved else "it has no"
-        raise UserError(f"{checkpoint}: holds another model: {where} {min(unlike)}; train again")
+    _refuse_another_model(checkpoint, saved, set(state))
     load({"dense": {f"parameter.{name}": value for name, value in state.items()}}, checkpoint)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(state[name])
+
+
+def _refuse_another_model(checkpoint: Path, saved: set[str], asked: set[str]) -> None:
+    if unlike := saved ^ asked:
+        where = "only it has" if unlike & saved else "it has no"
+        raise UserError(f"{checkpoint}: holds another model: {where} {min(unlike & saved or unlike)}; train again")
 
 
 def _rng() -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def evaluate(
         manifest=manifest,
         protocol=protocol,
         config=config,
-        metrics=metrics,
+        metrics=tuple(dict.fromkeys(metrics)),  # named twice, one would be added up twice
         split=split or question.split,
         seed=seed,
         seen_targets=seen_targets,

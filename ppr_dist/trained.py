@@ -48,7 +48,7 @@ def load_trained(run: Path, data: Path | None, context: DistributedContext, clus
     runs.check_catalogue(info, config, run, manifest, folder)
     checkpoint = on_main(lambda: chosen(run))
     embeddings = _embeddings(run, config, info, context, cluster)
-    load_tables(embeddings, checkpoint.path, with_optimizer=False)
+    load_tables(embeddings, checkpoint.path, with_optimizer=False, strict=True)
     model = untuned_model(config, info.catalogue_for(config))
     attach(model, info.method, config, info.catalogue_for(config))
     load_dense(model.to(context.device).eval(), checkpoint.path)

@@ -163,7 +163,8 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
         probability=ItemShares(run.data, "train" if run.split == "pretrain" else "tune", run.manifest.items),
         max_length=config.model.max_length,
         hold_out=run.hold_out,
-        first_target=0 if run.info.stage == "tune" else 1,
+        # Where there is no profile, nothing predicts the first.
+        first_target=0 if run.info.stage == "tune" and run.info.catalogue_for(config).profile else 1,
         seed=config.train.seed,
         rank=context.rank,
         world_size=context.world_size,

@@ -84,12 +84,14 @@ def step_cost(
     items = shape.looked_up - own if own else other * shape.looked_up
     values = other * len(sizes.uses) * shape.profile_values
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    adapters = _weights(model.backbone) - _weights(_on_meta(config, catalogue, None).backbone)
     mlps = sum(_weights(module) * times for module, times in ((model.prompt, shape.views), (model.profile_encoder, 1)))
+    attached = shape.rows * adapters + shape.users * mlps
     parts: dict[str, tuple[float, float]] = {
         "ids and lengths": (8 * (items + values) + 8 * (w - 1) * samples * (1 + tables / w), 0),
         "looked-up vectors": (2 * shape.travelling * (shape.dim * items + sizes.attribute_dim * values), 0),
         **{name: (8 * (w - 1) + cost.bytes, cost.flops) for name, cost in costs.items()},
-        "backbone": (0, 3 * (model.backbone.flops(shape.rows, shape.squared) + 2 * shape.users * mlps)),
+        "backbone": (0, 3 * (model.backbone.flops(shape.rows, shape.squared) + 2 * attached)),
         "dense gradients": ((3 if config.train.zero_stage == 3 else 2) * 4 * other * parameters, 0),
     }
     return {part: {"bytes": round(received), "flops": round(flops)} for part, (received, flops) in parts.items()}

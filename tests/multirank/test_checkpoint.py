@@ -120,3 +120,27 @@ def test_only_complete_checkpoints_count(tmp_path: Path) -> None:
     for name in ("step-00000002", ".step-00000004", "step-00000003"):
         (folder / name).mkdir(parents=True)
     assert [p.name for p in checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+
+
+def _loaded_strictly(context: DistributedContext, run: Path) -> list[str]:
+    """What is said to the tables of some methods, with and without prompts, of a checkpoint of ppr-full."""
+    parallel, _, _ = build(context, small_config(), "ppr-full")
+    Checkpointer(run, keep=1).save(parallel, Position(step=1, stream=STREAM, world_size=context.world_size))
+    said = []
+    for method in ("ppr-light", "fine-tune", None):
+        embeddings = build(context, small_config(), method)[0].embeddings
+        try:
+            load_tables(embeddings, chosen(run).path, with_optimizer=False, strict=True)
+            said.append("")
+        except UserError as error:
+            said.append(str(error).partition(": ")[2])
+    return said
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_scoring_wants_the_tables_of_the_checkpoint_and_no_others(world_size: int, tmp_path: Path) -> None:
+    for said in run_ranks(_loaded_strictly, world_size, tmp_path):
+        same, without_prompt, untuned = said
+        assert same == ""
+        assert without_prompt.startswith("holds another model: only it has profiles.embeddings.prompt:age")
+        assert untuned.startswith("holds another model: only it has profiles.embeddings.profile_encoder:age")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 from typing import Literal
@@ -65,6 +66,8 @@ def test_the_in_batch_proposal_is_the_split_that_is_read(
     for shares in (loader.collator.probability, pickle.loads(pickle.dumps(loader.collator)).probability):
         np.testing.assert_allclose(shares[np.arange(3)], share)
     assert loader.collator.first_target == (0 if stage == "tune" else 1)
+    nothing_known = dataclasses.replace(info, attributes={}, method=method and "fine-tune")
+    assert make_loader(dataclasses.replace(run, info=nothing_known), {}).collator.first_target == 1
     for _, batch in loader.epoch(0):
         assert list(batch.views) == (["contrastive"] if stage == "tune" else [])
         log_q = batch.drawn["softmax"]["log_q"]

@@ -47,10 +47,10 @@ def widths(context: DistributedContext, data: Path) -> dict[str, Any]:
     manifest = write_data(data, {"tune-test": random_users(9, 20)}, items=20, per_shard=4)
     scorer = PopularityScorer(torch.arange(20.0), context.device)
     return evaluate(
-        scorer, data, manifest, context, task="joint", protocol="full", config=Config(), metrics=tuple(METRICS)
+        scorer, data, manifest, context, task="joint", protocol="full", config=Config(), metrics=(*METRICS, "width@2")
     )
 
 
-def test_each_metric_sees_as_many_best_items_as_it_asks_for(tmp_path: Path) -> None:
+def test_each_metric_sees_as_many_best_items_as_it_asks_for_and_counts_once(tmp_path: Path) -> None:
     found = run_ranks(widths, 1, tmp_path / "data")[0]
     assert [found[f"width@{n}"] for n in (0, 2, 5)] == [0, 2, 5]

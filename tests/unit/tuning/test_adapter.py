@@ -8,6 +8,7 @@ from ppr_dist.build_model import attach, untuned_model
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Model
 from ppr_dist.model.backbones.sasrec import Settings as SASRec
+from ppr_dist.parallel.step_cost import step_cost, typical
 from ppr_dist.tuning import TUNING_METHODS
 from ppr_dist.tuning.adapter import Adapted
 from ppr_dist.tuning.adapter import Settings as Adapter
@@ -38,3 +39,14 @@ def test_an_adapter_adds_nothing_before_it_is_trained_and_then_what_its_formula_
     hidden = h @ down.weight.T + down.bias
     gelu = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
     torch.testing.assert_close(adapted(x), h + gelu @ up.weight.T + up.bias)
+
+
+def test_a_plan_counts_their_products() -> None:
+    dim, bottleneck, layers = 64, 16, 3
+    parts = {"sasrec": SASRec(layers=layers), "adapter": Adapter(bottleneck=bottleneck)}
+    config, catalogue = Config(model=Model(dim=dim), parts=parts), Catalogue(items=10, attributes={})
+    shape = typical(config, catalogue, "adapter", 1, 20)
+    adapter, none = (
+        step_cost(config, catalogue, method, shape, "cpu")["backbone"]["flops"] for method in ("adapter", "last-layer")
+    )
+    assert adapter - none == 3 * 2 * shape.rows * 2 * layers * 2 * dim * bottleneck
