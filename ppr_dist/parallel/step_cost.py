@@ -91,7 +91,7 @@ def step_cost(
         "ids and lengths": (8 * (items + values) + 8 * (w - 1) * samples * (1 + tables / w), 0),
         "looked-up vectors": (2 * shape.travelling * (shape.dim * items + sizes.attribute_dim * values), 0),
         **{name: (8 * (w - 1) + cost.bytes, cost.flops) for name, cost in costs.items()},
-        "backbone": (0, 3 * (model.backbone.flops(shape.rows, shape.squared) + 2 * attached)),
+        "backbone": (0, model.backbone.step_flops(shape.rows, shape.squared) + 3 * 2 * attached),
         "dense gradients": ((3 if config.train.zero_stage == 3 else 2) * 4 * other * parameters, 0),
     }
     return {part: {"bytes": round(received), "flops": round(flops)} for part, (received, flops) in parts.items()}

@@ -43,3 +43,7 @@ class Backbone(nn.Module):
     def flops(self, rows: int, squared: int) -> float:
         """FLOPs of a forward pass over ``rows`` rows, the squared lengths of whose sequences sum to ``squared``."""
         return 0.0
+
+    def step_flops(self, rows: int, squared: int) -> float:
+        """The same of a forward and a backward pass."""
+        return 3 * self.flops(rows, squared)

@@ -81,6 +81,10 @@ class SASRec(Backbone):
         linear = 2 * (4 + 2 * self.settings.ffn_multiple) * self.dim**2 * rows
         return self.settings.layers * (linear + 4 * self.dim * squared)
 
+    def step_flops(self, rows: int, squared: int) -> float:
+        # The fused attention computes its scores again for the gradients.
+        return super().step_flops(rows, squared) + self.settings.layers * 2 * self.dim * squared
+
 
 class Layer(nn.Module):
     """Attention and feed-forward network with residuals (SASRec §III-B)."""
