@@ -19,7 +19,7 @@ from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.embeddings import profile_table
 from ppr_dist.parallel.prefetch import fetch
 from ppr_dist.read_config import part_sections
-from ppr_dist.runs import table_sizes
+from ppr_dist.runs import RunInfo, table_sizes
 from ppr_dist.step_loss import make_objectives, start, step_loss
 from ppr_dist.tuning import TUNING_METHODS
 
@@ -91,16 +91,29 @@ class Built(NamedTuple):
     objectives: dict[str, Objective]
 
 
-def build(context: DistributedContext, config: Config, method: str | None = None) -> Built:
-    """The model of ``config`` as it is pre-trained, or as ``method`` tunes it, on these ranks."""
+def build(context: DistributedContext, config: Config, method: str | None = None, stir: float = 0.0) -> Built:
+    """The model of ``config`` as it is pre-trained, or as ``method`` tunes it, on these ranks.
+
+    ``stir``: standard deviation of what is added to every dense parameter, so that what begins at 0 shows.
+    """
+    catalogue = catalogue_for(config)
     torch.manual_seed(0)
-    model = untuned_model(config, CATALOGUE)
-    attach(model, method, config, CATALOGUE)
+    model = untuned_model(config, catalogue)
+    attach(model, method, config, catalogue)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * stir)
     trains_items = TUNING_METHODS[method].trains_items if method else True
-    sizes = table_sizes(config, CATALOGUE, method)
+    sizes = table_sizes(config, catalogue, method)
     parallel = parallelize(sizes, model, config, context, train_items=trains_items)
-    objectives = make_objectives(config, method, CATALOGUE)
+    objectives = make_objectives(config, method, catalogue)
     return Built(parallel, make_collator(context, config, objectives, first_target=0 if method else 1), objectives)
+
+
+def catalogue_for(config: Config) -> Catalogue:
+    """The sizes of these users' data, and what of it a model of ``config`` may not see."""
+    data = {"data": "", "fingerprint": "", "catalogue": {}, "items": ITEMS, "attributes": ATTRIBUTES}
+    return RunInfo(stage="pretrain", method=None, **data).catalogue_for(config)  # type: ignore[arg-type]
 
 
 def make_collator(
@@ -126,11 +139,11 @@ def whole_tables(parallel: Parallel) -> dict[str, np.ndarray]:
         every_item = parallel.embeddings.model.module.items(_every("item", ITEMS, device))
         found = {"item": every_item["item"].values().cpu().numpy()}
         if parallel.embeddings.model.module.profiles is not None:
-            uses = parallel.embeddings.sizes.uses
+            uses, attributes = parallel.embeddings.sizes.uses, parallel.embeddings.sizes.attributes
             for use in uses:
-                for name, rows in ATTRIBUTES.items():
+                for name, rows in attributes.items():
                     key = profile_table(use, name)
-                    keys = [profile_table(u, a) for u in uses for a in ATTRIBUTES]
+                    keys = [profile_table(u, a) for u in uses for a in attributes]
                     features = _every(key, rows, device, keys)
                     found[key] = parallel.embeddings.model.module.profiles(features)[key].values().cpu().numpy()
     return found

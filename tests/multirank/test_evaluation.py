@@ -16,20 +16,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppr_dist import evaluation, scoring
+from ppr_dist import scoring
 from ppr_dist.batch import Batch
-from ppr_dist.config import Config, Model, Prompt, Tables
+from ppr_dist.build_model import attach, untuned_model
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config, Model, Profile, Tables
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.instances import Instances, history_batch, sampled_negatives
 from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError
-from ppr_dist.evaluation import Evaluated, evaluate
-from ppr_dist.model.sequential import SequentialModel
-from ppr_dist.parallel.apply import make_tables
+from ppr_dist.evaluation import evaluate
+from ppr_dist.parallel.apply import make_embeddings
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.embeddings import TableSizes
+from ppr_dist.runs import table_sizes
 from ppr_dist.scoring import ModelScorer, gather_queries, top_k
+from ppr_dist.tasks import ranking
+from ppr_dist.tasks.base import Evaluated
 from tests.ranks import run_ranks
+from tests.settings import parts
 from tests.shards import ATTRIBUTES, clicks_of, random_users, select, write_data
 
 ITEMS, DIM, MAX_LENGTH, SEED = 230, 3, 6, 7
@@ -39,6 +43,8 @@ COLD = random_users(23, ITEMS, longest=9, seed=4, first_index=17)
 COLD.items[COLD.offsets[5] + 1 : COLD.offsets[6]] = COLD.items[COLD.offsets[5]]
 CPU = torch.device("cpu")
 TASKS = ("few-shot", "zero-shot", "joint", "next-item", "validation")
+METRICS = ("auc", *(f"{metric}@{n}" for metric in ("hit", "ndcg", "mrr") for n in (5, 10, 20, 50)))
+CONFIG = Config(model=Model(max_length=MAX_LENGTH))
 _RNG = np.random.default_rng(0)
 SEEN_AS, ITEM, PROFILE = (_RNG.integers(-2, 3, (n, DIM)) for n in (ITEMS, ITEMS, max(ATTRIBUTES.values())))
 """Small whole numbers: sums are exact in float32, and many scores tie."""
@@ -58,13 +64,14 @@ class IntegerScorer:
 
     device: torch.device = CPU
     spoil: Callable[[Tensor], Tensor] = lambda vectors: vectors
+    needs_clicks: bool = False
 
     def user_vectors(self, batch: Batch) -> Tensor:
-        rows = batch.history.split(batch.lengths.tolist())
+        rows = batch.history.items.split(batch.history.lengths.tolist())
         found = []
-        for prefix, owner in zip(batch.prefix.tolist(), batch.owner.tolist(), strict=True):
-            history = batch.item_ids[rows[owner][:prefix]].tolist()
-            found.append(user_vector(history, batch.profile[:, owner].tolist()))
+        for length, row in zip(batch.context_lengths.tolist(), batch.user_rows.tolist(), strict=True):
+            history = batch.item_ids[rows[row][:length]].tolist()
+            found.append(user_vector(history, batch.profile[:, row].tolist()))
         return self.spoil(torch.tensor(np.array(found).reshape(-1, DIM), dtype=torch.float32))
 
     def item_vectors(self, ids: Tensor) -> Tensor:
@@ -90,13 +97,13 @@ def evaluate_all(
     context: DistributedContext, data: Path
 ) -> dict[tuple[str, str, bool], tuple[dict[str, Any], list[tuple[int, ...]]]]:
     small_chunks()
-    gathered, gather = [], evaluation.gather_queries
+    gathered, gather = [], ranking.gather_queries
 
     def spy(*given: Any) -> Any:
         gathered.append(gather(*given))
         return gathered[-1]
 
-    evaluation.gather_queries = spy
+    ranking.gather_queries = spy
     found = {}
     for task in TASKS:
         for protocol in ("full", "sampled-99"):
@@ -107,9 +114,10 @@ def evaluate_all(
                     data,
                     load_manifest(data),
                     context,
-                    task=task,  # type: ignore[arg-type]
+                    task=task,
                     protocol=protocol,  # type: ignore[arg-type]
-                    max_length=MAX_LENGTH,
+                    config=CONFIG,
+                    metrics=METRICS,
                     seed=SEED,
                     batch=8,
                     seen_targets=seen_targets,
@@ -135,7 +143,7 @@ def instances_by_hand(task: str) -> list[tuple[Users, int, int]]:
         if task in ("zero-shot", "joint") and clicks:
             found.append((users, row, 0))
         if task in ("few-shot", "joint"):
-            found += [(users, row, prefix) for prefix in range(1, clicks)]
+            found += [(users, row, context) for context in range(1, clicks)]
         if task == "next-item" and clicks >= 2:
             found.append((users, row, clicks - 1))
         if task == "validation" and clicks >= 3:
@@ -147,14 +155,10 @@ def instances_by_hand(task: str) -> list[tuple[Users, int, int]]:
 def by_hand(task: str, protocol: str, seen_targets: bool) -> tuple[dict[str, float], list[tuple[int, ...]]]:
     """Metrics and (user, position, item, rank, candidates), one instance at a time."""
     seen = 0
-    rows, owners, sums = (
-        [],
-        set(),
-        dict.fromkeys(["auc", *(f"{m}@{n}" for m in ("hit", "ndcg") for n in (5, 10, 20, 50))], 0.0),
-    )
-    for users, row, prefix in instances_by_hand(task):
+    rows, asked, sums = [], set(), dict.fromkeys(METRICS, 0.0)
+    for users, row, context in instances_by_hand(task):
         clicks = clicks_of(users, row)
-        history, target = clicks[:prefix], clicks[prefix]
+        history, target = clicks[:context], clicks[context]
         seen += target in history
         if target in history and not seen_targets:
             continue
@@ -164,17 +168,18 @@ def by_hand(task: str, protocol: str, seen_targets: bool) -> tuple[dict[str, flo
             others = [item for item in range(ITEMS) if item not in history and item != target]
         else:
             one = select(users, [row])
-            others = sampled_negatives(Instances(one, np.array([0]), np.array([prefix])), ITEMS, 99, SEED)[0].tolist()
+            others = sampled_negatives(Instances(one, np.array([0]), np.array([context])), ITEMS, 99, SEED)[0].tolist()
             assert not set(others) & set(clicks)
         rank = 1 + sum(scores[item] >= scores[target] for item in others)
-        rows.append((int(users.index[row]), prefix, target, rank, len(others) + 1))
-        owners.add(int(users.index[row]))
+        rows.append((int(users.index[row]), context, target, rank, len(others) + 1))
+        asked.add(int(users.index[row]))
         sums["auc"] += sum(scores[item] < scores[target] for item in others) / len(others)
         for n in (5, 10, 20, 50):
             if rank <= n:
                 sums[f"hit@{n}"] += 1
                 sums[f"ndcg@{n}"] += 1 / math.log2(rank + 1)
-    counts = {"users": len(owners), "instances": len(rows)}
+                sums[f"mrr@{n}"] += 1 / rank
+    counts = {"users": len(asked), "instances": len(rows), "ranked_last": 0}
     counts |= {"seen_targets": seen, "left_out": 0 if seen_targets else seen}
     return counts | {k: v / len(rows) for k, v in sums.items()}, rows
 
@@ -189,17 +194,18 @@ def test_metrics_are_those_of_a_loop_over_instances(world_size: int, data: Path)
         for rank in ranks:
             metrics = dict(rank[task, protocol, seen_targets][0])
             assert (metrics.pop("task"), metrics.pop("protocol")) == (task, protocol)
+            assert metrics.pop("target_time") is False
             assert metrics.keys() == want.keys()
             assert metrics == pytest.approx(want, rel=1e-12)
 
 
 def test_the_data_has_ties_and_repeated_clicks_to_get_wrong() -> None:
     ties = again = 0
-    for users, row, prefix in instances_by_hand("few-shot"):
+    for users, row, context in instances_by_hand("few-shot"):
         clicks = clicks_of(users, row)
-        vector = user_vector(clicks[:prefix], users.attributes[:, row].tolist())
-        ties += int(((ITEM @ vector) == ITEM[clicks[prefix]] @ vector).sum() > 1)
-        again += clicks[prefix] in clicks[:prefix]
+        vector = user_vector(clicks[:context], users.attributes[:, row].tolist())
+        ties += int(((ITEM @ vector) == ITEM[clicks[context]] @ vector).sum() > 1)
+        again += clicks[context] in clicks[:context]
     assert ties > 20
     assert again > 1
 
@@ -217,7 +223,7 @@ def spoiled(context: DistributedContext, data: Path) -> list[dict[str, Any]]:
                 context,
                 task="joint",
                 protocol=protocol,  # type: ignore[arg-type]
-                max_length=MAX_LENGTH,
+                config=CONFIG,
             )
             found.append(metrics)
     return found
@@ -231,9 +237,7 @@ def test_a_model_that_says_nothing_is_last(data: Path) -> None:
 
 def nothing_to_rank(context: DistributedContext, data: Path) -> str:
     with pytest.raises(UserError) as error:
-        evaluate(
-            IntegerScorer(), data, load_manifest(data), context, task="few-shot", protocol="full", max_length=MAX_LENGTH
-        )
+        evaluate(IntegerScorer(), data, load_manifest(data), context, task="few-shot", protocol="full", config=CONFIG)
     return str(error.value)
 
 
@@ -242,11 +246,27 @@ def test_a_split_without_instances_is_one_error_on_every_rank(tmp_path: Path) ->
     assert all("no few-shot instance" in error for error in run_ranks(nothing_to_rank, 2, tmp_path / "d"))
 
 
+def by_clicks_alone(context: DistributedContext, data: Path) -> dict[str, dict[str, Any]]:
+    """Metrics by task of a model that knows no profiles."""
+    scorer = IntegerScorer(needs_clicks=True)
+    manifest, options = load_manifest(data), {"protocol": "full", "config": CONFIG}
+    return {task: evaluate(scorer, data, manifest, context, task=task, **options) for task in ("zero-shot", "joint")}  # type: ignore[arg-type]
+
+
+def test_users_whom_a_model_knows_nothing_of_are_counted(data: Path) -> None:
+    for by_task in run_ranks(by_clicks_alone, 2, data):
+        zero_shot, joint = by_task["zero-shot"], by_task["joint"]
+        assert zero_shot["ranked_last"] == zero_shot["instances"] == joint["ranked_last"] > 0
+        assert joint["instances"] > joint["ranked_last"]
+        assert zero_shot["auc"] is zero_shot["hit@10"] is None  # not defined
+        assert joint["auc"] is not None
+
+
 def with_a_bot(context: DistributedContext, data: Path) -> tuple[dict[str, Any], str]:
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         metrics = evaluate(
-            IntegerScorer(), data, load_manifest(data), context, task="next-item", protocol="sampled-99", max_length=3
+            IntegerScorer(), data, load_manifest(data), context, task="next-item", protocol="sampled-99", config=CONFIG
         )
     return metrics, said.getvalue()
 
@@ -311,8 +331,8 @@ def test_top_k_is_that_of_sorting_everything(world_size: int, k: int, catalogue:
             assert ids[row].tolist() == want + [-1] * missing
             np.testing.assert_allclose(scores[row, : len(want)], WEIGHT[want] @ QUERY[user], rtol=1e-5, atol=1e-6)
             assert (scores[row, len(want) :] == -np.inf).all()
-    owned = [user for _, _, mine in ranks for user in range(11)[mine]]
-    assert owned == list(range(11))
+    found = [user for _, _, mine in ranks for user in range(11)[mine]]
+    assert found == list(range(11))
 
 
 # The trained model as scorer ----------------------------------------------------------------------------------
@@ -321,14 +341,20 @@ def test_top_k_is_that_of_sorting_everything(world_size: int, k: int, catalogue:
 def with_model(context: DistributedContext, data: Path) -> tuple[dict[str, Any], dict[tuple[int, int], int], list[Any]]:
     """Metrics; rank of each (user, target); on one rank also (user, target, how far each other item is ahead)."""
     small_chunks()
-    model = Model(dim=8, blocks=1, heads=2, max_length=MAX_LENGTH, dropout=0.0)
-    config = Config(model=model, prompt=Prompt(hidden=8, attribute_dim=8), tables=Tables(optimizer="sgd", init_std=1.0))
-    sizes = TableSizes(
-        items=ITEMS, dim=8, attributes=ATTRIBUTES, attribute_dim=8, with_prompt=True, with_profile_encoder=True
+    config = Config(
+        model=Model(dim=8, max_length=MAX_LENGTH, dropout=0.0),
+        profile=Profile(hidden=8, attribute_dim=8),
+        tables=Tables(optimizer="sgd", init_std=1.0),
+        parts=parts(sasrec={"layers": 1}, prompt={"hidden": 8}),
     )
+    catalogue = Catalogue(items=ITEMS, attributes=ATTRIBUTES)
     torch.manual_seed(0)
-    tower = SequentialModel(model, config.prompt, attributes=2, with_prompt=True, with_profile_encoder=True).eval()
-    scorer = ModelScorer(make_tables(sizes, config, context), tower, context.device)
+    model = untuned_model(config, catalogue).eval()
+    attach(model, "ppr-full", config, catalogue)
+    assert model.profile_encoder is not None
+    model.profile_encoder.second.reset_parameters()  # as if trained: it begins at 0
+    embeddings = make_embeddings(table_sizes(config, catalogue, "ppr-full"), config, context)
+    scorer = ModelScorer(embeddings, model, context.device)
     rows: list[tuple[int, ...]] = []
     metrics = evaluate(
         scorer,
@@ -337,17 +363,17 @@ def with_model(context: DistributedContext, data: Path) -> tuple[dict[str, Any],
         context,
         task="zero-shot",
         protocol="full",
-        max_length=MAX_LENGTH,
+        config=config,
         keep=lambda ranked: rows.extend(listed(ranked)),
     )
     ranks = {(user, item): rank for user, _, item, rank, _ in rows}
     margins = []
     if context.world_size == 1:
         items = scorer.item_vectors(torch.arange(ITEMS)).double().detach().numpy()
-        for users, row, prefix in instances_by_hand("zero-shot"):
-            one = Instances(select(users, [row]), np.array([0]), np.array([prefix]))
+        for users, row, context_length in instances_by_hand("zero-shot"):
+            one = Instances(select(users, [row]), np.array([0]), np.array([context_length]))
             vector = scorer.user_vectors(history_batch(one, MAX_LENGTH))[0].double().detach().numpy()
-            target = clicks_of(users, row)[prefix]
+            target = clicks_of(users, row)[context_length]
             scores = items @ vector
             ahead = np.delete(scores, target) - scores[target]
             margins.append((int(users.index[row]), target, ahead))

@@ -71,6 +71,8 @@ def bfloat16_moments(context: DistributedContext) -> list[dict[str, np.ndarray]]
         torch.manual_seed(0)
         model = untuned_model(config, CATALOGUE)
         attach(model, "ppr-full", config, CATALOGUE)
+        assert model.profile_encoder is not None
+        model.profile_encoder.second.reset_parameters()  # it begins at 0: what stands before it had no gradient
         train = dataclasses.replace(config.train, precision="bfloat16", zero_stage=stage)
         engine = make_engine(model, train, context.world_size)
         user = engine(items, batch, x_u).user

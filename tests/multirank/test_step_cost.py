@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop, sdpa_flop
 
 from ppr_dist.batch import Batch
+from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.parallel import collectives
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.embeddings import TableSizes
+from ppr_dist.parallel.prefetch import fetch
 from ppr_dist.parallel.step_cost import Shape, step_cost, typical
-from ppr_dist.trainer import send, train_step
+from ppr_dist.trainer import train_step
+from tests.flops import counter
 from tests.multirank import models
 from tests.ranks import run_ranks
 
-LOSSES = {kind: models.with_loss(kind) for kind in ("softmax", "full_softmax", "bce")}
-
-SIZES = {
-    tuning: TableSizes(
-        items=models.ITEMS,
-        dim=16,
-        attributes=models.ATTRIBUTES,
-        attribute_dim=16,
-        with_prompt=tuning,
-        with_profile_encoder=tuning,
-    )
-    for tuning in (False, True)
-}
-
 
 def shape_of(batch: Batch, prompt: int) -> Shape:
-    views = batch.masked_history is not None
-    groups = [*batch.groups, *batch.groups, *batch.masked_buckets] if views else batch.groups
-    history = 2 * len(batch.history) + len(batch.masked_history) if views else len(batch.history)  # type: ignore[arg-type]
-    users = len(batch.lengths)
+    histories = [batch.history, *(view.history or batch.history for views in batch.views.values() for view in views)]
+    users = len(batch.users)
     return Shape(
         users=users,
-        tokens=history + users * prompt * (3 if views else 1),
-        squared=sum(group.users * (group.width + prompt) ** 2 for group in groups),
-        items=len(batch.item_ids),
-        profile_values=len(batch.profile_values),
         targets=len(batch.targets),
-        candidates=0 if batch.candidates is None else len(batch.candidates),
-        views=views,
+        max_users_per_rank=batch.max_users_per_rank,
+        items=models.ITEMS,
+        world_size=2,
+        dim=16,
+        travelling=4,
+        rows=sum(len(history.items) + users * prompt for history in histories),
+        squared=sum(b.sequences * (b.width + prompt) ** 2 for history in histories for b in history.buckets),
+        looked_up=len(batch.item_ids),
+        profile_values=len(batch.profile_values),
+        views=len(histories),
     )
 
 
@@ -84,70 +71,65 @@ class Spy:
         return counted
 
 
-def formula(of: Any) -> Any:
-    """One of torch's own formulas, for an operator that it has none for."""
-    same: Any = functools.partial(of)
-    same._get_raw = True  # it takes shapes out of tensors itself
-    return same
-
-
-def counted(context: DistributedContext, config: Config, tuning: bool) -> tuple[dict[str, int], int, Shape]:
-    parallel, collator = models.build(context, config, tuning=tuning)
+def counted(context: DistributedContext, config: Config, method: str | None) -> tuple[dict[str, int], int, int, Shape]:
+    """Bytes received by kind, FLOPs, integers that this rank told the others, and the shape of one step."""
+    parallel, collator, objectives = models.build(context, config, method)
     mine = models.part(models.users(), context)
-    aten: Any = torch.ops.aten
-    # What torch's counter does not know: the product in place, and attention on a CPU.
-    more = {
-        aten.addmm_: formula(addmm_flop),
-        aten._scaled_dot_product_flash_attention_for_cpu: formula(sdpa_flop),
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: formula(sdpa_backward_flop),
-    }
     for step in range(2):  # the first one plans, compiles and caches
         batch = collator(mine, epoch=0, step=step, global_users=models.USERS)
-        with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False, custom_mapping=more) as flops:
+        with pytest.MonkeyPatch.context() as patch, counter() as flops:
             spy = Spy(patch)
-            sent = send(parallel, batch)
-            train_step(parallel, batch, sent, config)
-    return dict(spy.received), flops.get_total_flops(), shape_of(batch, config.prompt.tokens if tuning else 0)
+            train_step(parallel, fetch(batch, parallel.embeddings, objectives), objectives)
+    exchanged = [objective.to_exchange(batch) for objective in objectives.values()]
+    told = sum(1 if integers is None else 1 + len(integers) for integers in exchanged)
+    shape = shape_of(batch, parallel.engine.module.prompt_rows)
+    return dict(spy.received), flops.get_total_flops(), told, shape
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-@pytest.mark.parametrize("tuning", [False, True])
-def test_a_step_sends_and_computes_what_the_formulas_say(kind: str, tuning: bool) -> None:
-    config, sizes = models.small_config(LOSSES[kind]), SIZES[tuning]
-    ranks = run_ranks(counted, 2, config, tuning)
-    if kind == "full_softmax":  # its targets are padded to the longest rank's
-        most = max(shape.targets for _, _, shape in ranks)
-        ranks = [(received, flops, dataclasses.replace(shape, targets=most)) for received, flops, shape in ranks]
-    cost = [step_cost(config, sizes, 2, shape, "cpu") for _, _, shape in ranks]
+@pytest.mark.parametrize("objective", ["softmax", "full_softmax", "bce"])
+@pytest.mark.parametrize("method", [None, "ppr-full"])
+def test_a_step_sends_and_computes_what_the_formulas_say(objective: str, method: str | None) -> None:
+    config = models.small_config(objective)
+    ranks = run_ranks(counted, 2, config, method)
+    shapes = [shape for *_, shape in ranks]
+    if objective == "full_softmax":  # its targets are padded to the longest rank's
+        most = max(shape.targets for shape in shapes)
+        shapes = [dataclasses.replace(shape, targets=most) for shape in shapes]
+    cost = [step_cost(config, models.CATALOGUE, method, shape, "cpu") for shape in shapes]
+    used = [objective] if method is None else [objective, "contrastive"]
+    assert list(cost[0]) == ["ids and lengths", "looked-up vectors", *used, "backbone", "dense gradients"]
 
     def said(*parts: str) -> float:
         return sum(c[part]["bytes"] for c in cost for part in parts)
 
     got = Counter[str]()
-    for received, _, _ in ranks:
+    for received, *_ in ranks:
         got.update(received)
+    # Beside what objectives tell each other, full_softmax asks for the most targets of a rank.
+    told = 8 * sum(integers for *_, integers, _ in ranks)
+    assert got["all_gather int"] == pytest.approx(told, abs=2 * 8)
     # Half of a rank's ids are its own on average alone.
-    vectors = said("looked-up vectors", "candidates", "loss", "contrastive")
+    vectors = said("looked-up vectors", *used) - told
     assert got["all_to_all float"] + got["all_gather float"] == pytest.approx(vectors, rel=0.05)
-    assert got["all_gather int"] == pytest.approx(said("candidate ids"), abs=2 * 8)
     assert got["all_reduce float"] == pytest.approx(said("dense gradients"), abs=2 * 64)
     # With ids go some numbers by which ranks tell each other sizes.
     assert said("ids and lengths") <= got["all_to_all int"] + 64 <= said("ids and lengths") + 2 * 128
-    for (_, flops, _), of_rank in zip(ranks, cost, strict=True):
+    for (_, flops, *_), of_rank in zip(ranks, cost, strict=True):
         # Products with a target's own negatives are done element by element, which is not counted.
-        products = sum(part["flops"] for name, part in of_rank.items() if name != "loss" or kind != "bce")
+        products = sum(part["flops"] for name, part in of_rank.items() if name != "bce")
         assert flops == pytest.approx(products, rel=0.02)
 
 
 def test_what_grows_with_the_ranks_is_seen() -> None:
     # Twice the ranks and users: what is per user stays, what goes to all ranks doubles.
-    config, sizes = models.small_config(LOSSES["softmax"]), dataclasses.replace(SIZES[True], items=10**6)
+    config, catalogue = models.small_config("softmax"), Catalogue(items=10**6, attributes=models.ATTRIBUTES)
     found = []
     for ranks in (64, 128):
-        grown = dataclasses.replace(config, train=dataclasses.replace(config.train, batch=32 * ranks))
-        shape = typical(grown, sizes, ranks, 8)
-        assert (shape.users, shape.targets, shape.items) == (32, 256, 32 * 8 + 1)
-        found.append(step_cost(grown, sizes, ranks, shape, "cuda"))
+        grown = dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch_size=32 * ranks))
+        shape = typical(grown, catalogue, "ppr-full", ranks, 8)
+        assert (shape.users, shape.targets, shape.looked_up) == (32, 256, 32 * 8 + 1)
+        assert (shape.views, shape.rows) == (3, round(32 * (7 + 7 + 0.8 * 7 + 3)))
+        found.append(step_cost(grown, catalogue, "ppr-full", shape, "cuda"))
     few, many = found
     ratio = {part: many[part]["bytes"] / max(few[part]["bytes"], 1) for part in few}
     assert ratio["ids and lengths"] == pytest.approx(1, rel=0.02)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppr_dist.batch import Batch, History, View, distinct_values
+from ppr_dist.batch import Batch, View
 from ppr_dist.config import Model
 from ppr_dist.data.stream import padding
 from ppr_dist.data.stream.instances import Instances, history_batch
@@ -18,13 +18,12 @@ from ppr_dist.data.stream.padding import bucket_by_length, rebucket
 from ppr_dist.model.backbones.sasrec import SASRec, Settings
 from ppr_dist.model.packed_sequences import PackedSequences
 from ppr_dist.model.sequential import SequentialModel
+from tests.histories import HISTORIES, ITEMS, batch_of, history_of
 from tests.settings import collator, objectives
 from tests.shards import random_users
 
-ITEMS, DIM, FEATURES = 30, 8, 6
+DIM, FEATURES = 8, 6
 TABLE = torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(0))
-HISTORIES = [[3, 7, 7, 1, 9, 12, 4], [5, 8, 2, 6, 1], [11, 3, 2, 28], [20], [29], []]
-"""In descending order of length, as batches hold them."""
 X = torch.randn(len(HISTORIES), FEATURES, generator=torch.Generator().manual_seed(1))
 Y = torch.randn(len(HISTORIES), FEATURES, generator=torch.Generator().manual_seed(2))
 
@@ -54,29 +53,6 @@ def model(
 def positions_of(made: SequentialModel) -> Tensor:
     assert isinstance(made.backbone, SASRec)
     return made.backbone.positions
-
-
-def history_of(lists: list[list[int]]) -> History:
-    lengths = torch.tensor([len(items) for items in lists], dtype=torch.int64)
-    return History(
-        items=torch.tensor([item for items in lists for item in items], dtype=torch.int64),
-        lengths=lengths,
-        buckets=bucket_by_length(lengths.numpy()),
-    )
-
-
-def batch_of(histories: list[list[int]]) -> Batch:
-    """Every context of every user asked for, user after user."""
-    history = history_of(histories)
-    return Batch(
-        users=torch.arange(len(histories)),
-        item_ids=torch.arange(ITEMS),
-        history=history,
-        context_lengths=torch.cat([torch.arange(len(items) + 1) for items in histories]),
-        user_rows=torch.repeat_interleave(torch.arange(len(histories)), history.lengths + 1),
-        targets=torch.zeros(0, dtype=torch.int64),
-        **distinct_values(np.zeros((2, len(histories)), np.int64)),
-    )
 
 
 def with_views(batch: Batch, profile_dropout: float, lists: list[list[int]]) -> Batch:
