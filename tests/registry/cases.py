@@ -1,0 +1,107 @@
+"""Every part once, the others as they are by default: what the tests of this folder go over.
+
+A new part is found by its name in its dict, and tested without a change here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ppr_dist.config import Config, Model, Profile, Tables, Train
+from ppr_dist.data.stream.users import Users
+from ppr_dist.model.backbones import BACKBONES
+from ppr_dist.objectives import OBJECTIVES
+from ppr_dist.parallel.distributed import DistributedContext
+from ppr_dist.parallel.prefetch import PrefetchedBatch, fetch
+from ppr_dist.read_config import part_sections
+from ppr_dist.tuning import TUNING_METHODS
+from tests.multirank import models
+from tests.multirank.models import Built
+from tests.shards import rank_part, select
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is trained."""
+
+    backbone: str = Model().backbone
+    objectives: tuple[str, ...] = tuple(Train().objectives)
+    method: str | None = None
+
+    def config(self, *, dropout: float = 0.0, zero_stage: int = 0) -> Config:
+        """A model of width 16; ``dropout`` 0 turns off whatever a section has of it: it differs from rank to rank."""
+        return Config(
+            model=Model(backbone=self.backbone, dim=16, max_length=10, dropout=dropout),
+            profile=Profile(hidden=8, attribute_dim=16),
+            tables=Tables(lr=0.1, init_std=0.3),
+            train=Train(
+                objectives=list(self.objectives),
+                global_batch_size=models.USERS,
+                lr=1e-2,
+                max_grad_norm=0.5,
+                zero_stage=zero_stage,  # type: ignore[arg-type]
+            ),
+            parts={} if dropout else {name: _without_dropout(section) for name, section in part_sections().items()},
+        )
+
+
+CASES = {
+    **{f"backbone {name}": Case(backbone=name) for name in BACKBONES},
+    **{f"objective {name}": Case(objectives=(name,)) for name in OBJECTIVES},
+    **{f"method {name}": Case(method=name) for name in TUNING_METHODS},
+}
+
+
+def _without_dropout(section: type) -> Any:
+    return section(**{f.name: 0.0 for f in dataclasses.fields(section) if "dropout" in f.name})
+
+
+def _timed(users: Users) -> Users:
+    rng = np.random.default_rng(7)
+    gaps = (10 ** rng.uniform(0, 6, len(users.items))).astype(np.int64)
+    return dataclasses.replace(users, times=10**9 + np.cumsum(gaps))
+
+
+USERS = _timed(models.users())
+
+
+def build(context: DistributedContext, case: Case, *, stir: float = 0.05, **settings: Any) -> Built:
+    """The case's model on these ranks; nothing in it is 0."""
+    return models.build(context, case.config(**settings), case.method, stir=stir)
+
+
+def fetched(context: DistributedContext, built: Built, steps: range) -> Iterator[PrefetchedBatch]:
+    """A batch of each step: of all users, but of one user alone, on the last rank, in every second step."""
+    for step in steps:
+        users = select(USERS, [0]) if step % 2 else USERS
+        mine = rank_part(users, context.rank, context.world_size)
+        batch = built.collator(mine, epoch=0, step=step, global_users=len(users))
+        yield fetch(batch, built.parallel.embeddings, built.objectives)
+
+
+def of_each(context: DistributedContext, names: list[str], function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """``function(context, case, *args)`` of each case by its name, or the traceback of what it raised.
+
+    All cases in one group of processes, whose start takes seconds.
+    """
+    found: dict[str, Any] = {}
+    for name in names:
+        case = CASES[name]
+        try:
+            found[name] = function(context, case, *args)
+        except Exception:
+            found[name] = traceback.format_exc()
+    return found
+
+
+def result(ranks: list[dict[str, Any]], name: str) -> list[Any]:
+    """What :func:`of_each` found on each rank for one case; fails with the traceback, if that is what it was."""
+    found = [rank[name] for rank in ranks]
+    for each in found:
+        assert not isinstance(each, str), each
+    return found
