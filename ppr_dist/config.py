@@ -88,7 +88,7 @@ class Tables:
     sums stay float32. bfloat16 halves these bytes and keeps 8 bits of a value; one rank sends nothing, and rounds
     nothing."""
     cluster: ClusterFile | None = None
-    """Cluster file (sharding/*.yaml) with topology and constraints; none = built-in defaults for the device. In a YAML
+    """Cluster file (sharding/*.yaml) with topology and constraints; null = built-in defaults for the device. In a YAML
     file the path is relative to that file."""
 
 
@@ -118,7 +118,7 @@ class Stream:
     """Loader processes per rank; 0 = load in the training process."""
     bucket_tokens: int | None = None
     """Tokens that histories of similar length hold together in attention before shorter ones open the next padded
-    bucket: smaller pads attention less, larger keeps a GPU busy. None: 256 on a CPU, 65,536 on a GPU."""
+    bucket: smaller pads attention less, larger keeps a GPU busy. null = 256 on a CPU, 65,536 on a GPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,9 +162,9 @@ class Train:
     last click but one; tune: few-shot on the users of tune-validation; ranked among the whole catalogue. The checkpoint
     that is best is kept beside the latest ones."""
     best_metric: str | None = None
-    """The metric of validation that is to be highest, ties going to the earlier; none = ndcg@10."""
+    """The metric of validation that is to be highest, ties going to the earlier; null = ndcg@10."""
     patience: int | None = None
-    """Validations in a row without a better one after which training stops; none = it goes on."""
+    """Validations in a row without a better one after which training stops; null = it goes on."""
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "global_batch_size", "epochs", "lr", "log_every", "keep_checkpoints")

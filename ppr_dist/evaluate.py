@@ -1,4 +1,4 @@
-"""``python -m ppr_dist.evaluate``: rank held-out clicks, print one JSON line, write predictions."""
+"""``python -m ppr_dist.evaluate``: rank held-out clicks, print one JSON line for each task, write predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Arguments:
     run_dir: Path
     """A pre-trained or tuned run."""
     task: list[str]
-    """few-shot, zero-shot, joint (cold test users), next-item, validation (warm users); one or several."""
+    """few-shot, zero-shot, joint (cold test users), next-item, validation (warm users), attribute (runs of that
+    objective); one or several."""
     data: Path | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     cluster: Path | None = None
@@ -22,7 +23,8 @@ class Arguments:
     protocol: Literal["sampled-99", "full"] = "sampled-99"
     """Rank among 99 uniform unclicked items, or among the whole catalogue but what the user had seen."""
     metrics: list[str] | None = None
-    """Metrics (ppr_dist/metrics), such as hit@10; by default all that need no lists of best items."""
+    """Metrics to report (ppr_dist/metrics), such as hit@10: auc, and hit, ndcg and mrr at 5, 10, 20 and 50; by default
+    all of these."""
     predictions: Path | None = None
     """Parquet data set to write, a folder of part files: user_id, position (clicks before the target), item_id, rank
     (1 = best), candidates; in the order of user index and position."""

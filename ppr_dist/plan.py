@@ -26,7 +26,7 @@ class Arguments:
     data: Path | None = None
     """Folder that prepare wrote, in place of --items and --attributes."""
     method: str | None = None
-    """How the model is tuned, which decides on its profile tables; none: pre-training, which has none."""
+    """How the model is tuned, which decides on its profile tables; null = pre-training, which has none."""
     dim: int | None = None
     """The same as --model.dim."""
     world_size: int | None = None

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 def summary(manifest: Manifest, out: str, seconds: float) -> str:
     """Return what was written, a line per split."""
     rows = {
-        name: f"{split.users:,} users, {split.events:,} events, {len(split.shards)} shards"
+        name: f"{split.users:,} users, {split.events:,} clicks, {len(split.shards)} tar shards"
         for name, split in manifest.splits.items()
     }
     rows["attributes"] = ", ".join(f"{a.name} ({a.cardinality})" for a in manifest.attributes) or "none"

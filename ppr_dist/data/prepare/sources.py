@@ -80,8 +80,9 @@ def named_errors(path: str) -> Iterator[None]:
     except duckdb.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # DuckDB goes on with advice on its own options; only the place (line, file) is of use here.
-        place = [line for line in lines[3:] if line.startswith("file =")]
-        raise UserError(f"{path}: cannot be read: {'; '.join(lines[:3] + place)}") from error
+        said = list(itertools.takewhile(lambda line: not line.startswith("Possible fixes"), lines[:3]))
+        place = [line for line in lines[len(said) :] if line.startswith("file =")]
+        raise UserError(f"{path}: cannot be read: {'; '.join(said + place)}") from error
 
 
 def connect(path: str = ":memory:") -> duckdb.DuckDBPyConnection:

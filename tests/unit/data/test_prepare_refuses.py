@@ -102,6 +102,7 @@ def test_bad_rows_and_columns(
         ("log.parquet", b"PAR1 not really", "log.parquet: cannot be read"),
         ("log.txt", b"user_id", "log.txt: not a .parquet or .csv file"),
         ("log.csv", b"user_id,item_id,timestamp\n1,2,3\n1,2\n", "log.csv: cannot be read.*Line: 3"),
+        ("log.csv", b"user_id,item_id,timestamp\n" + b"1,2,3\r\n" * 3000, "log.csv: cannot be read(?!.*Possible fixes)"),
         ("log.csv", b"user_id,item_id,timestamp\n1,2.0,3\n1,3.0,3\n", "log.csv: column 'item_id' is DOUBLE"),
         ("log.csv", b"user_id,item_id,timestamp\n1,,3\n", "log.csv: column 'item_id' is null in 1 of 1"),
         ("log.csv", b"user_id,item_id,timestamp\n", "log.csv: no interactions"),
