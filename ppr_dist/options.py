@@ -103,8 +103,8 @@ class StrictParser(ArgumentParser):
             kind = getattr(self._option_string_actions.get(option), "_typehint", None)
             if kind is bool and not values:
                 values = ["true"]
-            always = get_origin(kind) is list
-            if (always and values and not values[0].startswith("[")) or (len(values) > 1 and _may_be_list(kind)):
+            always = _is_list(kind) and values not in ([], ["null"])
+            if (always and not values[0].startswith("[")) or (len(values) > 1 and _may_be_list(kind)):
                 values = [json.dumps(values, ensure_ascii=False)]
             written += [f"{option}={values[0]}"] if equals else [option, *values]
             words = rest
@@ -228,6 +228,17 @@ def _kind(said: str) -> str:
         return f"one of {choices[1]}".replace("'", "")
     name = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", said)
     return {"NoneType": "null", "PosixPath": "path"}.get(name, name)
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether an option takes a list and nothing else, null aside: one word of it is a list too."""
+    return [get_origin(each) for each in _inner(kind)] == [list]
+
+
+def _inner(kind: Any) -> tuple[Any, ...]:
+    """The kinds that an option may have, null aside."""
+    union = get_origin(kind) in (Union, UnionType)
+    return tuple(each for each in get_args(kind) if each is not NoneType) if union else (kind,)
 
 
 def _may_be_list(kind: Any) -> bool:

@@ -229,7 +229,7 @@ def check(run: Run) -> None:
     if run.config.train.eval_every_epochs and (split is None or split.events <= split.users):
         raise UserError(
             f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
-            "--tune_validation_fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
+            "--tune-validation-fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
         )
     if run.config.model.target_time and not run.manifest.times:
         raise UserError(f"model.target_time: {run.data} has no times; prepare a log with a time column")

@@ -228,7 +228,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     ),
     "validation without users": (
         lambda p: (*p.tune(), "--train.eval_every_epochs", 1),
-        "train.eval_every_epochs: .* no few-shot instances in tune-validation; prepare again with --tune_val",
+        "train.eval_every_epochs: .* no few-shot instances in tune-validation; prepare again with --tune-val",
     ),
     "patience without validation": (lambda p: p.train("--train.patience", 2), "train.patience does nothing without"),
     "a metric without validation": (

@@ -28,6 +28,8 @@ class Arguments:
     """Some places."""
     names: list[str] | str | None = None
     """Some names."""
+    only: list[str] | None = None
+    """Some of them."""
     kind: Literal["red", "green"] | None = None
     """Which ``apples``."""
 
@@ -68,6 +70,9 @@ def test_a_bool_is_a_flag_and_a_list_is_words() -> None:
         out_dir="a", places=[Path("b=c")], names="--d"
     )
     assert parse("--out-dir", "a", "--places", '["b", "c"]')[0].places == [Path("b"), Path("c")]
+    assert parse("--out-dir", "a", "--only", "b")[0].only == ["b"]
+    assert parse("--out-dir", "a", "--only=b")[0].only == ["b"]
+    assert parse("--out-dir", "a", "--only", "null")[0].only is None
     assert parse("--out-dir", "a", "--names", "c,d")[0].names == "c,d"
 
 
@@ -107,6 +112,7 @@ options:
   --resume                    Go on.
   --places PATH ...           Some places.
   --names TEXT ...            Some names.
+  --only  TEXT ...            Some of them.
   --kind {red,green}          Which apples.
   -h, --help                  Show this and exit.
 

@@ -112,7 +112,7 @@ def load_interactions(
         if order is None:
             columns = ", ".join(source.columns)
             raise UserError(
-                f"{source.path}: no column 'position' or 'timestamp' to order by (--order_column names another);"
+                f"{source.path}: no column 'position' or 'timestamp' to order by (--order-column names another);"
                 f" it has {columns}"
             )
     kind = column_type(con, source, order)

@@ -106,7 +106,7 @@ def _tables(
     if scalars(con, "SELECT count(*) FROM users WHERE split > 0") == (0,):
         warn(
             f"{interactions}: every user has at least {config.cold_threshold} clicks, so there are no cold users to"
-            " tune on; --simulate_cold 0.2 makes cold users of a fifth of them"
+            " tune on; --simulate-cold 0.2 makes cold users of a fifth of them"
         )
     attributes = attribute_values.encode(con, kinds, config, users or "")
     splits.build(con, config, len(attributes), times, stage)

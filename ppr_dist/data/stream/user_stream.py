@@ -66,7 +66,7 @@ class StreamState:
 
 def no_users(folder: Path, split: str) -> str:
     """What to say of an empty split."""
-    cure = "; prepare again with --simulate_cold 0.2, and pre-train again" if split.startswith("tune-t") else ""
+    cure = "; prepare again with --simulate-cold 0.2, and pre-train again" if split.startswith("tune-t") else ""
     return f"{folder}: split {split!r} has no users{cure}"
 
 

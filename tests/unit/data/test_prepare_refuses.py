@@ -44,7 +44,7 @@ def cast(column: str, kind: type) -> Change:
 # What is done to the log, what to the profiles, the options, and a pattern of the complaint.
 LOGS: list[tuple[Change, Change, dict[str, Any], str]] = [
     (without("item_id"), same, {}, "interactions.parquet: no column 'item_id'; it has user_id, timestamp"),
-    (without("timestamp"), same, {}, "'timestamp' to order by .--order_column names another.; it has"),
+    (without("timestamp"), same, {}, "'timestamp' to order by .--order-column names another.; it has"),
     (lambda log: log.iloc[:0], same, {}, "interactions.parquet: no interactions"),
     (null("timestamp"), same, {}, "interactions.parquet: column 'timestamp' is null in 1 of"),
     (cast("timestamp", str), same, {}, "interactions.parquet: column 'timestamp' is text"),
@@ -102,7 +102,11 @@ def test_bad_rows_and_columns(
         ("log.parquet", b"PAR1 not really", "log.parquet: cannot be read"),
         ("log.txt", b"user_id", "log.txt: not a .parquet or .csv file"),
         ("log.csv", b"user_id,item_id,timestamp\n1,2,3\n1,2\n", "log.csv: cannot be read.*Line: 3"),
-        ("log.csv", b"user_id,item_id,timestamp\n" + b"1,2,3\r\n" * 3000, "log.csv: cannot be read(?!.*Possible fixes)"),
+        (
+            "log.csv",
+            b"user_id,item_id,timestamp\n" + b"1,2,3\r\n" * 3000,
+            "log.csv: cannot be read(?!.*Possible fixes)",
+        ),
         ("log.csv", b"user_id,item_id,timestamp\n1,2.0,3\n1,3.0,3\n", "log.csv: column 'item_id' is DOUBLE"),
         ("log.csv", b"user_id,item_id,timestamp\n1,,3\n", "log.csv: column 'item_id' is null in 1 of 1"),
         ("log.csv", b"user_id,item_id,timestamp\n", "log.csv: no interactions"),

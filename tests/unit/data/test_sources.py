@@ -120,7 +120,7 @@ def test_users_who_are_lost_and_a_log_without_cold_users_are_said(
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(warnings) == 2
     assert "min_item_count 2 leaves 1 users without a click" in warnings[0]
-    assert "at least 10 clicks, so there are no cold users to tune on; --simulate_cold 0.2" in warnings[1]
+    assert "at least 10 clicks, so there are no cold users to tune on; --simulate-cold 0.2" in warnings[1]
     for options in ({}, {"min_item_count": 2, "simulate_cold": 0.5}):
         prepare(*paths, tmp_path / "data", PrepareConfig(**options), overwrite=True)  # type: ignore[arg-type]
         assert "no cold users" not in capsys.readouterr().err
