@@ -580,11 +580,17 @@ def test_a_checkpoint_cannot_run_code(place: Place) -> None:
 
 def test_sections_of_parts_that_are_not_chosen_may_stand_in_the_file(place: Place) -> None:
     """One file for several commands: what a command does not choose is checked and not used."""
-    every_part = place.file("all.yaml", "bpr:\n  uniform_negatives: 7\nprompt:\n  tokens: 2\n")
-    succeed(*place.train("--config", every_part, "--train.max_steps", 1))
+    others = {"gru4rec": {"layers": 3}, "bpr": {"uniform_negatives": 7}, "adapter": {"bottleneck": 4}}
+    config = ("--config", place.file("all.yaml", yaml.safe_dump(others | {"prompt": {"tokens": 2}})))
+    succeed(*place.train(*config, "--train.max_steps", 1))
     used = yaml.safe_load((place.out / "config.yaml").read_text())
     assert {"model", "sasrec", "softmax"} <= used.keys()
-    assert not {"bpr", "bce", "prompt", "contrastive"} & used.keys()
+    assert not {*others, "bce", "prompt", "contrastive"} & used.keys()
+    succeed(*place.train(*config, "--train.max_steps", 2, "--resume"))
+    succeed(*place.tune("--run-dir", place.tmp / "tuned"), *config, "--train.max_steps", 1)
+    used = yaml.safe_load((place.tmp / "tuned" / "config.yaml").read_text())
+    assert used["prompt"]["tokens"] == 2
+    assert not others.keys() & used.keys()
 
 
 def test_objectives_are_added_up(place: Place) -> None:
