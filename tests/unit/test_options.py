@@ -112,7 +112,7 @@ options:
   --resume                    Go on.
   --places PATH ...           Some places.
   --names TEXT ...            Some names.
-  --only  TEXT ...            Some of them.
+  --only TEXT ...             Some of them.
   --kind {red,green}          Which apples.
   -h, --help                  Show this and exit.
 
