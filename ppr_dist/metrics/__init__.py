@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ppr_dist.metrics.auc import AUC
 from ppr_dist.metrics.base import Metric
+from ppr_dist.metrics.coverage import Coverage
 from ppr_dist.metrics.hit import Hit
 from ppr_dist.metrics.mrr import MRR
 from ppr_dist.metrics.ndcg import NDCG
@@ -18,6 +19,7 @@ METRICS: dict[str, Metric] = {
     **_at("hit", Hit),
     **_at("ndcg", NDCG),
     **_at("mrr", MRR),
+    **_at("coverage", Coverage),
 }
 
 USUAL = tuple(name for name, metric in METRICS.items() if not metric.needs_best)
