@@ -2,6 +2,8 @@
 PY := .venv/bin/python
 CODE := ppr_dist tests benchmarks
 PYTEST := $(PY) -m pytest -n 2 --dist worksteal
+# Tests and demo start many processes; without byte code each compiles PyTorch and DeepSpeed anew, for 10 s.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-rest test-all check gpu bench clean

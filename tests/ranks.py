@@ -12,24 +12,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from ppr_dist.data.stream.loader import PRELOAD
-
-# A server process imports the heavy packages once and forks each rank and command from itself: they start in a blink.
+# A server process imports the heavy packages once and forks each rank and command from itself.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        *PRELOAD,
-        *(f"ppr_dist.{command}" for command in ("prepare", "pretrain", "tune", "evaluate", "recommend")),
-        "deepspeed",
-        # What deepspeed.initialize imports late: 0.3 s, and another 3 s (torch's compiler) from ZeRO 1 on.
-        "distutils.ccompiler",
-        "deepspeed.module_inject.auto_ep_layer",
-        "deepspeed.runtime.zero.muon.muon_optimizer",
-        "pytest",
-        "tests.multirank.models",
-        "tests.frozen",
-    ]
-)
+CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 
 def free_port() -> int:
