@@ -319,7 +319,7 @@ def best(context: DistributedContext, k: int, catalogue: int) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize(("k", "catalogue"), [(10, CATALOGUE), (20, 12)])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.exhaustive), 3])
 def test_top_k_is_that_of_sorting_everything(world_size: int, k: int, catalogue: int) -> None:
     ranks = run_ranks(best, world_size, k, catalogue)
     for ids, scores, mine in ranks:

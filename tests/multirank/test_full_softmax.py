@@ -34,7 +34,7 @@ def _on_ranks(context: DistributedContext, logit_chunk: int) -> tuple[float, np.
     return loss.item(), mine.grad.numpy(), own.grad.numpy()
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.exhaustive), 4])
 @pytest.mark.parametrize("logit_chunk", [1, 64, 10**6])
 def test_equals_cross_entropy_on_any_number_of_ranks(world_size: int, logit_chunk: int) -> None:
     user, items, targets = _inputs()

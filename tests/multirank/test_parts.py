@@ -49,7 +49,7 @@ def tree(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.exhaustive), 3])
 def test_the_parts_of_any_number_of_ranks_are_the_same_rows(world_size: int, tmp_path: Path) -> None:
     out = tmp_path / "new" / "r.parquet"
     assert run_ranks(write, world_size, out) == [""] * world_size

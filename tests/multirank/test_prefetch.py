@@ -82,7 +82,7 @@ def trained(context: DistributedContext, way: Any, objective: str) -> dict[str, 
     return whole_tables(built.parallel) | dense
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.exhaustive), 4])
 def test_prefetched_batches_train_the_same_to_the_bit(world_size: int) -> None:
     (plain, *_), (prefetched, *_) = (run_ranks(trained, world_size, way, "softmax") for way in (in_step, ahead))
     for name, values in plain.items():

@@ -169,7 +169,7 @@ def reference(
     return {name: table.weight.detach().numpy() for name, table in tables.items()}
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.exhaustive), 3])
 @pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
 def test_tables_move_like_plain_embeddings(optimizer: str, world_size: int, tmp_path: Path) -> None:
     # Row-wise optimizers keep one number per row and column shard (sharding/README.md): not column-wise.
