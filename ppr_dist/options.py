@@ -64,6 +64,7 @@ class StrictParser(ArgumentParser):
         # As options are written, not as jsonargparse calls them.
         said = re.sub(r'Parser key "([\w.]+)"', lambda key: _option(key[1]), said)
         said = re.sub(r"Group '(\w+)' does not accept option '([^']+)'", r"--\1.\2: no such option", said)
+        said = re.sub(r"^unrecognized arguments: --([^\s=]+).*", lambda key: f"{_option(key[1])}: no such option", said)
         said = re.sub(r"^Option '([\w.]+)' is not accepted", lambda key: f"{_option(key[1])}: no such option", said)
         said = re.sub(r"^--\w+: Unable to load config '.*' - (?=--\w+\.)", "", said)
         said = re.sub(r"argument (--[\w.]+)/\1\+", lambda key: f"argument {_option(key[1])}", said)

@@ -76,7 +76,7 @@ print(evaluate(run_dir="tuned", task=["few-shot", "joint"], progress=False))
             "--protocol: expected one of .*, got all",
         ),
         (lambda: library.evaluate(task=["joint"]), "the following arguments are required: --run-dir"),
-        (lambda: library.recommend(run_dir="r", users="u", out="o", top=3), "unrecognized arguments: --top=3"),
+        (lambda: library.recommend(run_dir="r", users="u", out="o", top=3), "--top: no such option"),
         (lambda: library.pretrain(data="d", run_dir="r", train={"epoch": 3}), "--train.epoch: no such option"),
         (lambda: library.pretrain(data="d", run_dir="r", train={"lr": "high"}), "--train.lr: expected float, got high"),
         (lambda: library.pretrain(data="d", run_dir="r", train={"objectives": ["x"]}), "train.objectives 'x': .*"),

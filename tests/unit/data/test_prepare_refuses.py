@@ -175,7 +175,7 @@ def test_flags_config_file_and_their_errors(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "bad.yaml").write_text("simulate_coldness: 0.5\n")
     for wrong, pattern in (
         (["--simulate-coldness", "1"], "--simulate-coldness"),
-        (["--config", str(tmp_path / "bad.yaml")], "simulate_coldness"),
+        (["--config", str(tmp_path / "bad.yaml")], "simulate.coldness"),
         (["--seed", "1.5"], "seed"),
         (["--simulate-cold", "2"], "simulate_cold must lie between 0 and 1"),
         (["--buckets.age", "[3, 1]"], "buckets.age: edges must be increasing"),
