@@ -22,7 +22,7 @@ from ppr_dist.read_config import part_sections
 from ppr_dist.tuning import TUNING_METHODS
 from tests.multirank import models
 from tests.multirank.models import Built
-from tests.shards import rank_part, select
+from tests.shards import random_users, rank_part, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +61,14 @@ def _without_dropout(section: type) -> Any:
     return section(**{f.name: 0.0 for f in dataclasses.fields(section) if "dropout" in f.name})
 
 
-def _timed(users: Users) -> Users:
-    rng = np.random.default_rng(7)
+def _users() -> Users:
+    """Some without clicks and some with one, all with times; profiles of which some are unknown."""
+    users, rng = random_users(models.USERS, models.ITEMS, longest=11), np.random.default_rng(7)
     gaps = (10 ** rng.uniform(0, 6, len(users.items))).astype(np.int64)
     return dataclasses.replace(users, times=10**9 + np.cumsum(gaps))
 
 
-USERS = _timed(models.users())
+USERS = _users()
 
 
 def build(context: DistributedContext, case: Case, *, stir: float = 0.05, **settings: Any) -> Built:
@@ -76,9 +77,13 @@ def build(context: DistributedContext, case: Case, *, stir: float = 0.05, **sett
 
 
 def fetched(context: DistributedContext, built: Built, steps: range) -> Iterator[PrefetchedBatch]:
-    """A batch of each step: of all users, but of one user alone, on the last rank, in every second step."""
+    """A batch of each step.
+
+    In turn of all users; of one user, on the last rank; of users without targets or without a history.
+    """
+    few = np.flatnonzero(USERS.lengths < 2).tolist()
     for step in steps:
-        users = select(USERS, [0]) if step % 2 else USERS
+        users = [USERS, select(USERS, [0]), select(USERS, few)][step % 3]
         mine = rank_part(users, context.rank, context.world_size)
         batch = built.collator(mine, epoch=0, step=step, global_users=len(users))
         yield fetch(batch, built.parallel.embeddings, built.objectives)

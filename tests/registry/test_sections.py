@@ -10,7 +10,7 @@ import docstring_parser
 import pytest
 import yaml
 
-from ppr_dist import read_config
+from ppr_dist import read_config, runs
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.errors import UserError
@@ -19,11 +19,15 @@ from ppr_dist.model.item_encoders import ITEM_ENCODERS
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.parallel.step_cost import step_cost, typical
 from ppr_dist.read_config import part_sections, section_of
+from ppr_dist.runs import RunInfo
 from ppr_dist.tuning import TUNING_METHODS
-from tests.multirank.models import ATTRIBUTES, catalogue_for
+from tests.multirank.models import ATTRIBUTES, ITEMS, catalogue_for
 from tests.registry.cases import CASES
 
 ROOMS: list[dict[str, Any]] = [dict(room) for room in (BACKBONES, ITEM_ENCODERS, OBJECTIVES, TUNING_METHODS)]
+INFO = RunInfo(
+    stage="pretrain", method=None, data="d", fingerprint="f", catalogue={}, items=ITEMS, attributes=ATTRIBUTES
+)
 each_section = pytest.mark.parametrize("name", part_sections())
 
 
@@ -81,6 +85,24 @@ def test_sections_are_frozen_and_say_what_each_setting_is(name: str) -> None:
         assert described.get(field.name), f"{name}.{field.name} has no docstring"
     assert section.__doc__
     assert not section.__doc__.startswith(f"{section.__name__}("), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_says_what_it_was_trained_with(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    config = case.config()
+    info = dataclasses.replace(INFO, stage="tune" if case.method else "pretrain", method=case.method)
+    runs.create(tmp_path, config, info, {}, resume=False)
+    read, same = runs.read(tmp_path)
+    assert same == info
+    said = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    rooms = [(BACKBONES, case.backbone), *((OBJECTIVES, name) for name in case.objectives)]
+    rooms += [(TUNING_METHODS, case.method)] if case.method else []
+    for room, part in rooms:
+        section = section_of(part, room[part])
+        assert (section in said) == (room[part].section is not None)
+        assert read_config.section(read, section) == read_config.section(config, section)
+    assert dataclasses.replace(read, parts={}) == dataclasses.replace(config, parts={})
 
 
 @pytest.mark.parametrize("name", CASES)

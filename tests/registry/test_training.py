@@ -19,9 +19,9 @@ from ppr_dist.trainer import seed_everything, train_step
 from tests.multirank import models
 from tests.multirank.models import Built, whole_tables
 from tests.ranks import run_ranks
-from tests.registry.cases import CASES, Case, build, fetched, of_each, result
+from tests.registry.cases import CASES, USERS, Case, build, fetched, of_each, result
 
-STEPS = range(3)
+STEPS = range(4)
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-6}
 STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=models.USERS)
 
@@ -76,6 +76,11 @@ def two() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def four() -> list[dict[str, Any]]:
     return plain(4)
+
+
+def test_some_users_have_no_clicks_or_one_and_some_values_are_unknown() -> None:
+    assert {0, 1} < set(USERS.lengths.tolist())
+    assert (USERS.attributes == 0).any()
 
 
 @pytest.mark.parametrize("name", CASES)
