@@ -1,7 +1,7 @@
 """Every bad input: one clear line on stderr that names it, a status other than 0, and nothing half-written.
 
-What ``prepare`` refuses is in tests/unit/data/test_prepare_refuses.py, what ``recommend`` reads in
-tests/unit/test_recommend_input.py.
+What ``prepare`` refuses is in tests/unit/data/prepare/test_prepare_refuses.py, what ``recommend`` reads in
+tests/unit/data/prepare/test_raw_users.py.
 """
 
 from __future__ import annotations

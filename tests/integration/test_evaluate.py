@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from ppr_dist.data.manifest import load_manifest
+from tests.click_logs import read_split
 from tests.commands import succeed
-from tests.unit.data.click_logs import read_split
 
 
 @pytest.mark.parametrize(("task", "split"), [("joint", "tune-test"), ("next-item", "pretrain")])

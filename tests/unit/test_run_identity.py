@@ -22,8 +22,8 @@ from ppr_dist.data.prepare.content import ids_sha256
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
 from ppr_dist.runs import RunInfo, check_catalogue, check_held_out, describe
+from tests.click_logs import make_log, save
 from tests.settings import parts
-from tests.unit.data.click_logs import make_log, save
 
 LOG, PROFILE = make_log(users=60)
 

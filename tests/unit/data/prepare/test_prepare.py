@@ -14,7 +14,7 @@ import pytest
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.prepared import prepare
-from tests.unit.data.click_logs import check, make_log, read_split, save, seeded
+from tests.click_logs import check, make_log, read_split, save, seeded
 
 
 @pytest.mark.parametrize(

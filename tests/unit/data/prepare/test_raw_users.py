@@ -16,9 +16,9 @@ from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.data.prepare.raw_users import load_raw_users
 from ppr_dist.errors import UserError
+from tests.click_logs import make_log, read_split, save
 from tests.served import Served, read_raw_users
 from tests.shards import clicks_of, times_of
-from tests.unit.data.click_logs import make_log, read_split, save
 
 BUCKETS: dict[str, Any] = {"age": 4}
 Frames = tuple[pd.DataFrame, pd.DataFrame]

@@ -18,9 +18,9 @@ from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
-from tests.unit.data.click_logs import make_log, save
+from tests.click_logs import make_log, save
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 

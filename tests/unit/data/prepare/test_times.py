@@ -21,8 +21,8 @@ from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.data.prepare.sources import open_source
 from ppr_dist.errors import UserError
 from ppr_dist.prepare import summary
+from tests.click_logs import make_log, read_split, save, sequences
 from tests.served import read_raw_users
-from tests.unit.data.click_logs import make_log, read_split, save, sequences
 
 START = 1_700_000_000
 

@@ -19,8 +19,8 @@ from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
+from tests.click_logs import read_split, save
 from tests.served import Served, read_raw_users
-from tests.unit.data.click_logs import read_split, save
 
 USERS = 24
 NUMBER = np.arange(USERS)

@@ -17,7 +17,7 @@ from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
-from tests.unit.data.click_logs import save, sequences
+from tests.click_logs import save, sequences
 
 CLICKS = pd.DataFrame({"user_id": 1, "item_id": range(3), "position": range(3)})
 

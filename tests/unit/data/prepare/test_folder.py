@@ -16,7 +16,7 @@ from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.folder import PREFIX, new_folder
 from ppr_dist.data.prepare.prepared import prepare
 from ppr_dist.errors import UserError
-from tests.unit.data.click_logs import make_log, save
+from tests.click_logs import make_log, save
 
 WRITE = """
 import os, signal, sys

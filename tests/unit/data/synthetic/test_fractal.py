@@ -16,7 +16,7 @@ from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from ppr_dist.data.synthetic.fractal import expand, main
 from ppr_dist.data.synthetic.fractal_base import FractalConfig, probabilities, read_base, reduced
 from ppr_dist.errors import UserError
-from tests.unit.data.click_logs import make_log, save
+from tests.click_logs import make_log, save
 
 A, B = 4, 12
 CONFIG = FractalConfig(factor_users=A, factor_items=B, activity=1.5)
