@@ -67,6 +67,8 @@ class RankingTask(Task):
         vectors = scorer.user_vectors(history_batch(instances, max_length, target_time=evaluation.target_time))
         for rows in passes(len(vectors), scorer.device, gathered=full):
             ranked, best = _rank(evaluation, instances.select(rows), vectors[rows])
+            if best is not None and scorer.needs_clicks:
+                best[torch.from_numpy(ranked.positions == 0)] = -1  # which of equal scores come first says nothing
             of_metrics = Ranked(
                 rank=torch.from_numpy(ranked.ranks),
                 candidates=torch.from_numpy(ranked.candidates),
