@@ -18,6 +18,7 @@ from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.user_stream import users_in_order
 from ppr_dist.errors import UserError, choose
 from ppr_dist.metrics import METRICS, USUAL
+from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
 from ppr_dist.parts import data_set
@@ -63,8 +64,8 @@ def evaluate(
     Raises :class:`UserError` where the split has no instances, or none leaves enough items to sample from.
     """
     question = TASKS[task]
-    if target_time and not manifest.times:
-        raise UserError(f"{folder}: --target-time: the data has no times")
+    if target_time and not (manifest.times and BACKBONES[config.model.backbone].reads_times):
+        raise UserError("--target-time: the data has no times, or the run's backbone reads none")
     evaluation = Evaluation(
         scorer=scorer,
         data=folder,

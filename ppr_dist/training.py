@@ -21,6 +21,7 @@ from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError, choose
 from ppr_dist.evaluation import evaluate
 from ppr_dist.metric_logger import MetricLogger
+from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel, parallelize
@@ -231,6 +232,9 @@ def check(run: Run) -> None:
             f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
             "--tune-validation-fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
         )
+    backbone = run.config.model.backbone
+    if run.config.model.target_time and not BACKBONES[backbone].reads_times:
+        raise UserError(f"model.target_time: backbone {backbone} reads no times; leave it out")
     if run.config.model.target_time and not run.manifest.times:
         raise UserError(f"model.target_time: {run.data} has no times; prepare a log with a time column")
     names = TASKS[task].metric_names()

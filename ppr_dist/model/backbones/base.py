@@ -18,6 +18,8 @@ class Backbone(nn.Module):
 
     section: ClassVar[type | None] = None
     """A frozen dataclass: its section of the configuration, which has its name; None: it has no settings."""
+    reads_times: ClassVar[bool] = False
+    """Whether it makes anything of times; otherwise ``model.target_time`` is refused."""
     causal: ClassVar[bool] = True
     """Whether a state depends on what stands before it alone."""
 

@@ -40,6 +40,7 @@ class HSTU(Backbone):
     """Layers of pointwise attention: SiLU in place of softmax, no normalisation over keys (§3.2, eq. 1 to 3)."""
 
     section = Settings
+    reads_times = True
 
     def __init__(self, settings: Settings, dim: int, max_length: int, dropout: float) -> None:
         super().__init__(settings, dim, max_length, dropout)
