@@ -15,14 +15,12 @@ class Coverage(Metric):
     """Aggregate diversity (Adomavicius & Kwon, TKDE 2012) as a share of the catalogue."""
 
     def __init__(self, cutoff: int) -> None:
-        self.cutoff = self.needs_best = cutoff
+        self.needs_best = cutoff
 
     def sums(self, ranked: Ranked) -> Tensor:
         """In how many instances' best each item is, [N]: these add up, while numbers of distinct items do not."""
         assert ranked.best is not None
-        # Another metric may have asked for more than the cutoff; −1 is no item.
-        best = ranked.best[:, : self.cutoff]
-        return torch.bincount(best[best >= 0], minlength=ranked.items).double()
+        return torch.bincount(ranked.best[ranked.best >= 0], minlength=ranked.items).double()  # −1 is no item
 
     def finish(self, sums: Tensor, instances: int) -> float:
         return int((sums > 0).sum()) / len(sums)
