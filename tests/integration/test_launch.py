@@ -31,6 +31,13 @@ PLAIN = ("-m", "torch.distributed.run")
 OURS = (str(ROOT / "launch" / "torchrun.py"),)
 
 
+def _gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return True
+
+
 class Launched:
     """A launcher, as a shell would start it: a process group of its own."""
 
@@ -56,7 +63,7 @@ class Launched:
         return self.seen
 
     def all_gone(self) -> bool:
-        return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in self.seen)
+        return all(_gone(each) for each in self.seen)
 
     @property
     def said(self) -> list[str]:
