@@ -126,7 +126,7 @@ def markdown(rows: list[Row], metric: str) -> str:
         alike = "without prompt and profile encoder a model scores all items alike before a user's first click"
         lines.append(f"not defined: {alike}.")
     for row in rows:
-        if count := row.get("ranked_last"):
+        if (count := row.get("ranked_last", 0)) and count < row["instances"]:
             counts = f"counts {count} of its {row['instances']} instances, the zero-shot ones, as ranked last"
             lines.append(f"{row['label']}, {row['method']}: {row['task']} {counts}.")
     return "\n".join(lines).rstrip()
