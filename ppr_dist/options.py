@@ -250,6 +250,5 @@ def _add(parser: StrictParser, sections: Mapping[str, type]) -> None:
     for name, section in sections.items():
         heading = (section.__doc__ or name).strip().split("\n")[0].removesuffix(".")
         parser.add_class_arguments(section, name, help=f"{heading} ({name})")
-        parser._option_string_actions[
-            f"--{name}"
-        ].help = SUPPRESS  # a section as a whole, in JSON: for ppr_dist.library
+        # A section as a whole, in JSON: for ppr_dist.library alone.
+        parser._option_string_actions[f"--{name}"].help = SUPPRESS

@@ -11,6 +11,7 @@ import torch
 
 from ppr_dist import read_config, runs
 from ppr_dist.build_model import attach, untuned_model
+from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of, chosen, load_dense, load_tables
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest, load_manifest
@@ -57,6 +58,11 @@ class Run:
         return self.info.method or self.info.stage
 
     @property
+    def catalogue(self) -> Catalogue:
+        """The sizes of its data, and what of it the model may not see."""
+        return self.info.catalogue_for(self.config)
+
+    @property
     def hold_out(self) -> int:
         """Last interactions of each user kept out of training."""
         return 2 if self.split == "pretrain" else 0
@@ -89,10 +95,10 @@ def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
             context=context,
         )
         check(run)
-        objectives = make_objectives(config, None, run.info.catalogue_for(config))
+        objectives = make_objectives(config, None, run.catalogue)
         loader = make_loader(run, objectives)
         torch.manual_seed(config.train.seed)
-        model = untuned_model(config, run.info.catalogue_for(config))
+        model = untuned_model(config, run.catalogue)
         parallel = parallelize(run.info.table_sizes(config), model, config, context)
         fit(run, parallel, objectives, loader)
 
@@ -126,15 +132,16 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             context=context,
         )
         check(run)
-        objectives = make_objectives(config, arguments.method, info.catalogue_for(config))
+        objectives = make_objectives(config, arguments.method, run.catalogue)
         loader = make_loader(run, objectives)
         torch.manual_seed(config.train.seed)
         # Loaded strictly, as it was saved; only then new parts are attached.
-        model = untuned_model(pretrained, pretrained_info.catalogue_for(pretrained))
+        pretrained_catalogue = pretrained_info.catalogue_for(pretrained)
+        model = untuned_model(pretrained, pretrained_catalogue)
         load_dense(model, start.path)
-        if info.catalogue_for(config).hidden != pretrained_info.catalogue_for(pretrained).hidden:
+        if run.catalogue.hidden != pretrained_catalogue.hidden:
             model.attach_heads({})  # of an attribute that is not the one to predict now
-        attach(model, arguments.method, config, info.catalogue_for(config))
+        attach(model, arguments.method, config, run.catalogue)
         sizes = run.info.table_sizes(config)
         parallel = parallelize(sizes, model, config, context, train_items=TUNING_METHODS[arguments.method].trains_items)
         same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
@@ -165,7 +172,7 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
         max_length=config.model.max_length,
         hold_out=run.hold_out,
         # Where there is no profile, nothing predicts the first.
-        first_target=0 if run.info.stage == "tune" and run.info.catalogue_for(config).profile else 1,
+        first_target=0 if run.info.stage == "tune" and run.catalogue.profile else 1,
         seed=config.train.seed,
         rank=context.rank,
         world_size=context.world_size,

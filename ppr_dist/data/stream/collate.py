@@ -47,10 +47,10 @@ class Collator:
     """Tokens a padded bucket holds before a shorter history opens the next; None: what suits a CPU."""
 
     def __call__(self, users: Users, *, epoch: int, step: int, global_users: int) -> Batch:
-        cut, times = self._cut(users, epoch, step, global_users)
+        cut, times, is_target = self._cut(users, epoch, step, global_users)
         drawn = {name: objective.draw(cut) for name, objective in self.objectives.items()}
-        row, position = ragged_arange(cut.counts)
-        is_history, is_target = position < cut.lengths[row], position >= cut.first_target[row]
+        is_history = np.ones(len(cut.clicks), np.bool_)
+        is_history[np.cumsum(cut.counts)[cut.counts > 0] - 1] = False  # all but each user's last click
         item_ids, clicks, drawn_rows = _deduplicate(cut.clicks, drawn)
         history = History(
             items=torch.from_numpy(clicks[is_history]),
@@ -74,8 +74,12 @@ class Collator:
             },
         )
 
-    def _cut(self, users: Users, epoch: int, step: int, global_users: int) -> tuple[StepUsers, Int64Array | None]:
-        """The clicks that are trained on, users in descending order of how many they have, and their times."""
+    def _cut(
+        self, users: Users, epoch: int, step: int, global_users: int
+    ) -> tuple[StepUsers, Int64Array | None, npt.NDArray[np.bool_]]:
+        """The clicks that are trained on, users in descending order of how many they have; their times; which of them
+        are targets.
+        """
         starts, stops = users.offsets[:-1], users.offsets[1:] - self.hold_out
         whole = starts >= stops - (self.max_length + 1)
         starts = np.maximum(starts, stops - (self.max_length + 1))
@@ -107,7 +111,7 @@ class Collator:
             rank=self.rank,
             world_size=self.world_size,
         )
-        return cut, None if users.times is None else users.times[kept]
+        return cut, None if users.times is None else users.times[kept], is_target
 
 
 def _after(is_history: npt.NDArray[np.bool_]) -> Int64Array:
