@@ -21,7 +21,7 @@ from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.errors import UserError, warn
 from ppr_dist.objectives import OBJECTIVES
-from ppr_dist.parallel.embeddings import TableSizes
+from ppr_dist.parallel.tables import TableSizes
 from ppr_dist.tuning import TUNING_METHODS
 
 COLD_USERS = ("cold_threshold", "simulate_cold", "tune_test_fraction")

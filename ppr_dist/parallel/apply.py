@@ -18,7 +18,8 @@ from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.cluster import Cluster, default_cluster, load_cluster
 from ppr_dist.parallel.dense import make_engine
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.embeddings import PendingLookUp, ShardedEmbeddings, TableSizes
+from ppr_dist.parallel.embeddings import PendingLookUp, ShardedEmbeddings
+from ppr_dist.parallel.tables import TableSizes
 
 
 class ItemVectors(NamedTuple):

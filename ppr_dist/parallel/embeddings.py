@@ -9,19 +9,14 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen as _Kernel
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs
-from torchrec.distributed.types import CommOp, ShardingEnv, ShardingPlan
-from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.distributed.types import ShardingEnv
 
 from ppr_dist.batch import Batch
 from ppr_dist.config import Tables
@@ -29,91 +24,12 @@ from ppr_dist.data.counter_random import bits
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.cluster import Cluster
 from ppr_dist.parallel.collectives import group_beside
-from ppr_dist.parallel.footprint import describe_plan
 from ppr_dist.parallel.input_distribution import InputDistribution, send_ids_over
 from ppr_dist.parallel.planning import make_plan
+from ppr_dist.parallel.tables import OPTIMIZERS, SparseModule, TableSizes, make_sharder, profile_table, say_plan
 
-_OPTIMIZERS = {
-    "sgd": EmbOptimType.EXACT_SGD,
-    "adagrad": EmbOptimType.EXACT_ADAGRAD,
-    "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-    "adam": EmbOptimType.ADAM,
-    "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
-}
 _GPU_ONLY = ("adam", "partial_rowwise_adam")
-_VECTORS = CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL
-_BFLOAT16 = QCommsConfig(forward_precision=CommType.BF16, backward_precision=CommType.BF16)
 _INIT_ROWS = 65_536  # rows drawn from one seed; part of what a seed means
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TableSizes:
-    """Which tables a model has."""
-
-    items: int
-    dim: int
-    attributes: dict[str, int]
-    """Cardinality by name; each has a table for every use of profiles."""
-    columns: tuple[int, ...]
-    """Which of the attributes of a batch they are."""
-    attribute_dim: int
-    uses: tuple[str, ...] = ()
-    """What profiles are embedded for; each use has tables of its own."""
-
-
-def profile_table(use: str, attribute: str) -> str:
-    """Name of an attribute's table; torch modules may not have a dot in their names."""
-    return f"{use}:{attribute.replace('.', '%2E')}"
-
-
-class SparseModule(nn.Module):
-    """The unsharded description: ``items`` and, where profiles are used, ``profiles``."""
-
-    def __init__(self, sizes: TableSizes, precision: Literal["float32", "float16"]) -> None:
-        super().__init__()
-        # On the meta device: no rank ever holds a whole table.
-        meta = torch.device("meta")
-        item = _table("item", sizes.items, sizes.dim, DataType.FP16 if precision == "float16" else DataType.FP32)
-        self.items = EmbeddingCollection(tables=[item], device=meta)
-        tables = [
-            _table(profile_table(use, a), n, sizes.attribute_dim)
-            for use in sizes.uses
-            for a, n in sizes.attributes.items()
-        ]
-        self.profiles = EmbeddingCollection(tables=tables, device=meta) if tables else None
-
-    @property
-    def tables(self) -> list[EmbeddingConfig]:
-        """Every table: items first."""
-        return [t for c in (self.items, self.profiles) if c is not None for t in c.embedding_configs()]
-
-
-def make_sharder(config: Tables) -> EmbeddingCollectionSharder:
-    """TorchRec's sharder with the optimizer that FBGEMM fuses into backward."""
-    return EmbeddingCollectionSharder(
-        fused_params={"optimizer": _OPTIMIZERS[config.optimizer], "learning_rate": config.lr, "eps": config.eps},
-        use_index_dedup=False,  # ids come deduplicated from the loader (data/stream/collate.py)
-        qcomm_codecs_registry=None if config.exchange == "float32" else {_VECTORS.name: get_qcomm_codecs(_BFLOAT16)},
-    )
-
-
-def say_plan(
-    plan: ShardingPlan, module: SparseModule, config: Tables, cluster: Cluster, world_size: int
-) -> dict[str, Any]:
-    """Where every shard lies and what each rank holds, in plain data: :func:`footprint.describe_plan`."""
-    return describe_plan(plan, module.tables, _OPTIMIZERS[config.optimizer].value, cluster, world_size)
-
-
-def _table(name: str, rows: int, dim: int, data_type: DataType = DataType.FP32) -> EmbeddingConfig:
-    # init_fn is skipped in favour of ShardedEmbeddings.initialise, which does not depend on the number of ranks.
-    return EmbeddingConfig(
-        name=name,
-        num_embeddings=rows,
-        embedding_dim=dim,
-        feature_names=[name],
-        data_type=data_type,
-        init_fn=lambda weight: weight,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +66,7 @@ class ShardedEmbeddings:
         train_items: bool = True,
     ) -> None:
         if config.optimizer in _GPU_ONLY and device.type == "cpu":
-            on_cpu = ", ".join(name for name in _OPTIMIZERS if name not in _GPU_ONLY)
+            on_cpu = ", ".join(name for name in OPTIMIZERS if name not in _GPU_ONLY)
             raise UserError(f"tables.optimizer {config.optimizer} needs a GPU; on CPU there are {on_cpu}")
         self.sizes, self.config, self.device, self.train_items = sizes, config, device, train_items
         world = dist.group.WORLD

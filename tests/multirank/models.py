@@ -16,8 +16,8 @@ from ppr_dist.data.stream.users import Users
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.embeddings import profile_table
 from ppr_dist.parallel.prefetch import fetch
+from ppr_dist.parallel.tables import profile_table
 from ppr_dist.read_config import part_sections
 from ppr_dist.runs import RunInfo, table_sizes
 from ppr_dist.step_loss import make_objectives, start, step_loss

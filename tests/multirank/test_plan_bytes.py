@@ -11,7 +11,7 @@ from ppr_dist.config import Config, Tables
 from ppr_dist.parallel.apply import make_embeddings
 from ppr_dist.parallel.cluster import load_cluster
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.embeddings import TableSizes
+from ppr_dist.parallel.tables import TableSizes
 from tests.multirank.test_sharding_kinds import KINDS, cluster_file
 from tests.ranks import run_ranks
 

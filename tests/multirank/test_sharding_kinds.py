@@ -18,7 +18,8 @@ from ppr_dist.batch import Batch, History, distinct_values
 from ppr_dist.config import Config, Tables
 from ppr_dist.parallel.apply import make_embeddings, refuse_tables
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parallel.embeddings import ShardedEmbeddings, TableSizes, profile_table
+from ppr_dist.parallel.embeddings import ShardedEmbeddings
+from ppr_dist.parallel.tables import TableSizes, profile_table
 from tests.ranks import run_ranks
 
 SIZES = TableSizes(

@@ -1,0 +1,99 @@
+"""Which tables a model has, before they are sharded: names, sizes, the optimizer fused into backward."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs
+from torchrec.distributed.types import CommOp, ShardingPlan
+from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+
+from ppr_dist.config import Tables
+from ppr_dist.parallel.cluster import Cluster
+from ppr_dist.parallel.footprint import describe_plan
+
+OPTIMIZERS = {
+    "sgd": EmbOptimType.EXACT_SGD,
+    "adagrad": EmbOptimType.EXACT_ADAGRAD,
+    "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+    "adam": EmbOptimType.ADAM,
+    "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
+}
+_VECTORS = CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL
+_BFLOAT16 = QCommsConfig(forward_precision=CommType.BF16, backward_precision=CommType.BF16)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableSizes:
+    """Which tables a model has."""
+
+    items: int
+    dim: int
+    attributes: dict[str, int]
+    """Cardinality by name; each has a table for every use of profiles."""
+    columns: tuple[int, ...]
+    """Which of the attributes of a batch they are."""
+    attribute_dim: int
+    uses: tuple[str, ...] = ()
+    """What profiles are embedded for; each use has tables of its own."""
+
+
+def profile_table(use: str, attribute: str) -> str:
+    """Name of an attribute's table; torch modules may not have a dot in their names."""
+    return f"{use}:{attribute.replace('.', '%2E')}"
+
+
+class SparseModule(nn.Module):
+    """The unsharded description: ``items`` and, where profiles are used, ``profiles``."""
+
+    def __init__(self, sizes: TableSizes, precision: Literal["float32", "float16"]) -> None:
+        super().__init__()
+        # On the meta device: no rank ever holds a whole table.
+        meta = torch.device("meta")
+        item = _table("item", sizes.items, sizes.dim, DataType.FP16 if precision == "float16" else DataType.FP32)
+        self.items = EmbeddingCollection(tables=[item], device=meta)
+        tables = [
+            _table(profile_table(use, a), n, sizes.attribute_dim)
+            for use in sizes.uses
+            for a, n in sizes.attributes.items()
+        ]
+        self.profiles = EmbeddingCollection(tables=tables, device=meta) if tables else None
+
+    @property
+    def tables(self) -> list[EmbeddingConfig]:
+        """Every table: items first."""
+        return [t for c in (self.items, self.profiles) if c is not None for t in c.embedding_configs()]
+
+
+def make_sharder(config: Tables) -> EmbeddingCollectionSharder:
+    """TorchRec's sharder with the optimizer that FBGEMM fuses into backward."""
+    return EmbeddingCollectionSharder(
+        fused_params={"optimizer": OPTIMIZERS[config.optimizer], "learning_rate": config.lr, "eps": config.eps},
+        use_index_dedup=False,  # ids come deduplicated from the loader (data/stream/collate.py)
+        qcomm_codecs_registry=None if config.exchange == "float32" else {_VECTORS.name: get_qcomm_codecs(_BFLOAT16)},
+    )
+
+
+def say_plan(
+    plan: ShardingPlan, module: SparseModule, config: Tables, cluster: Cluster, world_size: int
+) -> dict[str, Any]:
+    """Where every shard lies and what each rank holds, in plain data: :func:`footprint.describe_plan`."""
+    return describe_plan(plan, module.tables, OPTIMIZERS[config.optimizer].value, cluster, world_size)
+
+
+def _table(name: str, rows: int, dim: int, data_type: DataType = DataType.FP32) -> EmbeddingConfig:
+    # init_fn is skipped in favour of ShardedEmbeddings.initialise, which does not depend on the number of ranks.
+    return EmbeddingConfig(
+        name=name,
+        num_embeddings=rows,
+        embedding_dim=dim,
+        feature_names=[name],
+        data_type=data_type,
+        init_fn=lambda weight: weight,
+    )
