@@ -14,12 +14,36 @@ import pytest
 import torch
 
 from ppr_dist.config import Config, Train
+from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.runs import RunInfo
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.training import Run, make_loader
 from tests.shards import ATTRIBUTES, random_users, write_data
+
+
+def run_on(data: Path, manifest: Manifest, split: str, method: str | None = None, config: Config | None = None) -> Run:
+    """A run of one rank, tuned by ``method`` or pre-trained."""
+    info = RunInfo(
+        stage="tune" if method else "pretrain",
+        method=method,
+        data=str(data),
+        fingerprint=manifest.fingerprint,
+        catalogue={},
+        items=3,
+        attributes=ATTRIBUTES,
+    )
+    return Run(
+        folder=data.parent / "run",
+        data=data,
+        resume=False,
+        manifest=manifest,
+        info=info,
+        split=split,
+        config=config or Config(),
+        context=DistributedContext(rank=0, world_size=1, device=torch.device("cpu")),
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,32 +65,14 @@ def test_the_in_batch_proposal_is_the_split_that_is_read(
         pa.table({name: pa.array(list(values)) for name, values in counts.items()}), folder / "items.parquet"
     )
     write_item_shares(folder)
-    info = RunInfo(
-        stage=stage,
-        method=method,
-        data=str(folder),
-        fingerprint=manifest.fingerprint,
-        catalogue={},
-        items=3,
-        attributes=ATTRIBUTES,
-    )
-    run = Run(
-        folder=tmp_path / "run",
-        data=folder,
-        resume=False,
-        manifest=manifest,
-        info=info,
-        split=split,
-        config=Config(),
-        context=DistributedContext(rank=0, world_size=1, device=torch.device("cpu")),
-    )
-    objectives = make_objectives(run.config, method, info.catalogue_for(run.config))
+    run = run_on(folder, manifest, split, method)
+    objectives = make_objectives(run.config, method, run.catalogue)
     assert list(objectives) == (["softmax", "contrastive"] if stage == "tune" else ["softmax"])
     loader = make_loader(run, objectives)
     for shares in (loader.collator.probability, pickle.loads(pickle.dumps(loader.collator)).probability):
         np.testing.assert_allclose(shares[np.arange(3)], share)
     assert loader.collator.first_target == (0 if stage == "tune" else 1)
-    nothing_known = dataclasses.replace(info, attributes={}, method=method and "fine-tune")
+    nothing_known = dataclasses.replace(run.info, attributes={}, method=method and "fine-tune")
     assert make_loader(dataclasses.replace(run, info=nothing_known), {}).collator.first_target == 1
     for _, batch in loader.epoch(0):
         assert list(batch.views) == (["contrastive"] if stage == "tune" else [])
@@ -88,23 +94,5 @@ def test_validation_asks_what_training_does_not_see(
     split: str, objective: str, validation: tuple[str, str], tmp_path: Path
 ) -> None:
     manifest = write_data(tmp_path / "data", {split: random_users(9, 3)}, items=3, per_shard=4)
-    info = RunInfo(
-        stage="pretrain",
-        method=None,
-        data=str(tmp_path),
-        fingerprint=manifest.fingerprint,
-        catalogue={},
-        items=3,
-        attributes=ATTRIBUTES,
-    )
-    run = Run(
-        folder=tmp_path / "run",
-        data=tmp_path,
-        resume=False,
-        manifest=manifest,
-        info=info,
-        split=split,
-        config=Config(train=Train(objectives=[objective])),
-        context=DistributedContext(rank=0, world_size=1, device=torch.device("cpu")),
-    )
+    run = run_on(tmp_path, manifest, split, config=Config(train=Train(objectives=[objective])))
     assert run.validation == validation
