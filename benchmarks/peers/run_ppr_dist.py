@@ -21,8 +21,7 @@ from ppr_dist.config import Config, Logging, Model, Tables, Train
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.model.backbones import sasrec
-from ppr_dist.objectives import softmax
-from ppr_dist.objectives.own_negatives import UniformNegatives
+from ppr_dist.objectives import bce, softmax
 from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.distributed import distributed_context
 from ppr_dist.trainer import seed_everything, train
@@ -54,7 +53,7 @@ def main() -> None:
         parts={
             "sasrec": sasrec.Settings(layers=options["layers"], heads=options["heads"], ffn_multiple=1),
             "softmax": softmax.Settings(uniform_negatives=options["negatives"], in_batch_per_user=0),
-            "bce": UniformNegatives(uniform_negatives=options["negatives"]),
+            "bce": bce.Settings(uniform_negatives=options["negatives"]),
         },
     )
     if options["bare"]:
