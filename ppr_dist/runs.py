@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 import yaml
 
-from ppr_dist import files, read_config, wandb_run
+from ppr_dist import files, read_config
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint import checkpoints
 from ppr_dist.config import Config
@@ -22,6 +22,7 @@ from ppr_dist.data.manifest import Manifest
 from ppr_dist.errors import UserError, warn
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.parallel.tables import TableSizes
+from ppr_dist.tracking.wandb_run import WANDB_ID
 from ppr_dist.tuning import TUNING_METHODS
 
 COLD_USERS = ("cold_threshold", "simulate_cold", "tune_test_fraction")
@@ -173,7 +174,7 @@ def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, re
     """Write the run's description."""
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     if not resume:
-        for of_another in ("metrics.jsonl", wandb_run.ID):
+        for of_another in ("metrics.jsonl", WANDB_ID):
             (run / of_another).unlink(missing_ok=True)
     body = read_config.chosen_sections(config, info.method)
     body["tables"]["cluster"] = str(config.tables.cluster) if config.tables.cluster else None

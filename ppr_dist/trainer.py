@@ -11,13 +11,13 @@ import torch
 from ppr_dist.checkpoint import Best, Checkpointer, Position
 from ppr_dist.config import Config
 from ppr_dist.data.stream.loader import Loader
-from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.distributed import DistributedContext, on_main
 from ppr_dist.parallel.prefetch import PrefetchedBatch, prefetch
 from ppr_dist.step_loss import StepLoss, start, step_loss
+from ppr_dist.tracking.metric_logger import MetricLogger
 
 
 @dataclasses.dataclass(frozen=True)

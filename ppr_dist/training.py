@@ -21,7 +21,6 @@ from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError, choose
 from ppr_dist.evaluation import evaluate
-from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.objectives.base import Objective
@@ -32,6 +31,7 @@ from ppr_dist.runs import RunInfo
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.tasks import TASKS
+from ppr_dist.tracking.metric_logger import MetricLogger
 from ppr_dist.trainer import Validation, seed_everything, total_steps, train
 from ppr_dist.tuning import TUNING_METHODS
 

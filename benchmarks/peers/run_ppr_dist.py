@@ -19,11 +19,11 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint import Checkpointer, Position
 from ppr_dist.config import Config, Logging, Model, Tables, Train
 from ppr_dist.data.stream.loader import Loader
-from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.model.backbones import sasrec
 from ppr_dist.objectives import bce, softmax
 from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.distributed import distributed_context
+from ppr_dist.tracking.metric_logger import MetricLogger
 from ppr_dist.trainer import seed_everything, train
 from ppr_dist.training import make_validation
 

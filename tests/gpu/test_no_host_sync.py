@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from ppr_dist.config import Config, Logging
-from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.prefetch import fetch, prefetch, side_stream
+from ppr_dist.tracking.metric_logger import MetricLogger
 from ppr_dist.trainer import train_step
 from ppr_dist.tuning import TUNING_METHODS
 from tests.multirank.models import USERS, build, part, small_config, users

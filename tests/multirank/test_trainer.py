@@ -14,8 +14,8 @@ from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of, checkpoin
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
-from ppr_dist.metric_logger import MetricLogger
 from ppr_dist.parallel.distributed import DistributedContext
+from ppr_dist.tracking.metric_logger import MetricLogger
 from ppr_dist.trainer import Validation, train
 from tests.multirank.models import ITEMS, build, small_config
 from tests.ranks import run_ranks

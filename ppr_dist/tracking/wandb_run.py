@@ -11,7 +11,7 @@ from typing import Any
 from ppr_dist.config import Config
 from ppr_dist.errors import warn
 
-ID = "wandb-id"
+WANDB_ID = "wandb-id"
 """File in a run's folder with its id at W&B: a resumed run goes on under the same one."""
 SECONDS_TO_START = "20"
 """Before it counts as out of reach (wandb's own: 90)."""
@@ -41,7 +41,7 @@ class WandbRun:
         if again:
             wandb.teardown()  # its service holds the id and the settings of the first attempt
         offline = os.environ.get("WANDB_MODE") == "offline"
-        file = self.folder / ID
+        file = self.folder / WANDB_ID
         if not file.is_file():
             file.write_text(secrets.token_hex(4) + "\n")
         return wandb.init(

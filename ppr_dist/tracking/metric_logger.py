@@ -21,7 +21,7 @@ from ppr_dist.files import read_lines, replace
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.step_loss import StepLoss
-from ppr_dist.wandb_run import WandbRun
+from ppr_dist.tracking.wandb_run import WandbRun
 
 Item = TypeVar("Item")
 
