@@ -135,7 +135,7 @@ class Train:
     max_steps: int | None = None
     """Stop after this many steps."""
     max_minutes: float | None = None
-    """Stop after this much wall time in the loop (checked at logging intervals)."""
+    """Stop after this much wall time in the loop: at the first step behind it, or the next."""
     lr: float = 1e-3
     """Adam's learning rate of the dense parameters."""
     weight_decay: float = 0.0

@@ -12,6 +12,7 @@ from ppr_dist.checkpoint import Best, Checkpointer, Position
 from ppr_dist.config import Config
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.objectives.base import Objective
+from ppr_dist.parallel.agreement import Agreement, Signs
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.distributed import DistributedContext, on_main
@@ -54,7 +55,7 @@ def train(
     steps, total = loader.stream.steps, total_steps(loader, config)
     validate_every = steps * config.train.eval_every_epochs
     deadline = time.monotonic() + 60 * (config.train.max_minutes or 1e9)
-    step, lr = position.step, config.train.lr
+    step, lr, agreement = position.step, config.train.lr, Agreement()
     parallel.engine.train()
     for epoch in range(position.step // steps, -(-total // steps)):
         if step >= total or _patience_is_out(position, config):
@@ -66,8 +67,8 @@ def train(
             step += 1
             logger.step(step, epoch, lr, loss, fetched.batch)
             position = dataclasses.replace(position, step=step)
-            # All ranks ask rank 0's clock, at steps where they meet anyway.
-            if step % config.train.log_every == 0 and _passed(deadline, config):
+            # Before the checkpoint: all ranks end at the same step.
+            if agreement.exchange(Signs(time_is_up=time.monotonic() > deadline)).time_is_up:
                 total = step
             # Before the checkpoint, so that what is resumed knows of it.
             if validation and (step % validate_every == 0 or step == total):
@@ -123,10 +124,6 @@ def _compared(position: Position, metrics: dict[str, float], name: str) -> Posit
 def _patience_is_out(position: Position, config: Config) -> bool:
     patience = config.train.patience
     return patience is not None and position.best is not None and position.best.since >= patience
-
-
-def _passed(deadline: float, config: Config) -> bool:
-    return bool(config.train.max_minutes) and on_main(lambda: time.monotonic() > deadline)
 
 
 def seed_everything(seed: int, rank: int) -> None:

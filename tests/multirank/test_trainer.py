@@ -71,8 +71,8 @@ OVER = {"max_minutes": 1e-9}
 @pytest.mark.parametrize(
     ("limits", "metrics", "want", "kept"),
     [
-        (OVER, [], (3, None, [0]), [3]),
-        (OVER | {"eval_every_epochs": 1}, [0.1], (3, 3, [0]), [3]),
+        (OVER, [], (2, None, [0]), [2]),
+        (OVER | {"eval_every_epochs": 1}, [0.1], (2, 2, [0]), [2]),
         ({"eval_every_epochs": 1, "patience": 2}, [0.1, 0.3, 0.3, 0.2], (20, 10, [0, 1, 2, 3]), [10, 20]),
     ],
     ids=["minutes", "minutes, validated", "patience"],
