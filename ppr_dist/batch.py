@@ -79,6 +79,8 @@ class Batch:
     """How many of them each attribute has."""
     profile_rows: Tensor
     """Rows of profile_values, int64 [A, B]."""
+    keys: Tensor | None = None
+    """Training: a random number of each user for this step, int64 [B], of which dropout makes its draws."""
     max_users_per_rank: int = 0
     """Training: users of the rank that has most in this step; what is gathered by user is padded to as many rows."""
     drawn: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
 
 from ppr_dist.checkpoint_data import load, names
 from ppr_dist.data.stream.user_stream import StreamState
@@ -112,23 +110,18 @@ class Checkpointer:
     def resume(self, parallel: Parallel, stream: StreamState) -> Position | None:
         """Load the latest checkpoint, if there is one; return where it stands. A collective.
 
-        Raises :class:`UserError` where it belongs to other data, another configuration or number of ranks.
+        On any number of ranks, under any sharding and ZeRO stage. Raises :class:`UserError` where it belongs to other
+        data or another configuration.
         """
         found = on_main(lambda: checkpoints(self.run))
         if not found:
             return None
         position = on_main(lambda: read_position(found[-1]))
         stream.check_resumes(position.stream)
-        if position.world_size != dist.get_world_size():
-            raise UserError(
-                f"{found[-1]}: written by {position.world_size} ranks, now {dist.get_world_size()}; "
-                "resume on as many ranks"
-            )
         state = _state(parallel)
         load(state, found[-1])  # tables and their optimizer in place
         parallel.embeddings.set_optimizer_steps(state["tables_steps"])
         dense.load_state_dict(parallel.engine, state["dense"])
-        _set_rng(state["rng"])
         return position
 
 
@@ -138,7 +131,6 @@ def _state(parallel: Parallel) -> dict[str, Any]:
         "tables_optimizer": parallel.embeddings.optimizer_state_dict(),
         "tables_steps": parallel.embeddings.optimizer_steps(),
         "dense": dense.state_dict(parallel.engine),
-        "rng": _rng(),
     }
 
 
@@ -239,20 +231,6 @@ def _refuse_another_model(checkpoint: Path, saved: set[str], asked: set[str]) ->
     if unlike := saved ^ asked:
         where = "only it has" if unlike & saved else "it has no"
         raise UserError(f"{checkpoint}: holds another model: {where} {min(unlike & saved or unlike)}; train again")
-
-
-def _rng() -> dict[str, Tensor]:
-    mine = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        mine["cuda"] = torch.cuda.get_rng_state()
-    return {f"{device}.{dist.get_rank()}": state for device, state in mine.items()}
-
-
-def _set_rng(state: dict[str, Tensor]) -> None:
-    rank = dist.get_rank()
-    torch.set_rng_state(state[f"cpu.{rank}"])
-    if f"cuda.{rank}" in state:
-        torch.cuda.set_rng_state(state[f"cuda.{rank}"])
 
 
 def _sync(path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from ppr_dist.checkpoint import Best, Checkpointer, Position
 from ppr_dist.config import Config
+from ppr_dist.data.counter_random import bits
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.agreement import Agreement, Signs
@@ -63,6 +64,7 @@ def train(
         batches = logger.waiting(loader.epoch(epoch, first_step=step - epoch * steps))
         for fetched in prefetch(batches, parallel.embeddings, objectives, context.device):
             lr = _warm_up(parallel, config, step)
+            _seed(config, context, step)
             loss = train_step(parallel, fetched, objectives)
             step += 1
             logger.step(step, epoch, lr, loss, fetched.batch)
@@ -126,6 +128,6 @@ def _patience_is_out(position: Position, config: Config) -> bool:
     return patience is not None and position.best is not None and position.best.since >= patience
 
 
-def seed_everything(seed: int, rank: int) -> None:
-    """Seed dropout: another stream on each rank."""
-    torch.manual_seed(seed * 1_000_003 + rank)
+def _seed(config: Config, context: DistributedContext, step: int) -> None:
+    """Seed torch's generator, which attention dropout and the rounding of float16 tables on a GPU draw from."""
+    torch.manual_seed(int(bits(config.train.seed, step, context.rank)[0] >> 1))

@@ -32,7 +32,7 @@ from ppr_dist.scoring import ModelScorer
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.tasks import TASKS
 from ppr_dist.tracking.metric_logger import MetricLogger
-from ppr_dist.trainer import Validation, seed_everything, total_steps, train
+from ppr_dist.trainer import Validation, total_steps, train
 from ppr_dist.tuning import TUNING_METHODS
 
 if TYPE_CHECKING:
@@ -185,7 +185,6 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
 def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: Loader) -> None:
     """Resume where asked, train to the end, save. A collective."""
     config, context = run.config, run.context
-    seed_everything(config.train.seed, context.rank)
     checkpointer = Checkpointer(run.folder, config.train.keep_checkpoints)
     stream_state = loader.stream.state()
     position = Position(step=0, stream=stream_state, world_size=context.world_size)

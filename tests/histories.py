@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ppr_dist.batch import Batch, History, distinct_values
+from ppr_dist.data.counter_random import bits
 from ppr_dist.data.stream.padding import bucket_by_length
 
 ITEMS = 30
@@ -30,8 +31,8 @@ def history_of(lists: list[list[int]], times: Times = "no times") -> History:
     )
 
 
-def batch_of(lists: list[list[int]], times: Times = "no times") -> Batch:
-    """Every context of every user is asked for, user after user."""
+def batch_of(lists: list[list[int]], times: Times = "no times", *, seed: int = 0) -> Batch:
+    """Every context of every user is asked for, user after user; ``seed``: of their keys."""
     history = history_of(lists, times)
     return Batch(
         users=torch.arange(len(lists)),
@@ -41,4 +42,5 @@ def batch_of(lists: list[list[int]], times: Times = "no times") -> Batch:
         user_rows=torch.repeat_interleave(torch.arange(len(lists)), history.lengths + 1),
         targets=torch.zeros(0, dtype=torch.int64),
         **distinct_values(np.zeros((2, len(lists)), np.int64)),
+        keys=torch.from_numpy(bits(seed, np.arange(len(lists))).view(np.int64)),
     )

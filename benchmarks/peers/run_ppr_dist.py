@@ -24,7 +24,7 @@ from ppr_dist.objectives import bce, softmax
 from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.distributed import distributed_context
 from ppr_dist.tracking.metric_logger import MetricLogger
-from ppr_dist.trainer import seed_everything, train
+from ppr_dist.trainer import train
 from ppr_dist.training import make_validation
 
 
@@ -68,7 +68,6 @@ def _train(config: Config, data: Path, folder: Path, pacer: Pacer) -> None:
         torch.manual_seed(0)
         model, sizes = untuned_model(config, run.info.catalogue_for(config)), run.info.table_sizes(config)
         parallel = parallelize(sizes, model, config, context)
-        seed_everything(0, context.rank)
         validation = make_validation(run, parallel)
 
         def ndcg() -> float:

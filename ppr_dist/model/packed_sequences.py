@@ -7,6 +7,7 @@ padded to L rows.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import torch
@@ -27,8 +28,11 @@ class PackedSequences:
         prompt_rows: int = 0,
         times: Tensor | None = None,
         asked_at: Tensor | None = None,
+        keys: Tensor | None = None,
     ) -> None:
-        """``lengths``: clicks of each sequence, int64 [S]; ``buckets`` without prompts; times as in ``History``."""
+        """``lengths``: clicks of each sequence, int64 [S]; ``buckets`` without prompts; times as in ``History``;
+        ``keys``: a random number of each sequence for this step, int64 [S], where dropout is to draw.
+        """
         self.lengths, self.prompt_rows = lengths, prompt_rows
         self.times, self.asked_at = times, asked_at
         """When each click was, and when the one after it was, where the model may know: int64 [T] each, or None."""
@@ -43,6 +47,21 @@ class PackedSequences:
             Bucket(b.sequences, b.tokens + b.sequences * prompt_rows, b.width + prompt_rows) for b in buckets
         )
         """Prompts included."""
+        self.keys, self._draws = keys, itertools.count()
+
+    def next_draw(self) -> int:
+        """Number the draws that are made by these keys: one for each dropout layer of the model."""
+        return next(self._draws)
+
+    def keys_of(self, x: Tensor) -> Tensor:
+        """A random number of each row of ``x``, int64: of all rows [R, …], or of the clicks [T, …]."""
+        return self._row_keys if len(x) == self.rows else self._row_keys[self.click_rows]
+
+    @functools.cached_property
+    def _row_keys(self) -> Tensor:
+        assert self.keys is not None, "dropout while training draws by the keys of the batch's users"
+        sequence, nth = self._every_row
+        return mixed(self.keys[sequence] + nth)
 
     def insert_prompts(self, clicks: Tensor, prompts: Tensor) -> Tensor:
         """Put each sequence's prompts [S·n, D] before its clicks [T, D]: [R, D]."""
@@ -56,12 +75,16 @@ class PackedSequences:
         return self.start[self.sequence] + self.prompt_rows + self.position
 
     @functools.cached_property
+    def _every_row(self) -> tuple[Tensor, Tensor]:
+        """Sequence of each row, and its number there from 0, int64 [R] each."""
+        if not self.prompt_rows:
+            return self.sequence, self.position
+        return _sequence_and_position(self.lengths + self.prompt_rows, self.rows)
+
+    @functools.cached_property
     def slots(self) -> list[Tensor | None]:
         """Where the rows of each bucket lie among its s·L padded slots; None: all its sequences are of one length."""
-        if self.prompt_rows:
-            sequence, nth = _sequence_and_position(self.lengths + self.prompt_rows, self.rows)
-        else:
-            sequence, nth = self.sequence, self.position
+        sequence, nth = self._every_row
         slots: list[Tensor | None] = []
         first = row = 0
         for bucket in self.buckets:
@@ -104,6 +127,19 @@ def _sequence_and_position(lengths: Tensor, total: int) -> tuple[Tensor, Tensor]
     sequence = torch.repeat_interleave(everyone, lengths, output_size=total)
     start = lengths.cumsum(0) - lengths
     return sequence, torch.arange(total, device=lengths.device) - start[sequence]
+
+
+def mixed(x: Tensor) -> Tensor:
+    """Random numbers of numbers, int64 to int64, one to one: SplitMix64's, as :mod:`ppr_dist.data.counter_random`."""
+    x = (x + 1) * (0x9E3779B97F4A7C15 - 2**64)
+    x = (x ^ _shifted(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ _shifted(x, 27)) * (0x94D049BB133111EB - 2**64)
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Shifted right, zeros coming in."""
+    return (x >> bits) & (2 ** (64 - bits) - 1)
 
 
 def scatter_rows(x: Tensor, rows: Tensor, size: int) -> Tensor:

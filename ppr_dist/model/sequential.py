@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from ppr_dist.batch import Batch, View
 from ppr_dist.config import Model
 from ppr_dist.model.backbones import BACKBONES
+from ppr_dist.model.dropout import drop
 from ppr_dist.model.encoded import Encoded
 from ppr_dist.model.item_encoders import ITEM_ENCODERS
 from ppr_dist.model.packed_sequences import PackedSequences
 from ppr_dist.model.profile import ProfileMLP
 from ppr_dist.model.scored import scored
+
+_PROFILE = -1  # a draw beside those of the backbone's dropout layers
 
 
 class SequentialModel(nn.Module):
@@ -89,19 +92,27 @@ class SequentialModel(nn.Module):
     ) -> tuple[PackedSequences, Tensor]:
         """u_s after each row of all views, which go through the backbone together."""
         histories = [view.history or batch.history for view in views]
-        x_us = [F.dropout(x_u, view.profile_dropout, self.training) for view in views if x_u is not None]
         sequences = PackedSequences(
             torch.cat([history.lengths for history in histories]),
             tuple(bucket for history in histories for bucket in history.buckets),
             prompt_rows=self.prompt_rows,
             times=_joined([history.times for history in histories]),
             asked_at=_joined([history.asked_at for history in histories]),
+            keys=None if batch.keys is None else torch.cat([batch.keys + number for number in range(len(views))]),
         )
         clicks = torch.cat([history.items for history in histories])
         x = self.backbone.embed(F.embedding(clicks, items), sequences)
-        if self.prompt is not None:
+        if self.prompt is not None and x_u is not None:
+            x_us = [self._dropped(x_u, batch, view) for view in views]
             x = sequences.insert_prompts(x, self.prompt(torch.cat(x_us)).view(-1, self.dim))
         return sequences, self.backbone(x, sequences)
+
+    def _dropped(self, x_u: Tensor, batch: Batch, view: View) -> Tensor:
+        """Profiles [B, m·d] as a view has them."""
+        if not self.training or not view.profile_dropout:
+            return x_u
+        assert batch.keys is not None
+        return drop(x_u, batch.keys, _PROFILE, view.profile_dropout)
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

@@ -18,7 +18,6 @@ from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.prefetch import PrefetchedBatch, fetch
-from ppr_dist.read_config import part_sections
 from ppr_dist.tuning import TUNING_METHODS
 from tests.multirank import models
 from tests.multirank.models import Built
@@ -33,10 +32,10 @@ class Case:
     objectives: tuple[str, ...] = tuple(Train().objectives)
     method: str | None = None
 
-    def config(self, *, dropout: float = 0.0, zero_stage: int = 0) -> Config:
-        """A model of width 16; ``dropout`` 0 turns off whatever a section has of it: it differs from rank to rank."""
+    def config(self, *, zero_stage: int = 0) -> Config:
+        """A model of width 16, with dropout."""
         return Config(
-            model=Model(backbone=self.backbone, dim=16, max_length=10, dropout=dropout),
+            model=Model(backbone=self.backbone, dim=16, max_length=10, dropout=0.3),
             profile=Profile(hidden=8, attribute_dim=16),
             tables=Tables(lr=0.1, init_std=0.3),
             train=Train(
@@ -46,7 +45,6 @@ class Case:
                 max_grad_norm=0.5,
                 zero_stage=zero_stage,  # type: ignore[arg-type]
             ),
-            parts={} if dropout else {name: _without_dropout(section) for name, section in part_sections().items()},
         )
 
 
@@ -55,10 +53,6 @@ CASES = {
     **{f"objective {name}": Case(objectives=(name,)) for name in OBJECTIVES},
     **{f"method {name}": Case(method=name) for name in TUNING_METHODS},
 }
-
-
-def _without_dropout(section: type) -> Any:
-    return section(**{f.name: 0.0 for f in dataclasses.fields(section) if "dropout" in f.name})
 
 
 def _users() -> Users:

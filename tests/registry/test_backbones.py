@@ -142,7 +142,7 @@ def test_dropout_only_while_training(name: str) -> None:
     made = SequentialModel(config.model, read_config.section(config, name))
 
     def twice() -> list[Tensor]:
-        return [made(TABLE, batch_of(HISTORIES), {}).user for _ in range(2)]
+        return [made(TABLE, batch_of(HISTORIES, seed=seed), {}).user for seed in range(2)]
 
     assert not torch.equal(*twice())
     made.eval()

@@ -15,7 +15,7 @@ from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.step_loss import start, step_loss
-from ppr_dist.trainer import seed_everything, train_step
+from ppr_dist.trainer import train_step
 from tests.multirank import models
 from tests.multirank.models import Built, whole_tables
 from tests.ranks import run_ranks
@@ -124,9 +124,8 @@ def _on(context: DistributedContext, built: Built, steps: range) -> None:
 
 
 def saved_and_on(context: DistributedContext, case: Case, folder: Path) -> dict[str, np.ndarray]:
-    """Two steps, a checkpoint, two more; with whatever dropout there is."""
-    built = build(context, case, dropout=0.3)
-    seed_everything(1, context.rank)
+    """Two steps, a checkpoint, two more."""
+    built = build(context, case)
     _on(context, built, range(2))
     position = Position(step=2, stream=STREAM, world_size=context.world_size)
     Checkpointer(_folder(folder, case), keep=1).save(built.parallel, position)
@@ -136,8 +135,7 @@ def saved_and_on(context: DistributedContext, case: Case, folder: Path) -> dict[
 
 def resumed(context: DistributedContext, case: Case, folder: Path) -> dict[str, np.ndarray]:
     """The last two of those steps."""
-    built = build(context, case, dropout=0.3, stir=0.5)
-    seed_everything(2, context.rank)
+    built = build(context, case, stir=0.5)
     position = Checkpointer(_folder(folder, case), keep=1).resume(built.parallel, STREAM)
     assert position is not None
     assert position.step == 2

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from ppr_dist.batch import Batch, History, View, distinct_values
+from ppr_dist.data.counter_random import bits
 from ppr_dist.data.stream.item_shares import ItemShares
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
 from ppr_dist.data.stream.step_users import Drawn, DrawnView, StepUsers
 from ppr_dist.data.stream.users import Int64Array, Users
+
+_DROPOUT = 14  # what a draw is for, as a word of its key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class Collator:
             context_lengths=torch.from_numpy(cut.context_lengths),
             targets=torch.from_numpy(clicks[is_target]),
             **distinct_values(cut.attributes),
+            keys=torch.from_numpy(bits(self.seed, _DROPOUT, epoch, cut.index).view(np.int64)),
             max_users_per_rank=-(-global_users // self.world_size),
             drawn={name: drawn_rows[name] | _tensors(found) for name, found in drawn.items()},
             views={

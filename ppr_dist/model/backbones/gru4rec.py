@@ -40,13 +40,13 @@ class GRU4Rec(Backbone):
         self.dropout = Dropout(dropout)
 
     def embed(self, items: Tensor, sequences: PackedSequences) -> Tensor:
-        x: Tensor = self.dropout(items)
+        x: Tensor = self.dropout(items, sequences)
         return x
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         for layer in self.layers:
             # Padding stands behind the rows that are real, so their states do not know of it.
-            x = self.dropout(sequences.unpad([layer(bucket)[0] for bucket in sequences.pad(x)]))
+            x = self.dropout(sequences.unpad([layer(bucket)[0] for bucket in sequences.pad(x)]), sequences)
         states: Tensor = self.out(x)
         return states
 

@@ -52,8 +52,8 @@ class HSTU(Backbone):
         self.dropout = Dropout(dropout)
 
     def embed(self, items: Tensor, sequences: PackedSequences) -> Tensor:
-        x: Tensor = self.dropout(items * math.sqrt(self.dim) + F.embedding(sequences.position, self.positions))
-        return x
+        x: Tensor = items * math.sqrt(self.dim) + F.embedding(sequences.position, self.positions)
+        return self.dropout(x, sequences)
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         gaps = [Gaps(*parts) for parts in self._padded_places(sequences)]
@@ -125,8 +125,8 @@ class Layer(nn.Module):
         """[R, D] → [R, D]."""
         u, vqk = F.silu(self.uvqk(self.norm(x))).tensor_split([x.shape[1]], dim=1)
         mixed = [self.aggregate(*pair) for pair in zip(sequences.pad(vqk), gaps, strict=True)]
-        out: Tensor = x + self.dropout(self.out(u * self.attention_norm(sequences.unpad(mixed))))
-        return out
+        out: Tensor = self.out(u * self.attention_norm(sequences.unpad(mixed)))
+        return x + self.dropout(out, sequences)
 
     def aggregate(self, vqk: Tensor, gaps: Gaps) -> Tensor:
         """Values, queries and keys side by side [s, L, 3·D] → [s, L, D]."""

@@ -48,7 +48,7 @@ class NextItNet(Backbone):
         self.dropout = Dropout(dropout)
 
     def embed(self, items: Tensor, sequences: PackedSequences) -> Tensor:
-        x: Tensor = self.dropout(items)
+        x: Tensor = self.dropout(items, sequences)
         return x
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
@@ -80,7 +80,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         """[R, D] → [R, D]."""
         hidden = F.relu(self.norm(convolve(self.first, x, sequences)))
-        mixed: Tensor = x + self.dropout(self.out(convolve(self.second, hidden, sequences)))
+        mixed: Tensor = x + self.dropout(self.out(convolve(self.second, hidden, sequences)), sequences)
         return mixed
 
 

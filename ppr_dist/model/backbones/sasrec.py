@@ -36,7 +36,8 @@ class Settings:
     """Layer norms before attention and feed-forward network (pre), or behind their residuals as in the first
     transformer (post)."""
     attention_dropout: float = 0.0
-    """Dropout probability on attention weights. On a GPU it costs little; on a CPU it rules the fused kernel out."""
+    """Dropout probability on attention weights. On a GPU it costs little; on a CPU it rules the fused kernel out.
+    Unlike other dropout its draws depend on the number of ranks."""
 
     def __post_init__(self) -> None:
         require_positive(self, "sasrec", "layers", "heads", "ffn_multiple")
@@ -62,8 +63,8 @@ class SASRec(Backbone):
         position = sequences.position
         if self.settings.positions == "last":
             position = sequences.lengths[sequences.sequence] - 1 - position
-        x: Tensor = self.dropout(items * math.sqrt(self.dim) + F.embedding(position, self.positions))
-        return x
+        x: Tensor = items * math.sqrt(self.dim) + F.embedding(position, self.positions)
+        return self.dropout(x, sequences)
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         for layer in self.layers:
@@ -105,16 +106,16 @@ class Layer(nn.Module):
         """[R, D] → [R, D]; a row sees itself and what stands before it in its sequence."""
         if self.pre_norm:
             x = x + self.attend(self.attention_norm(x), sequences)
-            return x + self.feed_forward(self.feed_forward_norm(x))
+            return x + self.feed_forward(self.feed_forward_norm(x), sequences)
         x = self.attention_norm(x + self.attend(x, sequences))
-        normed: Tensor = self.feed_forward_norm(x + self.feed_forward(x))
+        normed: Tensor = self.feed_forward_norm(x + self.feed_forward(x, sequences))
         return normed
 
     def attend(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         dropout = self.attention_dropout if self.training else 0.0
-        mixed: Tensor = self.dropout(self.out(attend(self.qkv(x), sequences, self.heads, dropout)))
+        mixed: Tensor = self.dropout(self.out(attend(self.qkv(x), sequences, self.heads, dropout)), sequences)
         return mixed
 
-    def feed_forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.dropout(self.down(F.gelu(self.up(x))))
+    def feed_forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
+        hidden: Tensor = self.dropout(self.down(F.gelu(self.up(x))), sequences)
         return hidden

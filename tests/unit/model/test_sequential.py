@@ -292,7 +292,7 @@ def test_dropout_only_while_training() -> None:
     made = model(dropout=0.5)
 
     def twice() -> list[Tensor]:
-        return [made(TABLE, batch_of(HISTORIES), profiles()).user for _ in range(2)]
+        return [made(TABLE, batch_of(HISTORIES, seed=seed), profiles()).user for seed in range(2)]
 
     made.eval()
     assert torch.equal(*twice())
