@@ -41,6 +41,11 @@ def load(state: dict[str, Any], checkpoint: Path) -> None:
                 raise reason from error
         # What the plan of the reading refuses: names and shapes. The files themselves are _Reader's.
         reason = next(iter(reasons), error)
+        if "tables_optimizer." in str(reason):  # a size: as many numbers of each row as parts of its columns
+            raise UserError(
+                f"{checkpoint}: a row-wise optimizer keeps a number of each row and part of its columns, and these "
+                "columns were in other parts: go on with the sharding that it was written with"
+            ) from error
         raise UserError(f"{checkpoint}: does not fit this model ({str(reason).splitlines()[0]})") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,10 +13,12 @@ import torch
 from ppr_dist.checkpoint import Checkpointer, Position, checkpoints, chosen, load_tables
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError
+from ppr_dist.parallel import dense
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.prefetch import fetch
 from ppr_dist.trainer import train_step
 from tests.multirank.models import USERS, build, part, small_config, users, whole_tables
+from tests.multirank.test_sharding_kinds import cluster_file
 from tests.ranks import run_ranks
 
 STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=USERS)
@@ -100,19 +102,102 @@ def test_adam_goes_on_counting_its_steps(tmp_path: Path) -> None:
         assert rank == [{"items": 4, "profiles": 0}, {"items": 5, "profiles": 1}]
 
 
-def _resume_error(context: DistributedContext, run: Path, stream: StreamState) -> str:
+def _refused(context: DistributedContext, run: Path, stream: StreamState) -> str:
     with pytest.raises(UserError) as error:
         _train(context, run, 0, 2, 3, stream)
     return str(error.value)
 
 
-def test_resume_refuses_other_data_and_other_ranks(tmp_path: Path) -> None:
+def test_resume_refuses_other_data(tmp_path: Path) -> None:
     run_ranks(_train, 2, tmp_path, 0, 0, 2)
-    changed = run_ranks(_resume_error, 2, tmp_path, dataclasses.replace(STREAM, fingerprint="g"))
+    changed = run_ranks(_refused, 2, tmp_path, dataclasses.replace(STREAM, fingerprint="g"))
     assert "other data" in changed[0]
-    reseeded = run_ranks(_resume_error, 2, tmp_path, dataclasses.replace(STREAM, seed=1))
+    reseeded = run_ranks(_refused, 2, tmp_path, dataclasses.replace(STREAM, seed=1))
     assert "seed 0, now 1" in reseeded[0]
-    assert "written by 2 ranks, now 1" in run_ranks(_resume_error, 1, tmp_path, STREAM)[0]
+
+
+class Layout(NamedTuple):
+    """How a run lies on its ranks."""
+
+    world_size: int
+    kind: str
+    zero_stage: int
+
+
+LAYOUTS = {
+    "one": Layout(1, "row_wise", 0),
+    "rows": Layout(2, "row_wise", 1),
+    "columns": Layout(3, "column_wise", 3),
+    "tables": Layout(4, "table_wise", 2),  # ranks that hold no shard
+}
+
+
+def _laid_out(
+    context: DistributedContext, run: Path, layout: Layout, steps: range, optimizer: str = "adagrad"
+) -> dict[str, Any]:
+    """Train from where the run stands, and save at the end; with dropout. Everything that an update reads."""
+    cluster = run.parent / f"{layout.kind}-{layout.kind}.yaml"
+    config = small_config(zero_stage=layout.zero_stage, cluster=cluster, optimizer=optimizer)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.3))
+    parallel, collator, objectives = build(context, config, "ppr-full")
+    checkpointer = Checkpointer(run, keep=9)
+    position = checkpointer.resume(parallel, STREAM)
+    assert (position.step if position else 0) == steps.start
+    for step in steps:
+        batch = collator(part(users(), context), epoch=step, step=step, global_users=USERS)
+        train_step(parallel, fetch(batch, parallel.embeddings, objectives), objectives)
+    checkpointer.save(parallel, Position(step=steps.stop, stream=STREAM, world_size=context.world_size))
+    found = {name: value.numpy() for name, value in dense.state_dict(parallel.engine).items()}
+    # A bias of keys moves all scores of a row alike: its gradient is 0 but for rounding, which Adam makes whole steps of.
+    found["parameter.backbone.layers.0.qkv.bias"][16:32] = 0
+    return whole_tables(parallel) | found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    cluster_file(run.parent, "row_wise", "row_wise")
+    found: dict[str, np.ndarray] = run_ranks(_laid_out, 1, run, LAYOUTS["one"], range(5))[0]
+    return found
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("one", "rows", "tables"),
+        ("columns", "one", "columns"),
+        ("tables", "columns", "rows"),
+        ("rows", "tables", "one"),
+    ],
+    ids=" ".join,
+)
+def test_goes_on_under_any_other_layout(
+    order: tuple[str, str, str], tmp_path: Path, uninterrupted: dict[str, np.ndarray]
+) -> None:
+    """Two steps, two more, one more, each under another number of ranks, sharding and ZeRO stage."""
+    for name, steps in zip(order, (range(2), range(2, 4), range(4, 5)), strict=True):
+        layout = LAYOUTS[name]
+        cluster_file(tmp_path, layout.kind, layout.kind)
+        ranks = run_ranks(_laid_out, layout.world_size, tmp_path / "run", layout, steps)
+    for rank in ranks:
+        assert rank.keys() == uninterrupted.keys()
+        for key, value in uninterrupted.items():
+            np.testing.assert_allclose(rank[key], value, rtol=1e-4, atol=2e-6, err_msg=key)
+
+
+def _refused_columns(context: DistributedContext, run: Path) -> str:
+    with pytest.raises(UserError) as error:
+        _laid_out(context, run, LAYOUTS["columns"], range(1, 2), "rowwise_adagrad")
+    return str(error.value)
+
+
+def test_a_row_wise_optimizer_goes_on_with_the_same_parts_of_columns(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for kind in ("row_wise", "column_wise"):
+        cluster_file(tmp_path, kind, kind)
+    run_ranks(_laid_out, 2, run, LAYOUTS["rows"], range(1), "rowwise_adagrad")
+    for said in run_ranks(_refused_columns, 3, run):
+        assert "a row-wise optimizer keeps a number of each row and part of its columns" in said
 
 
 def test_only_complete_checkpoints_count(tmp_path: Path) -> None:
