@@ -148,7 +148,7 @@ def _laid_out(
         train_step(parallel, fetch(batch, parallel.embeddings, objectives), objectives)
     checkpointer.save(parallel, Position(step=steps.stop, stream=STREAM, world_size=context.world_size))
     found = {name: value.numpy() for name, value in dense.state_dict(parallel.engine).items()}
-    # A bias of keys moves all scores of a row alike: its gradient is 0 but for rounding, which Adam makes whole steps of.
+    # A bias of keys moves a row's scores alike: its gradient is 0 but for rounding, of which Adam makes whole steps.
     found["parameter.backbone.layers.0.qkv.bias"][16:32] = 0
     return whole_tables(parallel) | found
 
