@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.batches import random_batch
-from benchmarks.hardware import available_memory, hardware, heading, peak_rss, resident
+from benchmarks.hardware import available_memory, hardware, heading
 from benchmarks.plain_loss import plain_loss
 from benchmarks.table_memory import held_bytes, planned_bytes
 from benchmarks.worker import Answers, Worker
@@ -43,6 +43,7 @@ from ppr_dist.parallel.embeddings import ShardedEmbeddings
 from ppr_dist.parallel.prefetch import fetch
 from ppr_dist.runs import table_sizes
 from ppr_dist.step_loss import make_objectives
+from ppr_dist.tracking.machine import peak_rss, resident
 from ppr_dist.trainer import train_step
 
 Step = Callable[[Batch], None]

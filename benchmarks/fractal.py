@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fractal_statistics import compare
-from benchmarks.hardware import hardware, heading, peak_rss
+from benchmarks.hardware import hardware, heading
+from ppr_dist.tracking.machine import peak_rss
 
 USERS, LENGTH, DIM = 128, 50, 64
 ROUNDS, STEPS, WARM_UP = 5, 10, 3  # steps of one kind in a row, the first of them uncounted

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ppr_dist.tracking.machine import memory_line
+
 
 def hardware() -> dict[str, str | int | float]:
     """CPU, memory, GPU, versions and date, for a benchmark's JSON line."""
@@ -38,27 +40,11 @@ def heading(title: str, result: dict[str, Any], note: str = "") -> list[str]:
     return [f"# {title}", "", f"{machine}, {result['date']}, commit {result['commit']}. {note}".rstrip(), ""]
 
 
-def peak_rss() -> int:
-    """Most resident bytes of this process so far. Not getrusage: there a child starts with its parent's figure."""
-    return _memory("/proc/self/status", "VmHWM")
-
-
-def resident() -> int:
-    """Bytes of this process in memory now."""
-    return _memory("/proc/self/status", "VmRSS")
-
-
 def available_memory() -> int:
     """Bytes that processes can still take without swapping."""
-    return _memory("/proc/meminfo", "MemAvailable")
-
-
-def _memory(file: str, field: str) -> int:
-    """Bytes of a line like ``VmRSS:  1024 kB``."""
-    lines = Path(file).read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
+    return memory_line("/proc/meminfo", "MemAvailable")
 
 
 def reset_peak_rss() -> None:
-    """Let :func:`peak_rss` count from here."""
+    """Let :func:`~ppr_dist.tracking.machine.peak_rss` count from here."""
     Path("/proc/self/clear_refs").write_text("5")

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.hardware import hardware, heading, peak_rss, reset_peak_rss
+from benchmarks.hardware import hardware, heading, reset_peak_rss
 from ppr_dist.loss.softmax import sampled_softmax
+from ppr_dist.tracking.machine import peak_rss
 
 DIM, ITEMS = 64, 1_000_000
 CHUNKS = {f"chunk 2^{power}": 2**power for power in (18, 20, 22, 24)}

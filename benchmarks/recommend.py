@@ -97,9 +97,10 @@ def _id(kind: str, number: str) -> str:
 
 
 def _measure(users: int, work: Path) -> dict[str, Any]:
-    from benchmarks.hardware import peak_rss, reset_peak_rss, resident
+    from benchmarks.hardware import reset_peak_rss
     from ppr_dist import recommend
     from ppr_dist.data.prepare import raw_users
+    from ppr_dist.tracking.machine import peak_rss, resident
 
     read = raw_users.load_raw_users
     seconds = {}

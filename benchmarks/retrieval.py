@@ -28,8 +28,9 @@ import numpy as np
 import torch
 
 from benchmarks.environments import environment
-from benchmarks.hardware import hardware, heading, peak_rss, reset_peak_rss, resident
+from benchmarks.hardware import hardware, heading, reset_peak_rss
 from benchmarks.worker import Worker
+from ppr_dist.tracking.machine import peak_rss, resident
 
 DIM = 64
 PEERS = Path(__file__).parent / "peers"

@@ -45,10 +45,9 @@ from ppr_dist.parallel.distributed import DistributedContext, distributed_contex
 from ppr_dist.parallel.prefetch import fetch
 from ppr_dist.runs import table_sizes
 from ppr_dist.step_loss import make_objectives
+from ppr_dist.tracking.machine import peak_flops
 from ppr_dist.trainer import train_step
 
-PEAK_FLOPS = {"H100 80GB HBM3": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bfloat16 rate by a part of the card's name (NVIDIA's data sheets, SXM)."""
 WARM_UP, BATCHES = 6, 3
 Step = Callable[[Batch], None]
 
@@ -134,8 +133,7 @@ def rates(config: Config, batches: list[Batch], seconds: float) -> dict[str, Any
     candidates = loss.uniform_negatives + loss.in_batch_per_user * config.train.global_batch_size
     flops = 6 * weights * tokens + 6 * squares * dim * layers.layers + 6 * targets * candidates * dim
     per_s = 1 / (seconds * len(batches))
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    peak = next((rate for name, rate in PEAK_FLOPS.items() if name in card), None)
+    peak = peak_flops(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return {
         "tokens_per_s": tokens * per_s,
         "targets_per_s": targets * per_s,

@@ -179,7 +179,6 @@ def _run_rank(given: dict[str, Any]) -> None:
     import torch
 
     from benchmarks.batches import pretraining
-    from benchmarks.phases import watch_training
     from ppr_dist import trainer
     from ppr_dist.batch import Batch
     from ppr_dist.build_model import untuned_model
@@ -189,6 +188,7 @@ def _run_rank(given: dict[str, Any]) -> None:
     from ppr_dist.parallel.apply import parallelize
     from ppr_dist.parallel.distributed import distributed_context
     from ppr_dist.parallel.prefetch import prefetch
+    from ppr_dist.tracking.step_parts import REST, StepParts
 
     torch.set_num_threads(1)
     world, users, data = given["world"], given["users"], Path(given["data"])
@@ -204,17 +204,17 @@ def _run_rank(given: dict[str, Any]) -> None:
         objectives, model = loader.collator.objectives, untuned_model(config, run.info.catalogue_for(config))
         parallel = parallelize(run.info.table_sizes(config), model, config, context)
         parallel.engine.train()
-        phases = watch_training(parallel)
+        parts = StepParts(parallel)
 
         def endless() -> Iterator[tuple[int, Batch]]:
             for epoch in range(10**6):
                 yield from loader.epoch(epoch)
 
-        batches = prefetch(phases.data(endless()), parallel.embeddings, objectives, context.device)
+        batches = prefetch(parts.data(endless()), parallel.embeddings, objectives, context.device)
 
         def train(steps: int) -> dict[str, Any]:
             torch.distributed.barrier()
-            phases.seconds.clear()
+            parts.start()
             seconds, targets = [], 0
             for _ in range(steps):
                 start = time.perf_counter()
@@ -222,7 +222,9 @@ def _run_rank(given: dict[str, Any]) -> None:
                 trainer.train_step(parallel, fetched, objectives)
                 targets += len(fetched.batch.targets)
                 seconds.append(time.perf_counter() - start)
-            return {"steps": seconds, "targets": targets, "phases": phases.seconds}
+            parts.stop()
+            taken = {name: spent for name, spent in parts.take().items() if name != REST}
+            return {"steps": seconds, "targets": targets, "phases": taken}
 
         answers.serve(train)
 

@@ -83,6 +83,8 @@ class Batch:
     """Training: a random number of each user for this step, int64 [B], of which dropout makes its draws."""
     max_users_per_rank: int = 0
     """Training: users of the rank that has most in this step; what is gathered by user is padded to as many rows."""
+    asked_items: int = 0
+    """Items asked for, of which ``item_ids`` are the distinct ones."""
     drawn: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
     """What each objective drew for this step, by its name (:meth:`ppr_dist.objectives.base.Objective.draw`)."""
     views: dict[str, tuple[View, ...]] = dataclasses.field(default_factory=dict)

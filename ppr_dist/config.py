@@ -185,6 +185,17 @@ class Logging:
     """Log to Weights & Biases; offline where no key is set."""
     wandb_project: str = "ppr_dist"
     """Weights & Biases project."""
+    tensorboard: bool = False
+    """Write what metrics.jsonl holds to RUN/tensorboard too (``pip install tensorboard``; the lock has it)."""
+    experiment: str | None = None
+    """Name that this run shares with others of one experiment: Weights & Biases groups them by it."""
+    parts_every: int = 50
+    """Steps between two of which the parts are timed, the first being a run's tenth; 0 = never. A GPU is waited for
+    inside such a step."""
+
+    def __post_init__(self) -> None:
+        if self.parts_every < 0:
+            raise UserError(f"logging.parts_every must be 0 or more, got {self.parts_every}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

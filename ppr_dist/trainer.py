@@ -67,14 +67,14 @@ def train(
             _seed(config, context, step)
             loss = train_step(parallel, fetched, objectives)
             step += 1
-            logger.step(step, epoch, lr, loss, fetched.batch)
+            logger.step(step, epoch, lr, loss, fetched)
             position = dataclasses.replace(position, step=step)
             # Before the checkpoint: all ranks end at the same step.
             if agreement.exchange(Signs(time_is_up=time.monotonic() > deadline)).time_is_up:
                 total = step
             # Before the checkpoint, so that what is resumed knows of it.
             if validation and (step % validate_every == 0 or step == total):
-                with logger.paused():
+                with logger.paused("validation"):
                     parallel.engine.eval()
                     metrics = validation.measure()
                     parallel.engine.train()
@@ -89,12 +89,13 @@ def train(
                 position = _compared(position, metrics, validation.metric)
             due = config.train.checkpoint_every and step % config.train.checkpoint_every == 0 and step < total
             if due or (position.best and position.best.step == step):
-                with logger.paused():
+                with logger.paused("checkpoint"):
                     checkpointer.save(parallel, position)
             if step >= total or _patience_is_out(position, config):
                 break  # and the loop over epochs with it
     logger.flush(step, position.step // steps, lr)
-    checkpointer.save(parallel, position)
+    with logger.paused("checkpoint"):
+        checkpointer.save(parallel, position)
     return position
 
 

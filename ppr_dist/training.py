@@ -26,11 +26,13 @@ from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
+from ppr_dist.parallel.step_cost import StepFlops
 from ppr_dist.run_lock import LOCK, locked
 from ppr_dist.runs import RunInfo
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.tasks import TASKS
+from ppr_dist.tracking import tensorboard_run
 from ppr_dist.tracking.metric_logger import MetricLogger
 from ppr_dist.trainer import Validation, total_steps, train
 from ppr_dist.tuning import TUNING_METHODS
@@ -197,12 +199,22 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
     on_main(lambda: runs.create(run.folder, config, run.info, parallel.embeddings.plan, resume=run.resume))
     on_main(checkpointer.sweep)
     steps = total_steps(loader, config)
-    logger = MetricLogger(run.folder, config, context, total_steps=steps, first_step=position.step, stage=run.name)
+    logger = MetricLogger(
+        run.folder,
+        config,
+        context,
+        parallel,
+        total_steps=steps,
+        first_step=position.step,
+        stage=run.name,
+        flops=StepFlops(config, run.catalogue, run.info.method),
+    )
+    end = position
     try:
         validation = make_validation(run, parallel) if config.train.eval_every_epochs else None
         end = train(parallel, loader, objectives, config, context, logger, checkpointer, position, validation)
     finally:
-        logger.close()
+        logger.close(end.step)
     if context.main:
         print(_summary(run, end, end.step - position.step, logger.loss), flush=True)
 
@@ -246,6 +258,8 @@ def check(run: Run) -> None:
     names = TASKS[task].metric_names()
     if run.config.train.eval_every_epochs and run.best_metric not in names:
         raise UserError(f"train.best_metric {run.best_metric!r}: {task} has {', '.join(names)}")
+    if run.config.logging.tensorboard:
+        on_main(tensorboard_run.check_installed)
     on_main(lambda: runs.check_new(run.folder, run.config, run.info, resume=run.resume))
 
 

@@ -12,7 +12,6 @@ import torch
 
 from benchmarks.batches import pretraining, random_batch
 from benchmarks.peers.pace import Pacer
-from benchmarks.phases import Phases, watch_training
 from ppr_dist.batch import Batch
 from ppr_dist.build_model import untuned_model
 from ppr_dist.catalogue import Catalogue
@@ -24,6 +23,7 @@ from ppr_dist.objectives import bce, softmax
 from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.distributed import distributed_context
 from ppr_dist.tracking.metric_logger import MetricLogger
+from ppr_dist.tracking.step_parts import StepParts
 from ppr_dist.trainer import train
 from ppr_dist.training import make_validation
 
@@ -33,10 +33,10 @@ class _Paced(Loader):
     """A loader that notes each step when the next batch is asked for."""
 
     pacer: Pacer = dataclasses.field(kw_only=True)
-    phases: Phases = dataclasses.field(kw_only=True)
+    parts: StepParts = dataclasses.field(kw_only=True)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, Batch]]:
-        for step, batch in self.phases.data(super().epoch(epoch, first_step)):
+        for step, batch in self.parts.data(super().epoch(epoch, first_step)):
             yield step, batch
             self.pacer.tick(len(batch.targets))
 
@@ -49,7 +49,7 @@ def main() -> None:
         model=Model(dim=options["dim"], max_length=options["length"], dropout=options["dropout"]),
         tables=Tables(lr=options["table_lr"]),
         train=Train(objectives=[options["loss"]], global_batch_size=options["batch"], lr=options["lr"], epochs=10**6),
-        logging=Logging(progress=False),
+        logging=Logging(progress=False, parts_every=0),
         parts={
             "sasrec": sasrec.Settings(layers=options["layers"], heads=options["heads"], ffn_multiple=1),
             "softmax": softmax.Settings(uniform_negatives=options["negatives"], in_batch_per_user=0),
@@ -76,11 +76,12 @@ def _train(config: Config, data: Path, folder: Path, pacer: Pacer) -> None:
             parallel.engine.train()
             return found
 
-        phases = watch_training(parallel)
-        loader = _Paced(plain.stream, plain.collator, plain.workers, pacer=pacer, phases=phases)
-        pacer.parts = lambda: phases.seconds
+        parts = StepParts(parallel)
+        parts.start()
+        loader = _Paced(plain.stream, plain.collator, plain.workers, pacer=pacer, parts=parts)
+        pacer.parts = lambda: parts.seconds
         folder.mkdir(exist_ok=True)
-        logger = MetricLogger(folder, config, context, total_steps=10**9, first_step=0, stage="benchmark")
+        logger = MetricLogger(folder, config, context, parallel, total_steps=10**9, first_step=0, stage="benchmark")
         position = Position(step=0, stream=plain.stream.state(), world_size=1)
         pacer.ready(ndcg)
         objectives = plain.collator.objectives

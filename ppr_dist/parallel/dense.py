@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -38,7 +39,8 @@ def make_engine(model: nn.Module, train: Train, world_size: int) -> Any:
         config={
             # Users per rank vary by one; DeepSpeed only uses this for its own throughput log.
             "train_micro_batch_size_per_gpu": max(1, train.global_batch_size // world_size),
-            "gradient_clipping": train.max_grad_norm,
+            # 0 would leave out the norm, which is logged, at ZeRO 0; the others compute it anyway.
+            "gradient_clipping": train.max_grad_norm or (0.0 if train.zero_stage else math.inf),
             # Not its "bf16": at ZeRO 0 that hides the trained float32 values from us, and asks the GPU for overflows.
             # No module is "safe": gradients of linear layers would be summed over ranks in bfloat16 at ZeRO 1 to 3.
             "torch_autocast": {
@@ -56,18 +58,30 @@ def make_engine(model: nn.Module, train: Train, world_size: int) -> Any:
     )
     if world_size == 1 and train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # nobody to average with, yet it would copy every gradient twice
-    engine.clip_fp32_gradients = lambda: _clip(trainable, train.max_grad_norm)  # what it calls at ZeRO 0
+
+    def clip() -> None:
+        engine._global_grad_norm = _clip(trainable, train.max_grad_norm)
+
+    engine.clip_fp32_gradients = clip  # what it calls at ZeRO 0
     return engine
 
 
-def _clip(parameters: list[nn.Parameter], limit: float) -> None:
-    """Scale gradients to a norm of at most ``limit``.
+def grad_norm(engine: Any) -> Tensor | float | None:
+    """Norm of the dense parameters' gradients over all ranks in the step before, as it was before clipping."""
+    norm: Tensor | float | None = engine.get_global_grad_norm()
+    return norm
+
+
+def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Scale gradients to a norm of at most ``limit`` (0: none), and return the norm that they had.
 
     DeepSpeed's own function makes tensors of the limit on the host and waits for their copy to the GPU.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack(torch._foreach_norm(gradients)).square().sum().sqrt()
-    torch._foreach_mul_(gradients, (torch.full_like(norm, limit) / (norm + 1e-6)).clamp(max=1.0))
+    if limit:
+        torch._foreach_mul_(gradients, (torch.full_like(norm, limit) / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def set_lr(engine: Any, lr: float) -> None:

@@ -35,6 +35,10 @@ class InputDistribution:
         """Wait until the ids of all ranks are here, and tell the host how many."""
         self._ids = self._under_way.wait()
 
+    def rows_asked(self) -> int:
+        """How many rows all ranks ask of this one; known once it has waited."""
+        return sum(len(ids.values()) for ids in self._ids)
+
     def look_up(self) -> Any:
         """Rows of the ids, on their way back to the ranks that asked. A collective."""
         return self.collection.compute_and_output_dist(self.context, self._ids)

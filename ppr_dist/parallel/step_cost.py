@@ -84,17 +84,60 @@ def step_cost(
     items = shape.looked_up - own if own else other * shape.looked_up
     values = other * len(sizes.uses) * shape.profile_values
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    adapters = _weights(model.backbone) - _weights(_on_meta(config, catalogue, None).backbone)
-    mlps = sum(_weights(module) * times for module, times in ((model.prompt, shape.views), (model.profile_encoder, 1)))
-    attached = shape.rows * adapters + shape.users * mlps
+    backbone = _backbone_flops(model, _adapters(config, catalogue, model), shape)
     parts: dict[str, tuple[float, float]] = {
         "ids and lengths": (8 * (items + values) + 8 * (w - 1) * samples * (1 + tables / w), 0),
         "looked-up vectors": (2 * shape.travelling * (shape.dim * items + sizes.attribute_dim * values), 0),
         **{name: (8 * (w - 1) + cost.bytes, cost.flops) for name, cost in costs.items()},
-        "backbone": (0, model.backbone.step_flops(shape.rows, shape.squared) + 3 * 2 * attached),
+        "backbone": (0, backbone),
         "dense gradients": ((3 if config.train.zero_stage == 3 else 2) * 4 * other * parameters, 0),
     }
     return {part: {"bytes": round(received), "flops": round(flops)} for part, (received, flops) in parts.items()}
+
+
+class StepFlops:
+    """The FLOPs of a rank's step from what is known of its batch; what does not depend on that is computed once."""
+
+    def __init__(self, config: Config, catalogue: Catalogue, method: str | None) -> None:
+        self.model = _on_meta(config, catalogue, method)
+        self.adapters = _adapters(config, catalogue, self.model)
+        self.objectives = make_objectives(config, method, catalogue)
+        self.items, self.dim = catalogue.items, config.model.dim
+
+    def __call__(self, *, world_size: int, users: float, targets: float, clicks: float, squared: float) -> float:
+        """Means of a rank: ``clicks`` of all histories, ``squared`` the sum of their squared lengths."""
+        step = StepShape(
+            users=round(users),
+            targets=round(targets),
+            max_users_per_rank=round(users),
+            items=self.items,
+            world_size=world_size,
+            dim=self.dim,
+            travelling=4,
+        )
+        costs = [objective.cost(step) for objective in self.objectives.values()]
+        views = (1.0, *(share for cost in costs for share in cost.views))
+        prompt = self.model.prompt_rows
+        shape = Shape(
+            **vars(step),
+            rows=round(sum(clicks * share + users * prompt for share in views)),
+            squared=round(sum(squared * s**2 + 2 * s * prompt * clicks + users * prompt**2 for s in views)),
+            looked_up=0,
+            profile_values=0,
+            views=len(views),
+        )
+        return sum(cost.flops for cost in costs) + _backbone_flops(self.model, self.adapters, shape)
+
+
+def _backbone_flops(model: SequentialModel, adapters: int, shape: Shape) -> float:
+    mlps = sum(_weights(module) * times for module, times in ((model.prompt, shape.views), (model.profile_encoder, 1)))
+    attached = shape.rows * adapters + shape.users * mlps
+    return model.backbone.step_flops(shape.rows, shape.squared) + 3 * 2 * attached
+
+
+def _adapters(config: Config, catalogue: Catalogue, model: SequentialModel) -> int:
+    """Weights that tuning put into the backbone of ``model``."""
+    return _weights(model.backbone) - _weights(_on_meta(config, catalogue, None).backbone)
 
 
 def _on_meta(config: Config, catalogue: Catalogue, method: str | None) -> SequentialModel:

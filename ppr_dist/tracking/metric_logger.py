@@ -1,4 +1,4 @@
-"""What a run tells: progress bar, metrics.jsonl, W&B, and where the time of a step goes."""
+"""What a run tells while it trains: a record every ``train.log_every`` steps, to metrics.jsonl and beside it."""
 
 from __future__ import annotations
 
@@ -6,47 +6,84 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ppr_dist.batch import Batch
 from ppr_dist.config import Config
 from ppr_dist.files import read_lines, replace
-from ppr_dist.parallel.collectives import all_sum
+from ppr_dist.parallel.apply import Parallel
+from ppr_dist.parallel.collectives import all_gather
+from ppr_dist.parallel.dense import grad_norm
 from ppr_dist.parallel.distributed import DistributedContext
+from ppr_dist.parallel.prefetch import PrefetchedBatch
 from ppr_dist.step_loss import StepLoss
+from ppr_dist.tracking import machine
+from ppr_dist.tracking.figures import figures
+from ppr_dist.tracking.step_parts import PARTS, REST, StepParts, key
+from ppr_dist.tracking.tensorboard_run import TensorBoardRun
 from ppr_dist.tracking.wandb_run import WandbRun
 
 Item = TypeVar("Item")
 
 LINE_EVERY = 10.0
 """Seconds between progress lines where there is no terminal."""
+FIRST_SAMPLE = 10
+"""The step of this process whose parts are timed first: the ones before warm up."""
+
+
+class Sink(Protocol):
+    """Where records go, on rank 0."""
+
+    def log(self, record: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class MetricLogger:
-    """Collects per-step figures on the device and reports them every ``log_every`` steps from rank 0."""
+    """Collects per-step figures, those of tensors on the device, and reports them from rank 0."""
 
     def __init__(
-        self, run: Path, config: Config, context: DistributedContext, *, total_steps: int, first_step: int, stage: str
+        self,
+        run: Path,
+        config: Config,
+        context: DistributedContext,
+        parallel: Parallel,
+        *,
+        total_steps: int,
+        first_step: int,
+        stage: str,
+        flops: Callable[..., float] | None = None,
     ) -> None:
-        self.context, self.every, self.stage, self.total_steps = context, config.train.log_every, stage, total_steps
-        self.sums: dict[str, Tensor] = {}
+        """``flops``: :class:`~ppr_dist.parallel.step_cost.StepFlops`, or None where no rate of them is wanted."""
+        self.config, self.context, self.parallel, self.flops = config, context, parallel, flops
+        self.every, self.stage, self.total_steps = config.train.log_every, stage, total_steps
+        self.table_lr = config.tables.lr / config.train.lr
+        self.sums: dict[str, Tensor | float] = {}
         """Of the loss and, where there are several, of each objective; on the device, so that nothing waits."""
-        self.users = self.targets = self.steps = 0
+        self.counts: Counter[str] = Counter()
+        """Of what the host knows of the batches (:mod:`ppr_dist.tracking.figures`)."""
         self.waited = 0.0
+        self.aside: dict[str, float] = defaultdict(float)
+        """Seconds of what stands between steps, by name."""
+        self.steps = self.done = 0
+        self.parts, self.sampled = StepParts(parallel), 0
         self.began = self.last = time.perf_counter()
-        self.bar = self.file = self.wandb = None
+        self.bar = None
+        self.sinks: list[Sink] = []
         self.loss: float | None = None
         # Where no terminal shows a bar (a batch job's log), a line now and then says the same.
         self.lines, self.printed = config.logging.progress and not sys.stderr.isatty(), self.began
         if context.main:
-            self.file = _from_step(run / "metrics.jsonl", first_step)
+            told = json.dumps(machine.environment(context.device), indent=1)
+            replace(run / "environment.json", told + "\n")
+            self.sinks.append(JsonLines(run / "metrics.jsonl", first_step))
             self.bar = tqdm(
                 total=total_steps,
                 initial=first_step,
@@ -55,51 +92,71 @@ class MetricLogger:
                 disable=None if config.logging.progress else True,
                 dynamic_ncols=True,
             )
-            self.wandb = WandbRun(run, config, stage) if config.logging.wandb else None
+            if config.logging.wandb:
+                self.sinks.append(WandbRun(run, config, stage))
+            if config.logging.tensorboard:
+                self.sinks.append(TensorBoardRun(run, first_step))
 
     def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Pass ``batches`` on, counting the time until each comes as waiting for data."""
         start = time.perf_counter()
-        for batch in batches:
+        for batch in self.parts.data(batches):
             self.waited += time.perf_counter() - start
             yield batch
             start = time.perf_counter()
 
-    def step(self, step: int, epoch: int, lr: float, loss: StepLoss, batch: Batch) -> None:
-        """Note one step; every ``log_every`` steps sum over ranks and report. A collective at those steps."""
+    def step(self, step: int, epoch: int, lr: float, loss: StepLoss, fetched: PrefetchedBatch) -> None:
+        """Note one step; every ``log_every`` steps report. A collective at those steps."""
+        if self.parts.running:
+            self.parts.stop()
+            self.sampled += 1
         named = {"loss": loss.total} | (loss.parts if len(loss.parts) > 1 else {})
+        norm = grad_norm(self.parallel.engine)
+        if norm is not None:
+            named["grad_norm"] = torch.as_tensor(norm) / self.context.world_size  # all ranks have the same
+        batch, history = fetched.batch, fetched.batch.history
+        if self.flops:
+            named["squared"] = history.lengths.square().sum()
         for name, value in named.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.double()
-        self.users += len(batch.users)
-        self.targets += len(batch.targets)
+        self.counts.update(
+            users=len(batch.users),
+            targets=len(batch.targets),
+            tokens=len(history.items),
+            slots=sum(bucket.sequences * bucket.width for bucket in history.buckets),
+            asked=batch.asked_items,
+            distinct=len(batch.item_ids),
+            rows=fetched.look_up.items.rows_asked(),
+        )
         self.steps += 1
+        self.done += 1
         if self.bar is not None:
             self.bar.update()
         if step % self.every == 0:
             self.flush(step, epoch, lr)
+        every = self.config.logging.parts_every
+        if every and (self.done + 1 - FIRST_SAMPLE) % every == 0:
+            self.parts.start()
 
     def flush(self, step: int, epoch: int, lr: float) -> None:
         """Report what has gathered since the last report. A collective."""
         if not self.steps:
             return
-        losses = torch.stack(list(self.sums.values()))
-        mine = torch.cat([losses, losses.new_tensor([self.users, self.targets, self.waited])])
-        *losses_of_all, users, targets, waited = all_sum(mine).tolist()
         now = time.perf_counter()
+        by_rank = self._gathered()
         seconds = now - self.last
-        record: dict[str, Any] = {
-            "step": step,
-            "epoch": epoch,
-            **{name: total / self.steps for name, total in zip(self.sums, losses_of_all, strict=True)},
-            "lr": lr,
-            "users_per_s": users / seconds,
-            "targets_per_s": targets / seconds,
-            "step_ms": 1e3 * seconds / self.steps,
-            "data_wait_share": waited / seconds / self.context.world_size,
-            "elapsed_s": now - self.began,
-        }
-        if self.context.device.type == "cuda":
-            record["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        record: dict[str, Any] = {"step": step, "epoch": epoch}
+        record |= {name: sum(by_rank[name]) / self.steps for name in self.sums if name != "squared"}
+        record |= {"lr": lr, "table_lr": lr * self.table_lr}
+        record |= figures(by_rank, self.steps, seconds)
+        record |= self._flops(by_rank, seconds)
+        if self.sampled:
+            record |= {
+                name: 1e3 * sum(by_rank[name]) / self.context.world_size / self.sampled
+                for name in map(key, (*PARTS, REST))
+            }
+        record |= self._aside()
+        record["elapsed_s"] = now - self.began
         self.log(record)
         self.loss = record["loss"]
         if self.bar is not None:
@@ -108,8 +165,36 @@ class MetricLogger:
                 self.printed = now
                 print(f"{self.stage} {self._line(step, record)}", flush=True)
         self.sums.clear()
-        self.users = self.targets = self.steps = 0
+        self.counts.clear()
+        self.steps = self.sampled = 0
         self.waited, self.last = 0.0, now
+
+    def _gathered(self) -> dict[str, list[float]]:
+        """Sums, counts, memory and sampled parts by name, each of every rank. A collective."""
+        known: dict[str, float] = {**self.counts, "waited": self.waited}
+        known |= {"host": machine.resident(), "peak_host": machine.peak_rss()}
+        if self.context.device.type == "cuda":
+            known |= {"gpu": torch.cuda.memory_allocated(), "peak_gpu": torch.cuda.max_memory_allocated()}
+        if self.sampled:
+            known |= {key(name): spent for name, spent in self.parts.take().items()}
+        sums = torch.stack([torch.as_tensor(value, device=self.context.device) for value in self.sums.values()])
+        every = all_gather(torch.cat([sums, sums.new_tensor(list(known.values()))])[None])
+        return dict(zip([*self.sums, *known], every.T.tolist(), strict=True))
+
+    def _flops(self, by_rank: dict[str, list[float]], seconds: float) -> dict[str, float | None]:
+        """Model FLOP/s of a rank, and their share of the card's peak: None where that is not known."""
+        if not self.flops:
+            return {}
+        ranks, counts = self.context.world_size, ("users", "targets", "tokens", "squared")
+        users, targets, clicks, squared = (sum(by_rank[name]) / ranks / self.steps for name in counts)
+        of_step = self.flops(world_size=ranks, users=users, targets=targets, clicks=clicks, squared=squared)
+        per_s, peak = of_step * self.steps / seconds, machine.peak_flops(self.context.device)
+        return {"model_tflops_per_s": per_s / 1e12, "mfu": per_s / peak if peak else None}
+
+    def _aside(self) -> dict[str, float]:
+        spent = {f"{name}_s": seconds for name, seconds in self.aside.items()}
+        self.aside.clear()
+        return spent
 
     def _line(self, step: int, record: dict[str, Any]) -> str:
         left = (self.total_steps - step) * record["step_ms"] / 1e3
@@ -118,31 +203,47 @@ class MetricLogger:
         return f"step {step}/{self.total_steps}: loss {record['loss']:.4f}, {speed}, ETA {eta}"
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the time inside (validation, checkpoint) out of the throughput."""
+    def paused(self, what: str) -> Iterator[None]:
+        """Leave the time inside out of the throughput; the next record has it as ``what``_s, in seconds."""
+        sampling = self.parts.running
+        if sampling:
+            self.parts.stop()
         start = time.perf_counter()
         yield
-        self.last += time.perf_counter() - start
+        spent = time.perf_counter() - start
+        self.last += spent
+        self.aside[what] += spent
+        if sampling:
+            self.parts.start()
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append a record to metrics.jsonl and W&B, on rank 0."""
-        if self.file is not None:
-            self.file.write(json.dumps(record) + "\n")
-            self.file.flush()
-        if self.wandb is not None:
-            self.wandb.log({k: v for k, v in record.items() if k != "step"}, record["step"])
+        """Give a record to metrics.jsonl and what is beside it, on rank 0."""
+        for sink in self.sinks:
+            sink.log(record)
 
-    def close(self) -> None:
+    def close(self, step: int | None = None) -> None:
+        """Say what the last report could not, as of ``step``, and end."""
+        if self.parts.running:
+            self.parts.stop()
+        if step is not None and self.aside:
+            self.log({"step": step, **self._aside()})
         if self.bar is not None:
             self.bar.close()
-        if self.file is not None:
-            self.file.close()
-        if self.wandb is not None:
-            self.wandb.close()
+        for sink in self.sinks:
+            sink.close()
 
 
-def _from_step(path: Path, step: int) -> TextIO:
-    """Open for appending what comes after ``step``: records a crashed run wrote beyond its checkpoint are dropped."""
-    kept = [record for record in read_lines(path) if record["step"] <= step]
-    replace(path, "".join(json.dumps(record) + "\n" for record in kept))
-    return path.open("a")
+class JsonLines:
+    """metrics.jsonl, from after ``step``: records a crashed run wrote beyond its checkpoint are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = [record for record in read_lines(path) if record["step"] <= step]
+        replace(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self.file = path.open("a")
+
+    def log(self, record: dict[str, Any]) -> None:
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()

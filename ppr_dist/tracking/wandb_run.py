@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import os
 import secrets
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ppr_dist.config import Config
 from ppr_dist.errors import warn
@@ -46,23 +48,32 @@ class WandbRun:
             file.write_text(secrets.token_hex(4) + "\n")
         return wandb.init(
             project=self.config.logging.wandb_project,
+            group=self.config.logging.experiment,
             name=self.folder.name,
             id=file.read_text().strip(),
             mode="offline" if offline else None,
             resume=None if offline else "allow",
             job_type=self.stage,
             dir=str(self.folder),
-            config=dataclasses.asdict(self.config),
+            config=described(self.folder),
             settings=wandb.Settings(
                 silent=True,
                 console="off",
+                # Left to itself it also sends the command line, the address of the git remote with what stands in it,
+                # user and host, all of SLURM_*, and every package there is.
+                disable_git=True,
+                disable_code=True,
+                x_disable_meta=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
                 init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_START)),
                 finish_timeout=SECONDS_TO_FINISH,
             ),
         )
 
-    def log(self, record: dict[str, Any], step: int) -> None:
-        if self.run is not None and self._guarded(lambda: self.run.log(record, step=step) or True) is None:
+    def log(self, record: dict[str, Any]) -> None:
+        values = {name: value for name, value in record.items() if name != "step"}
+        if self.run is not None and self._guarded(lambda: self.run.log(values, step=record["step"]) or True) is None:
             self.run = None
 
     def close(self) -> None:
@@ -75,6 +86,18 @@ class WandbRun:
         except Exception as error:
             warn(f"W&B: {_reason(error)}; going on without it, metrics.jsonl has it all")
             return None
+
+
+def described(run: Path) -> dict[str, Any]:
+    """What the run's folder says: the resolved configuration by section, data, plan, environment."""
+    config = run / "config.yaml"
+    sections: dict[str, Any] = yaml.safe_load(config.read_text()) if config.is_file() else {}
+    for name in ("run", "plan", "environment"):
+        file = run / f"{name}.json"
+        if file.is_file():
+            sections[name] = json.loads(file.read_text())
+    sections.get("plan", {}).pop("ranks", None)  # bytes of every rank: many, and in plan.json
+    return sections
 
 
 def _reason(error: Exception) -> str:

@@ -99,16 +99,16 @@ def test_no_tuning_method_waits(method: str, gpu: DistributedContext, tmp_path: 
 
 def _check_no_wait(config: Config, method: str | None, gpu: DistributedContext, folder: Path) -> None:
     parallel, collator, objectives = build(gpu, config, method)
-    logger = MetricLogger(folder, config, gpu, total_steps=100, first_step=0, stage="test")
+    logger = MetricLogger(folder, config, gpu, parallel, total_steps=100, first_step=0, stage="test")
     batches = [collator(users(), epoch=0, step=s, global_users=USERS).pin_memory() for s in range(WARM_UP + 2)]
 
     def step(number: int) -> None:
         """What the training loop does between two reports."""
         set_lr(parallel.engine, 1e-3 / (number + 1))
         parallel.embeddings.set_lr(0.1 / (number + 1))
-        batch = batches[number].to(gpu.device)
-        loss = train_step(parallel, fetch(batch, parallel.embeddings, objectives), objectives)
-        logger.step(number + 1, 0, 1e-3, loss, batch)
+        fetched = fetch(batches[number].to(gpu.device), parallel.embeddings, objectives)
+        loss = train_step(parallel, fetched, objectives)
+        logger.step(number + 1, 0, 1e-3, loss, fetched)
 
     for number in range(WARM_UP):
         step(number)

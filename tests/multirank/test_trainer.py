@@ -47,7 +47,7 @@ def trained(
         data, load_manifest(data), "tune-train", batch=8, rank=context.rank, world_size=context.world_size, seed=1
     )
     assert stream.steps == 5
-    logger = MetricLogger(run, config, context, total_steps=150, first_step=0, stage="test")
+    logger = MetricLogger(run, config, context, parallel, total_steps=150, first_step=0, stage="test")
     begin = Position(step=0, stream=stream.state(), world_size=context.world_size)
     left = iter(metrics)
     end = train(

@@ -72,6 +72,7 @@ class Collator:
             **distinct_values(cut.attributes),
             keys=torch.from_numpy(bits(self.seed, _DROPOUT, epoch, cut.index).view(np.int64)),
             max_users_per_rank=-(-global_users // self.world_size),
+            asked_items=len(cut.clicks) + sum(ids.size for found in drawn.values() for ids in found.item_ids.values()),
             drawn={name: drawn_rows[name] | _tensors(found) for name, found in drawn.items()},
             views={
                 n: tuple(_view(history, *view) for view in found.views) for n, found in drawn.items() if found.views
