@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ppr_dist.errors import UserError
 
 
@@ -63,3 +65,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             except ValueError as error:
                 raise UserError(f"{path}: line {number} is not JSON") from error
     return records
+
+
+def require_single_keys(path: Path) -> None:
+    """Raise :class:`UserError` naming key and line where a mapping of a YAML file has a key twice.
+
+    YAML forbids it, and PyYAML keeps the last alone. What cannot be read is left to whoever parses the file.
+    """
+    try:
+        nodes = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+    for node in nodes:  # grows as it goes
+        if isinstance(node, yaml.MappingNode):
+            seen: set[Any] = set()
+            for key, _ in node.value:
+                if key.value in seen:
+                    raise UserError(f"{key.value}: there twice, again in line {key.start_mark.line + 1}")
+                seen.add(key.value)
+            nodes += [value for _, value in node.value if value not in nodes]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += [value for value in node.value if value not in nodes]

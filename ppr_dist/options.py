@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from ppr_dist.errors import UserError
+from ppr_dist.files import require_single_keys
 
 MISSING = "the following arguments are required: "
 
@@ -66,6 +67,7 @@ class StrictParser(ArgumentParser):
         said = re.sub(r"Group '(\w+)' does not accept option '([^']+)'", r"--\1.\2: no such option", said)
         said = re.sub(r"^unrecognized arguments: --([^\s=]+).*", lambda key: f"{_option(key[1])}: no such option", said)
         said = re.sub(r"^Option '([\w.]+)' is not accepted", lambda key: f"{_option(key[1])}: no such option", said)
+        said = re.sub(r"^Option '([\w-]+)' is not accepted", _hyphened, said)
         said = re.sub(r"^--\w+: Unable to load config '.*' - (?=--\w+\.)", "", said)
         said = re.sub(r"argument (--[\w.]+)/\1\+", lambda key: f"argument {_option(key[1])}", said)
         if (names := said.removeprefix(MISSING)) != said:
@@ -86,10 +88,21 @@ class StrictParser(ArgumentParser):
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Name the file in whatever is wrong with its content."""
         try:
-            return super().parse_path(path, *args, **kwargs)
+            require_single_keys(Path(path))
+            found = super().parse_path(path, *args, **kwargs)
+            self._check(found)
+            return found
         except UserError as error:
             said = str(error).replace(' in "<unicode string>"', "")
             raise UserError(f"{path}: {said}") from error
+
+    def _check(self, found: Any) -> None:
+        """Check a file's own keys and values: jsonargparse checks those of --config after it has forgotten the file."""
+        self._refuse_null(found)
+        try:
+            self.validate(found, skip_required=True)
+        except (KeyError, TypeError) as error:
+            self.error(str(error), error)
 
     def _with_values(self, words: list[str]) -> list[str]:
         """Write a flag as ``--flag true`` and the words of a list as one JSON list, as jsonargparse reads them."""
@@ -134,9 +147,10 @@ class StrictParser(ArgumentParser):
         """Raise :class:`UserError` on null for a value, or a value for a section, which jsonargparse lets pass."""
         for action in self._actions:
             kind, (name, dot, _) = getattr(action, "_typehint", None), action.dest.partition(".")
-            if dot and not isinstance(parsed.get(name), Namespace):
+            if dot and name in parsed and not isinstance(parsed[name], Namespace):
                 raise UserError(f"{name}: expected the options of a section, got {json.dumps(parsed.get(name))}")
-            if kind is not None and NoneType not in get_args(kind) and parsed.get(action.dest) is None:
+            given = action.dest in parsed
+            if given and kind is not None and NoneType not in get_args(kind) and parsed[action.dest] is None:
                 raise UserError(f"{_option(action.dest)}: expected {_kind(str(kind).replace('typing.', ''))}, got null")
 
 
@@ -197,6 +211,10 @@ def _option(key: str) -> str:
     """An option as it is typed: a section's keys as in YAML."""
     name = key.lstrip("-")
     return key if key == "-h" else "--" + (name if "." in name else name.replace("_", "-"))
+
+
+def _hyphened(key: re.Match[str]) -> str:
+    return f"{key[1]}: no such option; did you mean {key[1].replace('-', '_')}?"
 
 
 def _values(action: Action) -> str:

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from ppr_dist.errors import UserError
+from ppr_dist.files import require_single_keys
 
 GIB = 2**30
 KERNELS = {"cpu": ("fused",), "cuda": ("fused", "fused_uvm_caching", "fused_uvm")}
@@ -163,10 +164,15 @@ def _build(kind: type[T], raw: object, where: str) -> T:
 
 
 def load_cluster(path: str | Path) -> Cluster:
-    """Read one ``sharding/*.yaml``. Raises UserError naming file and key if one is unknown or wrong."""
+    """Read one ``sharding/*.yaml``. Raises UserError naming file and key if one is unknown, wrong or there twice."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        require_single_keys(Path(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the cluster file: {error.strerror}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot read the cluster file: {' '.join(str(error).split())}") from error
     return _build(Cluster, raw, str(path))
 

@@ -103,7 +103,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     # Files that are not there.
     "no data": (lambda p: p.train("--data", p.tmp / "absent"), "absent/manifest.json: no such file; run .*prepare"),
     "no config": (lambda p: p.train("--config", p.tmp / "absent.yaml"), "absent.yaml"),
-    "no cluster": (lambda p: p.train("--tables.cluster", p.tmp / "absent.yaml"), "absent.yaml"),
+    "no cluster": (
+        lambda p: p.train("--tables.cluster", p.tmp / "absent.yaml"),
+        "error: [^:]*/absent.yaml: cannot read the cluster file: No such file or directory$",
+    ),
     "no users": (lambda p: p.recommend("--users", p.tmp / "absent.parquet"), "absent.parquet: no such file"),
     "no log": (lambda p: p.recommend("--interactions", p.tmp / "absent.csv"), "absent.csv: no such file"),
     "no log to prepare": (
@@ -129,7 +132,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "abbreviated flag": (lambda p: p.train("--train.epo", 1), "train.epo"),
     "unknown flag of recommend": (lambda p: p.recommend("--top", 3), "--top"),
     "unknown key": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  rate: 1\n")), "train.rate: no such"),
-    "unknown section": (lambda p: p.train("--config", p.file("c.yaml", "training:\n  lr: 1\n")), "training"),
+    "unknown section": (
+        lambda p: p.train("--config", p.file("c.yaml", "training:\n  lr: 1\n")),
+        r"/c\.yaml: --training\.lr: no such option$",
+    ),
     "broken YAML": (lambda p: p.train("--config", p.file("c.yaml", "train: [1\n")), "config.*line 2"),
     "wrong type": (lambda p: p.train("--train.global_batch_size", "many"), "train.global_batch_size.*int.*many"),
     "wrong type in YAML": (lambda p: p.train("--config", p.file("c.yaml", "train:\n  lr: high\n")), "train.lr.*high"),
@@ -146,11 +152,11 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     ),
     "an empty section": (
         lambda p: p.train("--config", p.file("c.yaml", "bpr:\ntrain:\n  lr: 0.1\n")),
-        "error: bpr: expected the options of a section, got null",
+        "c.yaml: bpr: expected the options of a section, got null",
     ),
     "a value for a section": (
         lambda p: p.train("--config", p.file("c.yaml", "train: 3\n")),
-        "error: train: expected the options of a section, got 3",
+        "c.yaml: train: expected the options of a section, got 3",
     ),
     # Parts: their names and their sections, also those of parts that are not chosen.
     "no such method": (

@@ -170,6 +170,28 @@ def test_errors_name_the_key_in_one_line(argv: tuple[str, ...], pattern: str) ->
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("apples: 1\n", "--apples: no such option"),
+        ("apples:\n  count: 1\n", "--apples.count: no such option"),
+        ("train:\n  apples: 1\n", "--train.apples: no such option"),
+        ("out-dir: a\n", "out-dir: no such option; did you mean out_dir?"),
+        ("train:\n  epochs: many\n", "--train.epochs: expected int, got many"),
+        ("train:\n  epochs:\n", "--train.epochs: expected int, got null"),
+        ("train: null\n", "train: expected the options of a section, got null"),
+        ("train:\n  lr: 0.1\ntrees:\n  count: 1\ntrain:\n  epochs: 2\n", "train: there twice, again in line 5"),
+        ("train:\n  lr: 0.1\n  lr: 0.2\n", "lr: there twice, again in line 3"),
+    ],
+)
+def test_errors_of_a_file_name_the_file(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        parse("--out-dir", "a", "--config", str(path))
+    assert str(refused.value) == f"{path}: {said}"
+
+
 def test_a_runs_configuration_comes_back_and_its_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("model:\n  dim: 32\n")
     assert read_config.read(tmp_path / "c.yaml").model == config.Model(dim=32)

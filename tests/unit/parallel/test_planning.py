@@ -81,6 +81,7 @@ def test_committed_clusters_load(path):
         ("nodes: 1", "nodes: 1.5e0", "nodes: expected a whole number, got 1.5"),
         ("nodes: 1", "nodes: 1e400", "nodes: expected a whole number, got inf"),
         ("nodes: 1", "nodes: [", "cannot read the cluster file"),
+        ("nodes: 1\n", "nodes: 1\nnodes: 2\n", "nodes: there twice"),
     ],
 )
 def test_a_bad_file_names_itself_and_the_key(tmp_path, old, new, said):
