@@ -12,13 +12,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ppr_dist import cli, options
 from ppr_dist.errors import UserError
 from ppr_dist.files import read_lines
 
 Row = dict[str, Any]
+Protocol = Literal["sampled-99", "full"]
+PROTOCOLS = get_args(Protocol)
 SHOWN = ("auc", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 """Metrics of a ranking that the table has, and the picture's; of a task without a ranking it has all."""
 
@@ -29,8 +31,8 @@ class Arguments:
     """Runs that were evaluated, in the order they are to be shown."""
     out: Path
     """Folder for report.md and report.png."""
-    protocol: Literal["sampled-99", "full"] = "sampled-99"
-    """Protocol to show."""
+    protocol: Protocol = "sampled-99"
+    """Protocol of rankings to show; a task that ranks nothing is shown under either."""
     metric: str = "ndcg@10"
     """Metric of the picture; the table has it too."""
 
@@ -74,7 +76,8 @@ def _evaluations(run: Path, label: str, protocol: str) -> list[Row]:
     for number, row in enumerate(read_lines(path), 1):
         try:
             key = row["method"], row["task"]
-            if row["protocol"] == protocol:
+            # A task that ranks nothing has a protocol of its own, whichever is to be shown.
+            if row["protocol"] == protocol or row["protocol"] not in PROTOCOLS:
                 before[key] = before.get(key, -1) + 1
                 latest[key] = {**row, "label": label, "where": f"{path}:{number}"}
         except (KeyError, TypeError) as error:
@@ -119,17 +122,22 @@ def markdown(rows: list[Row], metric: str) -> str:
     for row in rows:
         values = " | ".join(_cell(row, m) for m in shown)
         lines.append(
-            f"| {row['label']} | {row['method']} | {row['step']} | {row['task']} | {row['instances']} | {values} |"
+            f"| {row['label']} | {row['method']} | {row['step']} | {row['task']} | {_instances(row)} | {values} |"
         )
     lines.append("")
     if any(_cell(row, m) == "not defined" for row in rows for m in shown):
         alike = "without prompt and profile encoder a model scores all items alike before a user's first click"
         lines.append(f"not defined: {alike}.")
     for row in rows:
-        if (count := row.get("ranked_last", 0)) and count < row["instances"]:
+        if (count := row.get("ranked_last", 0)) and count < _instances(row):
             counts = f"counts {count} of its {row['instances']} instances, the zero-shot ones, as ranked last"
             lines.append(f"{row['label']}, {row['method']}: {row['task']} {counts}.")
     return "\n".join(lines).rstrip()
+
+
+def _instances(row: Row) -> Any:
+    """What the figures are means over: ranked instances, or users."""
+    return row["instances"] if "instances" in row else row["users"]
 
 
 def _cell(row: Row, metric: str) -> str:

@@ -58,11 +58,18 @@ def measured(folder: Path, tmp_path: Path) -> dict[str, Any]:
     return row
 
 
-def test_what_clicks_show_is_predicted(tmp_path: Path) -> None:
+def test_what_clicks_show_is_predicted_and_reported(tmp_path: Path) -> None:
     row = measured(raw(tmp_path / "raw", shuffled=False), tmp_path)
     assert row["attribute"] == "taste"
     assert 0.6 < row["majority_rate"] < 0.8
     assert min(row["accuracy"], row["precision"], row["recall"], row["f1"]) > 0.95
+    succeed("evaluate", "--run-dir", tmp_path / "tuned", "--task", "few-shot", "--protocol", "full")
+    for protocol in ("sampled-99", "full"):
+        report = ("--runs", tmp_path / "tuned", "--protocol", protocol, "--metric", "accuracy")
+        lines = succeed("report", *report, "--out", tmp_path / protocol).out[0].splitlines()
+        (cells,) = [line.split(" | ") for line in lines if "| attribute |" in line]
+        assert cells[4] == str(row["users"])
+        assert f"{row['accuracy']:.4f}" in cells
 
 
 def test_shuffled_labels_give_the_majority_rate_at_best(tmp_path: Path) -> None:
