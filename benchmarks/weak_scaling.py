@@ -188,7 +188,8 @@ def _run_rank(given: dict[str, Any]) -> None:
     from ppr_dist.parallel.apply import parallelize
     from ppr_dist.parallel.distributed import distributed_context
     from ppr_dist.parallel.prefetch import prefetch
-    from ppr_dist.tracking.step_parts import REST, StepParts
+    from ppr_dist.tracking.part_names import REST
+    from ppr_dist.tracking.step_parts import StepParts
 
     torch.set_num_threads(1)
     world, users, data = given["world"], given["users"], Path(given["data"])

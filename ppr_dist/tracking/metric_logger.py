@@ -26,7 +26,8 @@ from ppr_dist.parallel.prefetch import PrefetchedBatch
 from ppr_dist.step_loss import StepLoss
 from ppr_dist.tracking import machine
 from ppr_dist.tracking.figures import figures
-from ppr_dist.tracking.step_parts import PARTS, REST, StepParts, key
+from ppr_dist.tracking.part_names import PARTS, REST, key
+from ppr_dist.tracking.step_parts import StepParts
 from ppr_dist.tracking.tensorboard_run import TensorBoardRun
 from ppr_dist.tracking.wandb_run import WandbRun
 
@@ -134,8 +135,8 @@ class MetricLogger:
             self.bar.update()
         if step % self.every == 0:
             self.flush(step, epoch, lr)
-        every = self.config.logging.parts_every
-        if every and (self.done + 1 - FIRST_SAMPLE) % every == 0:
+        every, next_from_first = self.config.logging.parts_every, self.done + 1 - FIRST_SAMPLE
+        if every and next_from_first >= 0 and next_from_first % every == 0:
             self.parts.start()
 
     def flush(self, step: int, epoch: int, lr: float) -> None:

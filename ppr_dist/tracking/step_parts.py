@@ -6,7 +6,6 @@ part to the next, so that what usually runs side by side stands one after the ot
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -19,21 +18,22 @@ from torch import Tensor
 from ppr_dist.parallel import collectives, prefetch
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.embeddings import PendingLookUp, ShardedEmbeddings
+from ppr_dist.tracking.part_names import (
+    ALL_REDUCE,
+    BACKWARD,
+    DATA,
+    FORWARD,
+    GATHER,
+    IDS,
+    LOOK_UP,
+    LOSS,
+    PARTS,
+    REST,
+    TABLES,
+    UPDATE,
+)
 
 Item = TypeVar("Item")
-
-DATA, IDS, LOOK_UP = "data", "id exchange", "look-up"
-FORWARD, GATHER, LOSS, BACKWARD = "dense forward", "candidate gather", "loss", "dense backward"
-TABLES, ALL_REDUCE, UPDATE = "table update", "dense all-reduce", "dense update"
-PARTS = (DATA, IDS, LOOK_UP, FORWARD, GATHER, LOSS, BACKWARD, TABLES, ALL_REDUCE, UPDATE)
-"""In the order of a step. At ZeRO 1 to 3 gradients are reduced inside "dense backward" and "dense update"."""
-REST = "rest"
-"""What none of them covers."""
-
-
-def key(part: str) -> str:
-    """What a part is called in a record."""
-    return "part_ms/" + re.sub(r"\W", "_", part)
 
 
 class StepParts:

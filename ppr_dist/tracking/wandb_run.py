@@ -63,6 +63,7 @@ class WandbRun:
                 # user and host, all of SLURM_*, and every package there is.
                 disable_git=True,
                 disable_code=True,
+                host="not-told",
                 x_disable_meta=True,
                 x_disable_machine_info=True,
                 x_save_requirements=False,
