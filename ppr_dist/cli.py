@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 
 from ppr_dist.errors import UserError
+from ppr_dist.preemption import STATUS, Preempted
 
 RANK_0_SPEAKS_WITHIN = 20.0
 """Seconds another rank waits before it ends with an error that all have."""
@@ -27,13 +28,15 @@ def run(main: Callable[[list[str] | None], object], argv: list[str] | None = Non
     the program is a traceback and status 1. An error raised on every rank (a :class:`UserError` without ``rank``) is
     printed by rank 0 alone; one that struck one rank carries ``rank`` and is printed by that rank, after which torchrun
     ends the others; one that meets the broken connection before says so in a line, status 3, and no traceback hides
-    the cause.
+    the cause. A run that was preempted ends with status 75 (:mod:`ppr_dist.preemption`).
     """
     _end_with_the_launcher()
     try:
         main(argv)
     except KeyboardInterrupt:
         _leave("interrupted" if _rank() == 0 else None, 128 + signal.SIGINT)
+    except Preempted as error:
+        _leave(str(error) if _rank() == 0 else None, STATUS)
     except SystemExit:
         raise  # --help
     except UserError as error:

@@ -18,6 +18,7 @@ from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.dense import set_lr
 from ppr_dist.parallel.distributed import DistributedContext, on_main
 from ppr_dist.parallel.prefetch import PrefetchedBatch, prefetch
+from ppr_dist.preemption import Preemption
 from ppr_dist.step_loss import StepLoss, start, step_loss
 from ppr_dist.tracking.metric_logger import MetricLogger
 
@@ -51,15 +52,19 @@ def train(
     checkpointer: Checkpointer,
     position: Position,
     validation: Validation | None = None,
+    preemption: Preemption | None = None,
 ) -> Position:
-    """Train from ``position`` to the end of epochs, steps, minutes or patience; return where it stopped."""
+    """Train from ``position`` to the end of epochs, steps, minutes or patience; return where it stopped.
+
+    By ``preemption`` also before that end: its ``stops`` says so.
+    """
     steps, total = loader.stream.steps, total_steps(loader, config)
     validate_every = steps * config.train.eval_every_epochs
     deadline = time.monotonic() + 60 * (config.train.max_minutes or 1e9)
-    step, lr, agreement = position.step, config.train.lr, Agreement()
+    step, lr, agreement, preemption = position.step, config.train.lr, Agreement(), preemption or Preemption()
     parallel.engine.train()
     for epoch in range(position.step // steps, -(-total // steps)):
-        if step >= total or _patience_is_out(position, config):
+        if step >= total or preemption.stops or _patience_is_out(position, config):
             break
         batches = logger.waiting(loader.epoch(epoch, first_step=step - epoch * steps))
         for fetched in prefetch(batches, parallel.embeddings, objectives, context.device):
@@ -70,7 +75,8 @@ def train(
             logger.step(step, epoch, lr, loss, fetched)
             position = dataclasses.replace(position, step=step)
             # Before the checkpoint: all ranks end at the same step.
-            if agreement.exchange(Signs(time_is_up=time.monotonic() > deadline)).time_is_up:
+            said = agreement.exchange(Signs(time_is_up=time.monotonic() > deadline, preempted=preemption.asked))
+            if said.time_is_up:
                 total = step
             # Before the checkpoint, so that what is resumed knows of it.
             if validation and (step % validate_every == 0 or step == total):
@@ -91,7 +97,9 @@ def train(
             if due or (position.best and position.best.step == step):
                 with logger.paused("checkpoint"):
                     checkpointer.save(parallel, position)
-            if step >= total or _patience_is_out(position, config):
+            ends = step >= total or _patience_is_out(position, config)
+            preemption.stops = said.preempted and not ends
+            if ends or preemption.stops:
                 break  # and the loop over epochs with it
     logger.flush(step, position.step // steps, lr)
     with logger.paused("checkpoint"):

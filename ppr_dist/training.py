@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+import torch.distributed as dist
 
-from ppr_dist import read_config, runs
+from ppr_dist import preemption, read_config, restarts, runs
 from ppr_dist.build_model import attach, untuned_model
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of, chosen, load_dense, load_tables
@@ -27,6 +28,7 @@ from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
 from ppr_dist.parallel.step_cost import StepFlops
+from ppr_dist.preemption import Preempted, Preemption
 from ppr_dist.run_lock import LOCK, locked
 from ppr_dist.runs import RunInfo
 from ppr_dist.scoring import ModelScorer
@@ -89,7 +91,7 @@ def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
         run = Run(
             folder=arguments.run_dir,
             data=arguments.data,
-            resume=arguments.resume,
+            resume=arguments.resume or restarts.goes_on(arguments.run_dir),
             manifest=manifest,
             info=runs.describe("pretrain", None, arguments.data, manifest),
             split="pretrain",
@@ -126,7 +128,7 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
         run = Run(
             folder=arguments.run_dir,
             data=arguments.data,
-            resume=arguments.resume,
+            resume=arguments.resume or restarts.goes_on(arguments.run_dir),
             manifest=manifest,
             info=dataclasses.replace(info, init=str(arguments.init.resolve())),
             split=arguments.split,
@@ -198,6 +200,8 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
     # Only now: a refusal to resume leaves the run's description as it was.
     on_main(lambda: runs.create(run.folder, config, run.info, parallel.embeddings.plan, resume=run.resume))
     on_main(checkpointer.sweep)
+    restarts.note_begun(run.folder)
+    on_main(lambda: preemption.forget(run.folder))
     steps = total_steps(loader, config)
     logger = MetricLogger(
         run.folder,
@@ -210,11 +214,14 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
         flops=StepFlops(config, run.catalogue, run.info.method),
     )
     end = position
-    try:
-        validation = make_validation(run, parallel) if config.train.eval_every_epochs else None
-        end = train(parallel, loader, objectives, config, context, logger, checkpointer, position, validation)
-    finally:
-        logger.close(end.step)
+    with Preemption() as told:
+        try:
+            validation = make_validation(run, parallel) if config.train.eval_every_epochs else None
+            end = train(parallel, loader, objectives, config, context, logger, checkpointer, position, validation, told)
+        finally:
+            logger.close(end.step)
+        if told.stops:
+            _leave_preempted(run, end, told)
     if context.main:
         print(_summary(run, end, end.step - position.step, logger.loss), flush=True)
 
@@ -290,6 +297,15 @@ def _say_from_where(folder: Path, position: Position) -> None:
         new = {path.name for path in folder.iterdir()} == {LOCK}  # this process has made it
         reason = f"{folder} is not there" if new else f"no checkpoint in {folder}"
         print(f"ppr_dist: --resume: {reason}: starting at step 0", file=sys.stderr, flush=True)
+
+
+def _leave_preempted(run: Run, end: Position, told: Preemption) -> NoReturn:
+    """Write ``RUN/preempted`` and raise :class:`Preempted` on all ranks, also where one alone had the signal."""
+    names: list[str | None] = [None] * run.context.world_size
+    dist.all_gather_object(names, told.signal)
+    name = next(name for name in names if name)
+    on_main(lambda: preemption.write(run.folder, name, end.step))  # all wait: torchrun ends the others with the first
+    raise Preempted(f"{name}: stopped after step {end.step}, {checkpoint_of(run.folder, end.step)}; --resume goes on")
 
 
 def _summary(run: Run, end: Position, steps: int, loss: float | None) -> str:

@@ -20,6 +20,8 @@ class Signs:
 
     time_is_up: bool = False
     """train.max_minutes have passed."""
+    preempted: bool = False
+    """A signal asks to stop here and to go on later."""
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Signs))

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from ppr_dist.errors import UserError
+from ppr_dist.restarts import warn_of_stale_addresses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ def distributed_context(timeout_minutes: float = 30) -> Iterator[DistributedCont
     may never come. The process must end (:func:`ppr_dist.cli.run`).
     """
     _hush_dependencies()
+    warn_of_stale_addresses()
     _allow_many_sockets()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")

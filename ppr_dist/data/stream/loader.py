@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from ppr_dist.batch import Batch
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError
+from ppr_dist.preemption import held_back
 
 PRELOAD = ("ppr_dist.training", "pandas")
 """What the server that workers are forked from imports once. Otherwise each worker takes 3 s for the first, and 5 s for
@@ -53,6 +55,8 @@ class Loader:
     def _workers(self) -> _Workers:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
+        with held_back():
+            multiprocessing.forkserver.ensure_running()
         start = context.RawArray("q", 2)
         # batch_size=None: a worker's items are whole batches, handed out in turn: worker w makes every W-th.
         loader = DataLoader(
