@@ -51,6 +51,8 @@ class StepLoss:
     """This rank's part of the loss; the parts of all ranks sum to it."""
     parts: dict[str, Tensor]
     """The same of each objective's mean, without its weight."""
+    user_sums: Tensor
+    """Each target's user vector added up, [P]: where it is not finite, the vector is not."""
 
 
 def step_loss(
@@ -71,4 +73,4 @@ def step_loss(
         mean = objective.sum(step) / exchanged.counts.sum().clamp(min=1).to(items.dtype)
         total = total + objective.weight * mean
         parts[name] = mean.detach()
-    return StepLoss(dist.get_world_size() * total, total.detach(), parts)
+    return StepLoss(dist.get_world_size() * total, total.detach(), parts, encoded.user.detach().sum(1))

@@ -12,10 +12,11 @@ from ppr_dist.checkpoint import Best, Checkpointer, Position
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import bits
 from ppr_dist.data.stream.loader import Loader
+from ppr_dist.guards.finite import FiniteGuard
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.agreement import Agreement, Signs
 from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.dense import set_lr
+from ppr_dist.parallel.dense import grad_norm, set_lr
 from ppr_dist.parallel.distributed import DistributedContext, on_main
 from ppr_dist.parallel.prefetch import PrefetchedBatch, prefetch
 from ppr_dist.preemption import Preemption
@@ -62,6 +63,7 @@ def train(
     validate_every = steps * config.train.eval_every_epochs
     deadline = time.monotonic() + 60 * (config.train.max_minutes or 1e9)
     step, lr, agreement, preemption = position.step, config.train.lr, Agreement(), preemption or Preemption()
+    finite = FiniteGuard(checkpointer.run, loader.stream.folder)
     parallel.engine.train()
     for epoch in range(position.step // steps, -(-total // steps)):
         if step >= total or preemption.stops or _patience_is_out(position, config):
@@ -72,10 +74,15 @@ def train(
             _seed(config, context, step)
             loss = train_step(parallel, fetched, objectives)
             step += 1
+            finite.note(step, loss, grad_norm(parallel.engine), fetched.batch)
             logger.step(step, epoch, lr, loss, fetched)
             position = dataclasses.replace(position, step=step)
             # Before the checkpoint: all ranks end at the same step.
-            said = agreement.exchange(Signs(time_is_up=time.monotonic() > deadline, preempted=preemption.asked))
+            said = agreement.exchange(
+                Signs(time_is_up=time.monotonic() > deadline, preempted=preemption.asked, not_finite=finite.seen())
+            )
+            if said.not_finite:
+                finite.require_finite()
             if said.time_is_up:
                 total = step
             # Before the checkpoint, so that what is resumed knows of it.
@@ -96,11 +103,13 @@ def train(
             due = config.train.checkpoint_every and step % config.train.checkpoint_every == 0 and step < total
             if due or (position.best and position.best.step == step):
                 with logger.paused("checkpoint"):
+                    finite.require_finite()
                     checkpointer.save(parallel, position)
             ends = step >= total or _patience_is_out(position, config)
             preemption.stops = said.preempted and not ends
             if ends or preemption.stops:
                 break  # and the loop over epochs with it
+    finite.require_finite()
     logger.flush(step, position.step // steps, lr)
     with logger.paused("checkpoint"):
         checkpointer.save(parallel, position)

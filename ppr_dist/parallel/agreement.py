@@ -22,6 +22,8 @@ class Signs:
     """train.max_minutes have passed."""
     preempted: bool = False
     """A signal asks to stop here and to go on later."""
+    not_finite: bool = False
+    """A loss or gradient norm was NaN or infinite."""
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Signs))

@@ -67,7 +67,10 @@ def make_engine(model: nn.Module, train: Train, world_size: int) -> Any:
 
 
 def grad_norm(engine: Any) -> Tensor | float | None:
-    """Norm of the dense parameters' gradients over all ranks in the step before, as it was before clipping."""
+    """Norm of the dense parameters' gradients over all ranks in the step before, as it was before clipping.
+
+    At ZeRO 1 to 3 DeepSpeed says infinity where it is not finite, and leaves the dense update out.
+    """
     norm: Tensor | float | None = engine.get_global_grad_norm()
     return norm
 

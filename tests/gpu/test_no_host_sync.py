@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from ppr_dist.config import Config, Logging
+from ppr_dist.guards.finite import FiniteGuard
 from ppr_dist.model.backbones import BACKBONES
-from ppr_dist.parallel.dense import set_lr
+from ppr_dist.parallel.dense import grad_norm, set_lr
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.prefetch import fetch, prefetch, side_stream
 from ppr_dist.tracking.metric_logger import MetricLogger
@@ -100,6 +101,7 @@ def test_no_tuning_method_waits(method: str, gpu: DistributedContext, tmp_path: 
 def _check_no_wait(config: Config, method: str | None, gpu: DistributedContext, folder: Path) -> None:
     parallel, collator, objectives = build(gpu, config, method)
     logger = MetricLogger(folder, config, gpu, parallel, total_steps=100, first_step=0, stage="test")
+    finite = FiniteGuard(folder, folder)
     batches = [collator(users(), epoch=0, step=s, global_users=USERS).pin_memory() for s in range(WARM_UP + 2)]
 
     def step(number: int) -> None:
@@ -108,6 +110,8 @@ def _check_no_wait(config: Config, method: str | None, gpu: DistributedContext, 
         parallel.embeddings.set_lr(0.1 / (number + 1))
         fetched = fetch(batches[number].to(gpu.device), parallel.embeddings, objectives)
         loss = train_step(parallel, fetched, objectives)
+        finite.note(number + 1, loss, grad_norm(parallel.engine), fetched.batch)
+        assert not finite.seen()
         logger.step(number + 1, 0, 1e-3, loss, fetched)
 
     for number in range(WARM_UP):
@@ -115,6 +119,7 @@ def _check_no_wait(config: Config, method: str | None, gpu: DistributedContext, 
     with no_host_sync():
         for number in range(WARM_UP, len(batches)):
             step(number)
+    finite.require_finite()
     logger.flush(len(batches), 0, 1e-3)
     logger.close()
     assert '"loss": nan' not in (folder / "metrics.jsonl").read_text().lower()

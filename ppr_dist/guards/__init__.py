@@ -1,0 +1,1 @@
+"""What ends a run that cannot come to any good, soon and in words."""
