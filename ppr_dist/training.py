@@ -213,13 +213,13 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
         stage=run.name,
         flops=StepFlops(config, run.catalogue, run.info.method),
     )
-    end = position
+    end = None
     with Preemption() as told:
         try:
             validation = make_validation(run, parallel) if config.train.eval_every_epochs else None
             end = train(parallel, loader, objectives, config, context, logger, checkpointer, position, validation, told)
         finally:
-            logger.close(end.step)
+            logger.close(end.step if end else None)  # where training failed, nobody knows as of which step
         if told.stops:
             _leave_preempted(run, end, told)
     if context.main:
