@@ -67,6 +67,7 @@ def evaluate(
     if target_time and not (manifest.times and BACKBONES[config.model.backbone].reads_times):
         raise UserError("--target-time: the data has no times, or the run's backbone reads none")
     evaluation = Evaluation(
+        task=task,
         scorer=scorer,
         data=folder,
         manifest=manifest,
@@ -110,6 +111,9 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
     with distributed_context() as context, contextlib.ExitStack() as stack:
         on_main(lambda: files.check_writable(arguments.run_dir))
         folder = stack.enter_context(data_set(arguments.predictions, context)) if arguments.predictions else None
+        config, _ = on_main(lambda: runs.read(arguments.run_dir))
+        for task in arguments.task:
+            TASKS[task].check(config, by_model=arguments.baseline is None)
         trained = load_trained(arguments.run_dir, arguments.data, context, arguments.cluster)
         if any(TASKS[task].cold for task in arguments.task):
             on_main(lambda: runs.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))

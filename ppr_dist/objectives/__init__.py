@@ -10,11 +10,14 @@ from ppr_dist.objectives.gbce import GBCE
 from ppr_dist.objectives.softmax import SampledSoftmax
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    "softmax": SampledSoftmax,
-    "full_softmax": FullSoftmax,
-    "bpr": BPR,
-    "bce": BCE,
-    "gbce": GBCE,
-    "contrastive": Contrastive,
-    "attribute": Attribute,
+    objective.name: objective
+    for objective in (
+        SampledSoftmax,
+        FullSoftmax,
+        BPR,
+        BCE,
+        GBCE,
+        Contrastive,
+        Attribute,
+    )
 }

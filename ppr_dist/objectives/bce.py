@@ -48,6 +48,6 @@ class Settings(UniformNegatives):
 class BCE(OwnNegatives):
     """Binary cross-entropy with sampled negatives."""
 
-    name = "bce"
     section = Settings
+    name = Settings.name
     loss = staticmethod(bce)

@@ -47,6 +47,6 @@ class Settings(UniformNegatives):
 class BPR(OwnNegatives):
     """Bayesian personalised ranking."""
 
-    name = "bpr"
     section = Settings
+    name = Settings.name
     loss = staticmethod(bpr)

@@ -38,8 +38,8 @@ class Settings(UniformNegatives):
 class GBCE(OwnNegatives):
     """BCE with σ(u·v⁺) to the power of β."""
 
-    name = "gbce"
     section = Settings
+    name = Settings.name
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)

@@ -23,7 +23,7 @@ class UniformNegatives:
     """The settings of such an objective, which derives its section from this."""
 
     name: ClassVar[str]
-    """Of the section."""
+    """Of the objective, and of the section."""
     uniform_negatives: int = 1
     """Negatives per target, uniform over the catalogue."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppr_dist.config import Config
 from ppr_dist.data.stream.instances import Instances, history_batch
 from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError
@@ -31,9 +32,14 @@ class Attribute(Task):
     def metric_names(self) -> tuple[str, ...]:
         return METRICS
 
+    def check(self, config: Config, *, by_model: bool) -> None:
+        if "attribute" not in config.train.objectives:
+            raise UserError("--task attribute needs a run trained with --train.objectives attribute")
+        if not by_model:
+            raise UserError("--task attribute is not answered by a --baseline")
+
     def sums(self, evaluation: Evaluation, users: Users) -> dict[str, Tensor]:
-        if "attribute" not in evaluation.config.train.objectives or not isinstance(evaluation.scorer, ModelScorer):
-            raise UserError("task attribute needs a run trained with --train.objectives attribute")
+        assert isinstance(evaluation.scorer, ModelScorer)
         attributes, name = _attributes(evaluation)
         column, values = list(attributes).index(name), attributes[name]
         known = np.flatnonzero(users.attributes[column])

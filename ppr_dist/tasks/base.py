@@ -37,6 +37,8 @@ class Evaluated:
 class Evaluation:
     """What an evaluation of any task is given."""
 
+    task: str
+    """Its name."""
     scorer: Scorer
     data: Path
     manifest: Manifest
@@ -74,6 +76,12 @@ class Task:
     def metric_names(self) -> tuple[str, ...]:
         """The metrics it has."""
         raise NotImplementedError
+
+    def check(self, config: Config, *, by_model: bool) -> None:
+        """Raise :class:`~ppr_dist.errors.UserError` where a run of ``config`` has no answer.
+
+        ``by_model``: whether it is the model that scores, and no baseline.
+        """
 
     def sums(self, evaluation: Evaluation, users: Users) -> dict[str, Tensor]:
         """Float64 by name, the same names and shapes for any users, none included. A collective."""

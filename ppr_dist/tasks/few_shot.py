@@ -11,8 +11,6 @@ from ppr_dist.tasks.ranking import RankingTask
 
 
 class FewShot(RankingTask):
-    name = "few-shot"
-
     def instances(self, users: Users) -> Instances:
         user_rows, nth = ragged_arange(np.maximum(users.lengths - 1, 0))
         return Instances(users, user_rows, nth + 1)

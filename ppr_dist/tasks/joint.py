@@ -9,7 +9,5 @@ from ppr_dist.tasks.ranking import RankingTask
 
 
 class Joint(RankingTask):
-    name = "joint"
-
     def instances(self, users: Users) -> Instances:
         return Instances(users, *ragged_arange(users.lengths))

@@ -8,7 +8,6 @@ from ppr_dist.tasks.ranking import RankingTask, last_but
 
 
 class NextItem(RankingTask):
-    name = "next-item"
     split = "pretrain"
     cold = False
 

@@ -6,7 +6,7 @@ Shapes: I instances of this rank, D width.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +36,6 @@ class RankingTask(Task):
     For a user without clicks a model that knows no profiles gives no order: all items tie, and the target counts as
     ranked last. Where it is so of all instances, the metrics are not defined (None).
     """
-
-    name: ClassVar[str]
 
     def instances(self, users: Users) -> Instances:
         """After which clicks of whom is asked."""
@@ -86,18 +84,18 @@ class RankingTask(Task):
         counted = ("found", "seen", "unsampled", "left_out", "users", "instances", "ranked_last")
         found, seen, unsampled, left_out, users, instances, ranked_last = (int(sums.pop(name)) for name in counted)
         if not instances:
-            reason = f"no {self.name} instance in split {evaluation.split!r}"
+            reason = f"no {evaluation.task} instance in split {evaluation.split!r}"
             if unsampled:
                 reason = (
                     f"no user leaves {NEGATIVES} of {evaluation.manifest.items} items unclicked to sample from; "
                     "use --protocol full"
                 )
             elif found:
-                reason = f"every {self.name} target was clicked before"
+                reason = f"every {evaluation.task} target was clicked before"
             raise UserError(f"{evaluation.data}: {reason}")
         if unsampled and evaluation.speaks:
-            few = f"{unsampled} of {found} {self.name} instances are left out: their users leave fewer than {NEGATIVES}"
-            warn(f"{few} items unclicked to sample from")
+            few = f"{unsampled} of {found} {evaluation.task} instances are left out"
+            warn(f"{few}: their users leave fewer than {NEGATIVES} items unclicked to sample from")
         metrics: dict[str, float | None] = {
             name: None if ranked_last == instances else METRICS[name].finish(value, instances)
             for name, value in sums.items()

@@ -8,7 +8,6 @@ from ppr_dist.tasks.ranking import RankingTask, last_but
 
 
 class Validation(RankingTask):
-    name = "validation"
     split = "pretrain"
     cold = False
 

@@ -11,7 +11,5 @@ from ppr_dist.tasks.ranking import RankingTask
 
 
 class ZeroShot(RankingTask):
-    name = "zero-shot"
-
     def instances(self, users: Users) -> Instances:
         return Instances(users, *ragged_arange(np.minimum(users.lengths, 1)))

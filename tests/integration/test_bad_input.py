@@ -28,6 +28,7 @@ import yaml
 from ppr_dist.checkpoint import checkpoints
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.user_stream import UserStream
+from ppr_dist.files import read_lines
 from tests.commands import Done, run_command, succeed
 from tests.integration.conftest import TINY, prepare_tiny
 from tests.ranks import free_port
@@ -96,6 +97,14 @@ def empty_log(place: Place, columns: str = "user_id item_id timestamp") -> Path:
     frame = pd.read_parquet(place.raw / "interactions.parquet")[columns.split()].iloc[:0]
     frame.to_parquet(place.tmp / "log.parquet")
     return place.tmp / "log.parquet"
+
+
+def bare(place: Place, objective: str = "softmax") -> Path:
+    """A run of which no checkpoint is left."""
+    run = place.tmp / "bare"
+    shutil.copytree(place.tuned, run, ignore=shutil.ignore_patterns("checkpoints"))
+    _replace(run / "config.yaml", "  objectives:\n  - softmax\n", f"  objectives:\n  - {objective}\n")
+    return run
 
 
 Command = Callable[[Place], tuple[Any, ...]]
@@ -259,6 +268,15 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "adam tables": (lambda p: p.train("--tables.optimizer", "adam"), "tables.optimizer adam needs a GPU"),
     "bfloat16": (lambda p: p.train("--train.precision", "bfloat16"), "train.precision bfloat16 needs a GPU"),
     # Folders that are not what they should be.
+    # The run has no checkpoint: they are refused before one is looked for.
+    "an attribute that a run does not predict": (
+        lambda p: ("evaluate", "--run-dir", bare(p), "--task", "attribute"),
+        "--task attribute needs a run trained with --train.objectives attribute$",
+    ),
+    "an attribute by popularity": (
+        lambda p: ("evaluate", "--run-dir", bare(p, "attribute"), "--task", "attribute", "--baseline", "popularity"),
+        "--task attribute is not answered by a --baseline$",
+    ),
     "evaluate no run": (lambda p: ("evaluate", "--run-dir", p.data, *EVALUATE), "data: not a run"),
     "recommend no run": (lambda p: p.recommend("--run-dir", p.tmp), "not a run"),
     "a run that is a file": (
@@ -602,7 +620,7 @@ def test_sections_of_parts_that_are_not_chosen_may_stand_in_the_file(place: Plac
 def test_objectives_are_added_up(place: Place) -> None:
     two = ("--train.objectives", "softmax", "bpr", "--bpr.uniform_negatives", 3)
     done = succeed(*place.train(*two, "--train.log_every", 1, "--train.max_steps", 2))
-    rows = [json.loads(line) for line in (place.out / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in read_lines(place.out / "metrics.jsonl") if "loss" in row]
     assert len(rows) == 2
     assert all(row["loss"] == pytest.approx(row["softmax"] + row["bpr"], rel=1e-6) for row in rows), done
     used = yaml.safe_load((place.out / "config.yaml").read_text())
@@ -647,6 +665,6 @@ def test_a_rank_without_users_in_a_step_takes_part(place: Place) -> None:
     assert users % world_size, "the first step must be short of a user"
     few = ("--train.global_batch_size", world_size, "--train.max_steps", 2, "--train.log_every", 1)
     succeed(*place.tune(), *few, world_size=world_size)
-    losses = [json.loads(line)["loss"] for line in (place.out / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in read_lines(place.out / "metrics.jsonl") if "loss" in row]
     assert len(losses) == 2
     assert all(0 < loss < 100 for loss in losses)

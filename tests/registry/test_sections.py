@@ -45,11 +45,6 @@ def test_no_two_parts_share_a_name_and_no_two_sections() -> None:
     assert found == part_sections()
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_goes_by_one_name(name: str) -> None:
-    assert OBJECTIVES[name].name == name
-
-
 @each_section
 def test_a_key_that_a_section_has_not_is_refused_and_named(name: str, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
