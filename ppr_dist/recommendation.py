@@ -53,7 +53,8 @@ def _say_what_is_unknown(arguments: Arguments, raw: RawUsers, trained: Trained) 
             f"{raw.unknown_clicks} of {raw.clicks} clicks are on items the catalogue of "
             f"{trained.data} does not have, and are left out"
         )
-    unknown = [f"{name} {n / raw.values[name]:.1%}" for name, n in raw.unknown_values.items() if n]
+    seen = trained.info.catalogue_for(trained.config).profile
+    unknown = [f"{name} {n / raw.values[name]:.1%}" for name, n in raw.unknown_values.items() if n and name in seen]
     if unknown and trained.info.uses_profiles:
         warn(
             f"{arguments.users}: of the values given, these shares are not known to "

@@ -119,3 +119,10 @@ def test_a_head_of_another_attribute_is_not_tuned(catalogue: Path, tmp_path: Pat
     np.testing.assert_array_equal(again, before)
     values = json.loads((tmp_path / "city" / "run.json").read_text())["attributes"]
     assert [len(before), len(another)] == [values["gender"] - 1, values["city"] - 1]
+
+    # What is not seen anyway is not missed.
+    users = tmp_path / "users.csv"
+    users.write_text("user_id,age,gender,city\n1,33,none of ours,Nowhere\n")
+    words = ("--run-dir", tmp_path / "city", "--users", users, "--out", tmp_path / "best", "--progress", "false")
+    (unknown,) = [line for line in succeed("recommend", *words).lines if "read as unknown" in line]
+    assert unknown.endswith("read as unknown: gender 100.0%")

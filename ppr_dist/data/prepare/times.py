@@ -74,10 +74,10 @@ def _require_range(con: duckdb.DuckDBPyConnection, source: Source, column: str, 
             None,
             None,
         )
-    advice = "--time-column names another column, '' none"
+    advice = "prepare's --time-column names another column, '' none"
     if unit is not None and low is not None and low >= 0:
         fits = [other for other, per_second in PER_SECOND.items() if high < TIME_END * per_second]
-        advice = f"--time-unit {fits[0]} would fit" if fits else advice
+        advice = f"{fits[0]} would fit (prepare's --time-unit)" if fits else advice
     raise UserError(
         f"{source.path}: column {column!r} holds {wrong[0]}, outside 1970 to 2100"
         f"{f' as a time in {unit}' if unit else ''}; {advice}"

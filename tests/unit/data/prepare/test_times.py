@@ -76,9 +76,9 @@ def test_text_with_an_offset_is_the_instant_it_names(tmp_path: Path) -> None:
     ("values", "options", "pattern"),
     [
         ([START, START * 1000], {}, "column 'timestamp' holds 1700000000000, outside 1970 to 2100 as a time in s"),
-        ([START * 1000], {}, "--time-unit ms would fit"),
-        ([START * 10**6], {"time_unit": "ms"}, "--time-unit us would fit"),
-        ([START * 10**9 + 0.5], {}, "--time-unit ns would fit"),
+        ([START * 1000], {}, "ms would fit"),
+        ([START * 10**6], {"time_unit": "ms"}, "us would fit"),
+        ([START * 10**9 + 0.5], {}, "ns would fit"),
         ([-1], {}, "column 'timestamp' holds -1, outside 1970 to 2100"),
         ([float("inf")], {}, "column 'timestamp' holds inf"),
         ([float("nan"), 1.5], {}, "column 'timestamp' is NaN in 1 of 2 rows"),
