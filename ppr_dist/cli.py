@@ -17,8 +17,9 @@ from ppr_dist.preemption import STATUS, Preempted
 
 RANK_0_SPEAKS_WITHIN = 20.0
 """Seconds another rank waits before it ends with an error that all have."""
-BAD_INPUT, FAULT, PEER_GONE = 2, 1, 3
-"""Exit status: what the user or the machine can mend; a fault of this program; another rank ended first."""
+BAD_INPUT, FAULT, PEER_GONE, HUNG = 2, 1, 3, 4
+"""Exit status: what the user or the machine can mend; a fault of this program; another rank ended first;
+nothing done for too long (:mod:`ppr_dist.guards.hang`)."""
 
 
 def run(main: Callable[[list[str] | None], object], argv: list[str] | None = None) -> None:
@@ -34,9 +35,9 @@ def run(main: Callable[[list[str] | None], object], argv: list[str] | None = Non
     try:
         main(argv)
     except KeyboardInterrupt:
-        _leave("interrupted" if _rank() == 0 else None, 128 + signal.SIGINT)
+        leave("interrupted" if _rank() == 0 else None, 128 + signal.SIGINT)
     except Preempted as error:
-        _leave(str(error) if _rank() == 0 else None, STATUS)
+        leave(str(error) if _rank() == 0 else None, STATUS)
     except SystemExit:
         raise  # --help
     except UserError as error:
@@ -45,17 +46,17 @@ def run(main: Callable[[list[str] | None], object], argv: list[str] | None = Non
             # torchrun ends all ranks once one has failed: rank 0, still importing perhaps, must have spoken before.
             time.sleep(RANK_0_SPEAKS_WITHIN)
             struck = _rank()  # still here, so it was not an error that all have
-        _leave(_one_line("error", struck, error), BAD_INPUT)
+        leave(_one_line("error", struck, error), BAD_INPUT)
     except BaseException as raised:
         cause = _cause(raised)
         if peer := _peer_gone(cause):
-            _leave(f"rank {_rank()} ends: another rank is gone ({peer})", PEER_GONE)
+            leave(f"rank {_rank()} ends: another rank is gone ({peer})", PEER_GONE)
         elif isinstance(cause, OSError):
-            _leave(_one_line("error", _rank(), cause), BAD_INPUT)
+            leave(_one_line("error", _rank(), cause), BAD_INPUT)
         elif _out_of_memory(cause):
-            _leave(_one_line("out of memory", _rank(), cause), BAD_INPUT)
+            leave(_one_line("out of memory", _rank(), cause), BAD_INPUT)
         traceback.print_exc()
-        _leave(_one_line("fault", _rank(), f"{type(cause).__name__}: {cause}"), FAULT)
+        leave(_one_line("fault", _rank(), f"{type(cause).__name__}: {cause}"), FAULT)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -69,7 +70,7 @@ def _one_line(kind: str, rank: int | None, error: object) -> str:
     return f"{kind}{where}: {' '.join(str(error).split()) or type(error).__name__}"
 
 
-def _leave(said: str | None, status: int) -> None:
+def leave(said: str | None, status: int) -> None:
     """Print what ends this process, leave it for torchrun's report too, and be gone, threads and all."""
     if said is not None:
         print(f"ppr_dist: {said}", file=sys.stderr, flush=True)

@@ -136,6 +136,9 @@ class Train:
     """Stop after this many steps."""
     max_minutes: float | None = None
     """Stop after this much wall time in the loop: at the first step behind it, or the next."""
+    hang_minutes: float | None = 20.0
+    """Minutes without a step, a block of validation or a checkpoint done after which a rank ends, and with it the run,
+    with the stacks of all its threads in its log; null = never."""
     lr: float = 1e-3
     """Adam's learning rate of the dense parameters."""
     weight_decay: float = 0.0
@@ -168,8 +171,9 @@ class Train:
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "global_batch_size", "epochs", "lr", "log_every", "keep_checkpoints")
-        if self.patience is not None:
-            require_positive(self, "train", "patience")
+        for option in ("patience", "hang_minutes"):
+            if getattr(self, option) is not None:
+                require_positive(self, "train", option)
         for option in ("best_metric", "patience"):
             if getattr(self, option) is not None and not self.eval_every_epochs:
                 raise UserError(f"train.{option} does nothing without validation: set train.eval_every_epochs")

@@ -17,6 +17,7 @@ from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.user_stream import users_in_order
 from ppr_dist.errors import UserError, choose
+from ppr_dist.guards import hang
 from ppr_dist.metrics import METRICS, USUAL
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.parallel.collectives import all_sum
@@ -87,6 +88,7 @@ def evaluate(
     total: dict[str, torch.Tensor] = {}
     hidden = None if progress and context.main else True
     for users in tqdm(parts, total=steps, desc=f"{task} {protocol}", disable=hidden):
+        hang.alive()
         for name, value in question.sums(evaluation, users).items():
             total[name] = total[name] + value if name in total else value
     summed = {name: all_sum(value.to(context.device)).cpu() for name, value in total.items()}

@@ -12,6 +12,7 @@ from ppr_dist.checkpoint import Best, Checkpointer, Position
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import bits
 from ppr_dist.data.stream.loader import Loader
+from ppr_dist.guards import hang
 from ppr_dist.guards.finite import FiniteGuard
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.agreement import Agreement, Signs
@@ -74,6 +75,7 @@ def train(
             _seed(config, context, step)
             loss = train_step(parallel, fetched, objectives)
             step += 1
+            hang.alive()
             finite.note(step, loss, grad_norm(parallel.engine), fetched.batch)
             logger.step(step, epoch, lr, loss, fetched)
             position = dataclasses.replace(position, step=step)

@@ -22,6 +22,7 @@ from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError, choose
 from ppr_dist.evaluation import evaluate
+from ppr_dist.guards.hang import time_limit
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.objectives.base import Objective
@@ -217,7 +218,10 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
     with Preemption() as told:
         try:
             validation = make_validation(run, parallel) if config.train.eval_every_epochs else None
-            end = train(parallel, loader, objectives, config, context, logger, checkpointer, position, validation, told)
+            with time_limit(config.train.hang_minutes, run.folder, context.rank):
+                end = train(
+                    parallel, loader, objectives, config, context, logger, checkpointer, position, validation, told
+                )
         finally:
             logger.close(end.step if end else None)  # where training failed, nobody knows as of which step
         if told.stops:
