@@ -12,13 +12,19 @@ import math
 import os
 import re
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
+from ppr_dist import checkpoint_files
+from ppr_dist.certificate import Span
 from ppr_dist.checkpoint_data import load, names
+from ppr_dist.checkpoint_files import sync
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel import dense
@@ -59,33 +65,104 @@ class Position:
     world_size: int
     best: Best | None = None
     """None before the first validation."""
+    trained: tuple[Span, ...] = ()
+    """What has been trained up to here (:mod:`ppr_dist.certificate`)."""
 
 
-@dataclasses.dataclass(frozen=True)
 class Checkpointer:
-    run: Path
-    keep: int
+    """Writes a run's checkpoints, one at a time, and finds the one to go on from.
 
-    def save(self, parallel: Parallel, position: Position) -> None:
-        """Write a checkpoint; the previous ones stay until it is complete. A collective."""
+    Asynchronously, it is copied to the host's memory and written by a thread, which talks to those of the other ranks
+    over a process group of its own.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        keep: int,
+        *,
+        keep_every: int | None = None,
+        asynchronous: bool = False,
+        go_on_where_it_fails: bool = False,
+    ) -> None:
+        """``keep``: latest checkpoints that stay; ``keep_every``: those of which steps stay for good. A collective."""
+        self.run, self.keep, self.keep_every = run, keep, keep_every
+        self.asynchronous, self.go_on_where_it_fails = asynchronous, go_on_where_it_fails
+        alone = not asynchronous or dist.get_world_size() == 1
+        self._group = None if alone else dist.new_group(backend="gloo")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=torch.cuda.is_available())
+        self._writing: Future[None] | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a checkpoint under way has failed on this rank; :meth:`finish` says why."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def save(self, parallel: Parallel, position: Position, *, last: bool = False) -> None:
+        """Write a checkpoint; the previous ones stay until it is complete. A collective.
+
+        ``last``: wait until it is written, and raise :class:`UserError` where it cannot be.
+        """
+        self.finish()
         folder = checkpoint_of(self.run, position.step)
-        partial = folder.with_name("." + folder.name)
         if on_main(folder.exists):
             return
-        on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
-        dcp.save(_state(parallel), checkpoint_id=str(partial))
-        on_main(lambda: self._complete(partial, folder, position))
+        if self.asynchronous and not last:
+            state = self._stager.stage(_state(parallel))
+            self._writing = self._thread.submit(self._write, state, folder, position)
+        else:
+            self._writing = Future()
+            try:
+                self._write(_state(parallel), folder, position)
+                self._writing.set_result(None)
+            except Exception as error:  # as the thread would hold it
+                self._writing.set_exception(error)
+            self.finish(last=last)
 
-    def _complete(self, partial: Path, folder: Path, position: Position) -> None:
+    def finish(self, *, last: bool = False) -> None:
+        """Wait for the checkpoint under way, if there is one. A collective.
+
+        Raises :class:`UserError` on all ranks where it could not be written, or says so and goes on, as it was told to.
+        """
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        error = writing.exception()  # waits; rank 0 has every rank's
+        if failure := on_main(lambda: error and _why(error)):
+            left = on_main(lambda: self._leave_no_part())
+            if last or not self.go_on_where_it_fails:
+                raise UserError(f"{failure}; {left}")
+            if dist.get_rank() == 0:
+                warn(f"{failure}; {left}, and training goes on")
+
+    def _write(self, state: dict[str, Any], folder: Path, position: Position) -> None:
+        """Write, then give it its name: on every rank together, the end on rank 0."""
+        partial, main = folder.with_name("." + folder.name), dist.get_rank() == 0
+        if main:
+            shutil.rmtree(partial, ignore_errors=True)
+        writer = checkpoint_files.Writer(partial)
+        alone = dist.get_world_size() == 1
+        dcp.save(state, storage_writer=writer, process_group=self._group, no_dist=alone)
+        if main:
+            self._complete(partial, folder, position, writer.sums)
+
+    def _complete(self, partial: Path, folder: Path, position: Position, sums: dict[str, str]) -> None:
         (partial / "position.json").write_text(json.dumps(dataclasses.asdict(position), indent=1) + "\n")
-        for file in [*partial.iterdir(), partial]:
-            _sync(file)
+        before = checkpoints(self.run)
+        checkpoint_files.seal(partial, sums, before[-1] if before else None)
         os.replace(partial, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
         best = position.best and checkpoint_of(self.run, position.best.step)
         for old in checkpoints(self.run)[: -self.keep]:
-            if old != best:
+            if old != best and not (self.keep_every and step_of(old) % self.keep_every == 0):
                 self._drop(old)
+
+    def _leave_no_part(self) -> str:
+        """Free what a failed checkpoint takes, and say which one there is."""
+        self.sweep()
+        there = checkpoints(self.run)
+        return f"the last complete checkpoint is {there[-1]}" if there else "there is no checkpoint yet"
 
     def _drop(self, old: Path) -> None:
         """Delete a checkpoint, first its name; where that fails, say so and go on: the next save tries again."""
@@ -139,6 +216,10 @@ def checkpoint_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     folder = run / "checkpoints"
@@ -181,7 +262,8 @@ def read_position(checkpoint: Path) -> Position:
     try:
         body = json.loads(path.read_text())
         best = Best(**body["best"]) if body["best"] is not None else None
-        return Position(**{**body, "stream": StreamState(**body["stream"]), "best": best})
+        trained = tuple(Span(**span) for span in body.get("trained", ()))
+        return Position(**{**body, "stream": StreamState(**body["stream"]), "best": best, "trained": trained})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
@@ -233,9 +315,10 @@ def _refuse_another_model(checkpoint: Path, saved: set[str], asked: set[str]) ->
         raise UserError(f"{checkpoint}: holds another model: {where} {min(unlike & saved or unlike)}; train again")
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _why(error: BaseException) -> str:
+    """A line on why a checkpoint could not be written, of the failures of all ranks where DCP has gathered them."""
+    failures = getattr(error, "failures", None)
+    cause = next(iter(failures.values()))[0] if failures else error
+    what = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause) or type(cause).__name__
+    where = f"{cause.filename}: " if isinstance(cause, OSError) and cause.filename else ""
+    return f"a checkpoint cannot be written: {where}{' '.join(what.split())}"

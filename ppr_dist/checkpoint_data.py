@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import pickle
 import warnings
@@ -16,6 +17,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadItemType
 
+from ppr_dist import checkpoint_files
 from ppr_dist.errors import UserError
 
 PART = 2**24
@@ -32,6 +34,7 @@ def load(state: dict[str, Any], checkpoint: Path) -> None:
 
     Raises :class:`UserError` naming the file that is damaged or missing, or where names and shapes are others.
     """
+    _check(checkpoint)
     try:
         dcp.load(state, storage_reader=_Reader(str(checkpoint)), planner=_DataOnlyPlanner())
     except dcp.api.CheckpointException as error:
@@ -47,6 +50,12 @@ def load(state: dict[str, Any], checkpoint: Path) -> None:
                 "columns were in other parts: go on with the sharding that it was written with"
             ) from error
         raise UserError(f"{checkpoint}: does not fit this model ({str(reason).splitlines()[0]})") from error
+
+
+@functools.cache
+def _check(checkpoint: Path) -> None:
+    """Once for each checkpoint that a process loads: tables and dense parameters come one after the other."""
+    checkpoint_files.check(checkpoint)
 
 
 class _DataOnlyUnpickler(pickle.Unpickler):

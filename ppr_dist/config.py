@@ -160,6 +160,13 @@ class Train:
     """Steps between checkpoints; one is always written at the end."""
     keep_checkpoints: int = 2
     """Most recent checkpoints kept, besides the best."""
+    keep_every: int | None = None
+    """Checkpoints at multiples of this many steps are kept for good; null = none."""
+    async_checkpoint: bool = True
+    """Copy what a checkpoint holds to the host's memory and write it while training goes on; the last one of a run is
+    waited for."""
+    on_failed_checkpoint: Literal["stop", "continue"] = "stop"
+    """What becomes of a run whose checkpoint cannot be written (a full disk). The one before stays either way."""
     eval_every_epochs: int = 0
     """Epochs between validations, the last step always being followed by one; 0 = never. pretrain: each warm user's
     last click but one; tune: few-shot on the users of tune-validation; ranked among the whole catalogue. The checkpoint
@@ -171,7 +178,7 @@ class Train:
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "global_batch_size", "epochs", "lr", "log_every", "keep_checkpoints")
-        for option in ("patience", "hang_minutes"):
+        for option in ("patience", "keep_every", "hang_minutes"):
             if getattr(self, option) is not None:
                 require_positive(self, "train", option)
         for option in ("best_metric", "patience"):

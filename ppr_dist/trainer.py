@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from ppr_dist.certificate import Certificate
 from ppr_dist.checkpoint import Best, Checkpointer, Position
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import bits
@@ -65,6 +66,7 @@ def train(
     deadline = time.monotonic() + 60 * (config.train.max_minutes or 1e9)
     step, lr, agreement, preemption = position.step, config.train.lr, Agreement(), preemption or Preemption()
     finite = FiniteGuard(checkpointer.run, loader.stream.folder)
+    certificate = Certificate(position.trained, step)
     parallel.engine.train()
     for epoch in range(position.step // steps, -(-total // steps)):
         if step >= total or preemption.stops or _patience_is_out(position, config):
@@ -74,6 +76,7 @@ def train(
             lr = _warm_up(parallel, config, step)
             _seed(config, context, step)
             loss = train_step(parallel, fetched, objectives)
+            certificate.add(epoch, step, fetched.batch.users_hash)
             step += 1
             hang.alive()
             finite.note(step, loss, grad_norm(parallel.engine), fetched.batch)
@@ -81,10 +84,17 @@ def train(
             position = dataclasses.replace(position, step=step)
             # Before the checkpoint: all ranks end at the same step.
             said = agreement.exchange(
-                Signs(time_is_up=time.monotonic() > deadline, preempted=preemption.asked, not_finite=finite.seen())
+                Signs(
+                    time_is_up=time.monotonic() > deadline,
+                    preempted=preemption.asked,
+                    not_finite=finite.seen(),
+                    checkpoint_failed=checkpointer.failed,
+                )
             )
             if said.not_finite:
                 finite.require_finite()
+            if said.checkpoint_failed:
+                checkpointer.finish()
             if said.time_is_up:
                 total = step
             # Before the checkpoint, so that what is resumed knows of it.
@@ -106,15 +116,16 @@ def train(
             if due or (position.best and position.best.step == step):
                 with logger.paused("checkpoint"):
                     finite.require_finite()
-                    checkpointer.save(parallel, position)
+                    checkpointer.save(parallel, dataclasses.replace(position, trained=certificate.up_to(step)))
             ends = step >= total or _patience_is_out(position, config)
             preemption.stops = said.preempted and not ends
             if ends or preemption.stops:
                 break  # and the loop over epochs with it
     finite.require_finite()
     logger.flush(step, position.step // steps, lr)
+    position = dataclasses.replace(position, trained=certificate.up_to(step))
     with logger.paused("checkpoint"):
-        checkpointer.save(parallel, position)
+        checkpointer.save(parallel, position, last=True)
     return position
 
 

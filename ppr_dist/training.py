@@ -190,7 +190,13 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
 def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: Loader) -> None:
     """Resume where asked, train to the end, save. A collective."""
     config, context = run.config, run.context
-    checkpointer = Checkpointer(run.folder, config.train.keep_checkpoints)
+    checkpointer = Checkpointer(
+        run.folder,
+        config.train.keep_checkpoints,
+        keep_every=config.train.keep_every,
+        asynchronous=config.train.async_checkpoint,
+        go_on_where_it_fails=config.train.on_failed_checkpoint == "continue",
+    )
     stream_state = loader.stream.state()
     position = Position(step=0, stream=stream_state, world_size=context.world_size)
     if run.resume:

@@ -24,6 +24,8 @@ class Signs:
     """A signal asks to stop here and to go on later."""
     not_finite: bool = False
     """A loss or gradient norm was NaN or infinite."""
+    checkpoint_failed: bool = False
+    """A checkpoint under way could not be written."""
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Signs))

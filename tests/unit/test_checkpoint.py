@@ -26,14 +26,15 @@ def test_the_best_is_the_highest_the_earliest_of_equals_and_a_number() -> None:
     assert worst.then(0.0, 20) == Best(metric="auc", value=0.0, step=20)
 
 
-def save(run: Path, step: int, best: int | None = None, keep: int = 2) -> None:
+def save(run: Path, step: int, best: int | None = None, keep: int = 2, keep_every: int | None = None) -> None:
     """As :meth:`Checkpointer.save` does once the tensors are written."""
     folder = checkpoint_of(run, step)
     partial = folder.with_name("." + folder.name)
     partial.mkdir(parents=True)
     (partial / "__0_0.distcp").write_text("tensors")
     found = None if best is None else Best(metric="auc", value=0.5, step=best)
-    Checkpointer(run, keep)._complete(partial, folder, Position(step=step, stream=STREAM, world_size=1, best=found))
+    position = Position(step=step, stream=STREAM, world_size=1, best=found)
+    Checkpointer(run, keep, keep_every=keep_every)._complete(partial, folder, position, sums={})
 
 
 def steps(run: Path) -> list[int]:
@@ -48,6 +49,12 @@ def test_the_latest_and_the_best_stay(tmp_path: Path) -> None:
         assert chosen(tmp_path).step == (best or step)
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7], [6, 7, 8], [6, 8, 9]]
     assert str(chosen(tmp_path)) == f"{tmp_path}: step 6 (best auc of validation, 0.5000)"
+
+
+def test_every_so_many_steps_one_stays_for_good(tmp_path: Path) -> None:
+    for step in range(1, 9):
+        save(tmp_path, step, keep=1, keep_every=3)
+    assert steps(tmp_path) == [3, 6, 8]
 
 
 def test_what_a_killed_run_left_is_deleted(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ppr_dist.batch import Batch, History, View, distinct_values
+from ppr_dist.certificate import hash_of
 from ppr_dist.data.counter_random import bits
 from ppr_dist.data.stream.item_shares import ItemShares
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
@@ -71,6 +72,7 @@ class Collator:
             targets=torch.from_numpy(clicks[is_target]),
             **distinct_values(cut.attributes),
             keys=torch.from_numpy(bits(self.seed, _DROPOUT, epoch, cut.index).view(np.int64)),
+            users_hash=hash_of(cut.index),
             max_users_per_rank=-(-global_users // self.world_size),
             asked_items=len(cut.clicks) + sum(ids.size for found in drawn.values() for ids in found.item_ids.values()),
             drawn={name: drawn_rows[name] | _tensors(found) for name, found in drawn.items()},
