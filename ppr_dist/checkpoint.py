@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from ppr_dist import checkpoint_files
@@ -88,8 +89,7 @@ class Checkpointer:
         """``keep``: latest checkpoints that stay; ``keep_every``: those of which steps stay for good. A collective."""
         self.run, self.keep, self.keep_every = run, keep, keep_every
         self.asynchronous, self.go_on_where_it_fails = asynchronous, go_on_where_it_fails
-        alone = not asynchronous or dist.get_world_size() == 1
-        self._group = None if alone else dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo") if asynchronous else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._stager = BlockingAsyncStager(cache_staged_state_dict=torch.cuda.is_available())
         self._writing: Future[None] | None = None
@@ -116,7 +116,7 @@ class Checkpointer:
             try:
                 self._write(_state(parallel), folder, position)
                 self._writing.set_result(None)
-            except Exception as error:  # as the thread would hold it
+            except (Exception, CheckpointException) as error:  # as the thread would hold it
                 self._writing.set_exception(error)
             self.finish(last=last)
 
@@ -129,7 +129,7 @@ class Checkpointer:
             return
         writing, self._writing = self._writing, None
         error = writing.exception()  # waits; rank 0 has every rank's
-        if failure := on_main(lambda: error and _why(error)):
+        if failure := on_main(lambda: error and _why(error, self.run)):
             left = on_main(lambda: self._leave_no_part())
             if last or not self.go_on_where_it_fails:
                 raise UserError(f"{failure}; {left}")
@@ -142,8 +142,7 @@ class Checkpointer:
         if main:
             shutil.rmtree(partial, ignore_errors=True)
         writer = checkpoint_files.Writer(partial)
-        alone = dist.get_world_size() == 1
-        dcp.save(state, storage_writer=writer, process_group=self._group, no_dist=alone)
+        dcp.save(state, storage_writer=writer, process_group=self._group)
         if main:
             self._complete(partial, folder, position, writer.sums)
 
@@ -315,10 +314,15 @@ def _refuse_another_model(checkpoint: Path, saved: set[str], asked: set[str]) ->
         raise UserError(f"{checkpoint}: holds another model: {where} {min(unlike & saved or unlike)}; train again")
 
 
-def _why(error: BaseException) -> str:
+def _why(error: BaseException, run: Path) -> str:
     """A line on why a checkpoint could not be written, of the failures of all ranks where DCP has gathered them."""
-    failures = getattr(error, "failures", None)
-    cause = next(iter(failures.values()))[0] if failures else error
-    what = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause) or type(cause).__name__
-    where = f"{cause.filename}: " if isinstance(cause, OSError) and cause.filename else ""
-    return f"a checkpoint cannot be written: {where}{' '.join(what.split())}"
+    causes = [each for each, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    cause = next((each for each in causes if isinstance(each, OSError)), causes[0])
+    if isinstance(cause, OSError):
+        what = f"{cause.filename}: {cause.strerror}" if cause.filename else str(cause.strerror)
+    # torch.save's words for any failed write.
+    elif "inline_container" in str(cause) or "PytorchStreamWriter" in str(cause):
+        what = f"a write failed ({shutil.disk_usage(run).free / 1e6:,.0f} MB are free there)"
+    else:
+        what = " ".join(str(cause).split()) or type(cause).__name__
+    return f"a checkpoint cannot be written: {what}"

@@ -14,7 +14,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType
 
 from ppr_dist import checkpoint_files
@@ -50,6 +50,22 @@ def load(state: dict[str, Any], checkpoint: Path) -> None:
                 "columns were in other parts: go on with the sharding that it was written with"
             ) from error
         raise UserError(f"{checkpoint}: does not fit this model ({str(reason).splitlines()[0]})") from error
+
+
+def read_tensor(checkpoint: Path, name: str) -> torch.Tensor:
+    """One tensor whole, whatever shards it was written in; for one process by itself.
+
+    Raises :class:`UserError` where it is not there.
+    """
+    reader = _Reader(str(checkpoint))
+    found = reader.read_metadata().state_dict_metadata.get(name)
+    if not isinstance(found, TensorStorageMetadata):
+        raise UserError(f"{checkpoint}: holds no tensor {name}")
+    state = {name: torch.empty(found.size, dtype=found.properties.dtype)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as asked for
+        dcp.load(state, storage_reader=reader, planner=_DataOnlyPlanner(flatten_state_dict=False), no_dist=True)
+    return state[name]
 
 
 @functools.cache

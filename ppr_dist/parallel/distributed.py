@@ -38,6 +38,9 @@ def _hush_dependencies() -> None:
     """Drop warnings that libraries raise about one another and that no user of ours can act on."""
     # DeepSpeed calls collectives by the names torch 2.13 deprecates; TorchRec a tracing check that torch renamed.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    warnings.filterwarnings(
+        "ignore", "Please use DTensor instead", FutureWarning
+    )  # TorchRec's shards, as DCP copies them
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 

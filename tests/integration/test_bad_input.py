@@ -26,6 +26,7 @@ import pytest
 import yaml
 
 from ppr_dist.checkpoint import checkpoints
+from ppr_dist.checkpoint_files import CHECKSUMS
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.files import read_lines
@@ -571,14 +572,29 @@ def _replace(file: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_run_is_refused(place: Place, name: str) -> None:
+    """Also where whoever damaged it has seen to the checksums."""
     damage, pattern = DAMAGE[name]
     run = place.tmp / "run"
     shutil.copytree(place.tuned, run)
+    (checkpoints(run)[-1] / CHECKSUMS).unlink()
     damage(checkpoints(run)[-1])
     before = content(run)
     refused(run_command(*place.recommend("--run-dir", run)), pattern)
     assert content(run) == before
     assert not place.out.exists()
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "position.json"])
+def test_a_changed_byte_is_found(place: Place, name: str) -> None:
+    run = place.tmp / "run"
+    shutil.copytree(place.tuned, run)
+    file = checkpoints(run)[-1] / name
+    content_of = bytearray(file.read_bytes())
+    content_of[len(content_of) // 2] ^= 1
+    file.write_bytes(content_of)
+    refused(run_command("verify", "--run-dir", run), rf"{name}: damaged: its SHA-256 is not the one")
+    if name == "__0_0.distcp":  # of the others a change may be one that is no fault to read
+        refused(run_command(*place.recommend("--run-dir", run)), rf"{name}: damaged: its SHA-256 is not the one")
 
 
 def test_a_damaged_position_is_refused_on_resume(place: Place) -> None:

@@ -1,0 +1,219 @@
+"""Proofs about a run, from its files."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ppr_dist import checkpoint_data, checkpoint_files, runs
+from ppr_dist import tune as tune_command
+from ppr_dist.batch import Int64Array
+from ppr_dist.certificate import MODULUS, hash_of, of_steps
+from ppr_dist.checkpoint import Position, checkpoint_of, checkpoints, read_position, step_of
+from ppr_dist.config import Config, Logging
+from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.stream.user_stream import UserStream, users_in_order
+from ppr_dist.errors import UserError
+from ppr_dist.parallel.distributed import distributed_context, on_main
+from ppr_dist.pretrain import Arguments as PretrainArguments
+from ppr_dist.training import pretrain, tune
+
+if TYPE_CHECKING:
+    from ppr_dist.verify import Arguments
+
+
+def verify(arguments: Arguments) -> None:
+    """Print what was proved; raise :class:`UserError` naming what does not hold."""
+    with distributed_context() as context:
+        on_main(lambda: _verify_files(arguments))
+        span = arguments.replay and on_main(lambda: _span_to_replay(arguments, context.world_size))
+    if span:
+        _replay(arguments, *span)
+
+
+def _verify_files(arguments: Arguments) -> None:
+    run = arguments.run_dir
+    config, info = runs.read(run)
+    found = checkpoints(run)
+    if not found:
+        raise UserError(f"{run}: no checkpoint in {run / 'checkpoints'}")
+    check_chain(found)
+    print(f"{len(found)} checkpoint(s) whole: {', '.join(path.name for path in found)}")
+    position = read_position(found[-1])
+    stream = _stream(arguments.data or Path(info.data), config, position)
+    print(check_trained(position, stream), flush=True)
+
+
+def check_chain(found: list[Path]) -> None:
+    """Raise :class:`UserError` where a file of checkpoints (oldest first) is damaged, or one is not of the same run."""
+    known: set[str | None] = set()
+    for path in found:
+        sums = checkpoint_files.read_sums(path)
+        if sums is None:
+            raise UserError(f"{path}: written without checksums, by an earlier version; it proves nothing")
+        there = {file.name for file in path.iterdir()} - {checkpoint_files.CHECKSUMS}
+        if extra := there - set(sums["files"]):
+            raise UserError(f"{path / min(extra)}: not a file of this checkpoint")
+        if damage := checkpoint_files.find_damage(path):
+            raise UserError(damage)
+        # What came before the first that is kept is gone; of those that are here each names one.
+        if known and sums["previous"] not in known:
+            raise UserError(f"{path}: does not follow the checkpoints before it: one was changed, or is another run's")
+        known.add(checkpoint_files.chain_link(path))
+
+
+def check_trained(position: Position, stream: UserStream) -> str:
+    """Say what was trained; raise :class:`UserError` where it is not every user exactly once in each epoch."""
+    start = 0
+    for span in position.trained:
+        if span.start != start:
+            break
+        if int(span.users, 16) != of_steps(_users(stream, span.start, span.stop)):
+            raise UserError(
+                f"steps {span.start} to {span.stop - 1}: not the users that were to be trained: some were left out, "
+                "repeated or trained in another step"
+            )
+        start = span.stop
+    if start != position.step:
+        raise UserError(f"steps {start} to {position.step - 1}: nothing says what was trained")
+    whole, rest = divmod(position.step, stream.steps)
+    if whole and sum(hash_of(u) for _, _, u in _users(stream, 0, stream.steps)) % MODULUS != _hash_of_split(stream):
+        raise UserError("an epoch of the stream is not every user once")
+    users = stream.manifest.split(stream.split).users
+    ranks = ", then ".join(str(n) for n, _ in _grouped([span.world_size for span in position.trained]))
+    text = f"steps 0 to {position.step - 1}, on {ranks} rank(s): "
+    if whole:
+        text += f"{whole} epoch(s), in each of which each of {users} users was trained exactly once"
+    if rest:
+        text += f"{'; then ' if whole else ''}{rest} of the {stream.steps} steps of an epoch, each of its users once"
+    return text
+
+
+def _stream(data: Path, config: Config, position: Position) -> UserStream:
+    """What was to be read, as one rank reads it."""
+    saved = position.stream
+    stream = UserStream(
+        data,
+        load_manifest(data),
+        saved.split,
+        batch=saved.batch,
+        rank=0,
+        world_size=1,
+        seed=saved.seed,
+        shuffle_shards=saved.shuffle_shards,
+    )
+    stream.state().check_resumes(saved)
+    return stream
+
+
+def _users(stream: UserStream, start: int, stop: int) -> Iterator[tuple[int, int, Int64Array]]:
+    """(Epoch, step, users of the global batch) of steps [start, stop) of a run."""
+    for epoch in range(start // stream.steps, -(-stop // stream.steps)):
+        first = epoch * stream.steps
+        steps = range(max(start - first, 0), min(stop - first, stream.steps))
+        for step, _, users in stream.batches(epoch, steps):
+            yield epoch, first + step, users.index
+
+
+def _hash_of_split(stream: UserStream) -> int:
+    """Of all users, as the shards have them."""
+    _, blocks = users_in_order(stream.folder, stream.manifest, stream.split, rank=0, world_size=1, at_once=65_536)
+    return sum(hash_of(users.index) for users in blocks) % MODULUS
+
+
+def _grouped(values: list[int]) -> list[tuple[int, int]]:
+    """(Value, how often) of neighbours that are the same."""
+    groups: list[tuple[int, int]] = []
+    for value in values:
+        if groups and groups[-1][0] == value:
+            groups[-1] = value, groups[-1][1] + 1
+        else:
+            groups.append((value, 1))
+    return groups
+
+
+def _span_to_replay(arguments: Arguments, world_size: int) -> tuple[Path, Path]:
+    """The two checkpoints of ``--replay``; raise :class:`UserError` where what lies between cannot be trained alike."""
+    run = arguments.run_dir
+    try:
+        first, last = (checkpoint_of(run, int(step)) for step in str(arguments.replay).split(":"))
+    except ValueError as error:
+        raise UserError(f"--replay {arguments.replay}: A:B, the steps of two checkpoints") from error
+    there = ", ".join(str(step_of(path)) for path in checkpoints(run))
+    for path in (first, last):
+        if not path.is_dir():
+            raise UserError(f"--replay {arguments.replay}: no checkpoint of step {step_of(path)}; there are {there}")
+    if step_of(first) >= step_of(last):
+        raise UserError(f"--replay {arguments.replay}: the first is to be the earlier one")
+    between = (span for span in read_position(last).trained if span.stop > step_of(first))
+    for span in between:
+        if span.world_size != world_size:
+            raise UserError(
+                f"steps {span.start} to {span.stop - 1} were trained on {span.world_size} rank(s), "
+                f"this is {world_size}: rounding differs; replay on as many"
+            )
+    return first, last
+
+
+def _replay(arguments: Arguments, first: Path, last: Path) -> None:
+    """Train from ``first`` in a folder of its own and compare with ``last``. A collective."""
+    run, stop = arguments.run_dir, step_of(last)
+    config, info = runs.read(run)
+    folder = run / ".replay"
+    config = dataclasses.replace(
+        config,
+        train=dataclasses.replace(
+            config.train,
+            max_steps=stop,
+            max_minutes=None,
+            checkpoint_every=None,
+            keep_checkpoints=stop,
+            eval_every_epochs=0,
+            best_metric=None,
+            patience=None,
+        ),
+        logging=Logging(progress=False),
+    )
+    with distributed_context():
+        on_main(lambda: _make_replay(folder, run, first))
+    data = arguments.data or Path(info.data)
+    if info.method is None:
+        pretrain(PretrainArguments(data=data, run_dir=folder, resume=True), config)
+    else:
+        assert info.init is not None
+        split: Any = read_position(first).stream.split
+        asked = tune_command.Arguments(
+            data=data, init=Path(info.init), method=info.method, run_dir=folder, resume=True, split=split
+        )
+        tune(asked, config, collections.defaultdict(dict))
+    with distributed_context():
+        on_main(lambda: _compare(checkpoint_of(folder, stop), last))
+        on_main(lambda: shutil.rmtree(folder))
+
+
+def _make_replay(folder: Path, run: Path, first: Path) -> None:
+    """A run that stands where ``first`` was written."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / first.name).symlink_to(first.resolve(), target_is_directory=True)
+    for name in ("config.yaml", "run.json"):
+        shutil.copy(run / name, folder / name)
+
+
+def _compare(again: Path, saved: Path) -> None:
+    """Raise :class:`UserError` where two checkpoints hold other values."""
+    names = checkpoint_data.names(saved)
+    for name in sorted(names | checkpoint_data.names(again)):
+        one, other = (checkpoint_data.read_tensor(path, name) for path in (saved, again))
+        if not torch.equal(one, other):
+            raise UserError(
+                f"{saved}: {name} is not what training again comes to: {int((one != other).sum())} of {one.numel()} "
+                f"values differ, by {float((one.double() - other.double()).abs().max()):.3g} at most"
+            )
+    print(f"{saved.name}: trained again, all {len(names)} tensors are equal to the bit", flush=True)
