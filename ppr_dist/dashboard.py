@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> None:
         for section, panels in SECTIONS.items():
             print(section)
             for panel in panels:
-                print(f"  {panel.title} ({panel.unit}): {panel.pattern or ', '.join(panel.keys)}")
+                unit = f" ({panel.unit})" if panel.unit else ""
+                print(f"  {panel.title}{unit}: {panel.pattern or ', '.join(panel.keys)}")
         return
     view = workspace(arguments)
     try:
@@ -56,7 +57,7 @@ def workspace(arguments: Arguments) -> Any:
             title=panel.title,
             y=list(panel.keys),
             metric_regex=panel.pattern,
-            title_y=panel.unit,
+            title_y=panel.unit or None,
             plot_type="stacked-area" if panel.stacked else "line",
         )
 

@@ -1,7 +1,9 @@
-"""``python -m ppr_dist.report --runs RUN [RUN …] --out FOLDER``: a table and a picture of several runs side by side.
+"""``python -m ppr_dist.report --runs RUN [RUN …] --html FILE``: runs side by side, on a page or as table and picture.
 
-Reads what runs wrote: evaluations.jsonl (of each method and task the last line counts) and metrics.jsonl. Refuses to
-set figures side by side that do not compare: of other data, another seed of negatives, or without the seen targets.
+``--html`` writes one page that needs nothing beside it: curves, throughput, parts of a step, evaluations,
+configurations; ``--out`` a folder with a table of evaluations (Markdown) and a picture. Reads what runs wrote:
+evaluations.jsonl (of each method and task the last line counts) and metrics.jsonl. Refuses to set evaluations side by
+side that do not compare: of other data, another seed of negatives, or without the seen targets.
 
 A metric that is null in a line is not defined for that model; ``ranked_last`` counts the instances that a line takes
 for ranked last because no rank is defined for them.
@@ -12,15 +14,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from ppr_dist import cli, options
 from ppr_dist.errors import UserError
-from ppr_dist.files import read_lines
+from ppr_dist.files import read_lines, replace
 
 Row = dict[str, Any]
 Protocol = Literal["sampled-99", "full"]
-PROTOCOLS = get_args(Protocol)
+PROTOCOLS: dict[str, str] = {"sampled-99": "among 99 sampled items", "full": "in the whole catalogue"}
 SHOWN = ("auc", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 """Metrics of a ranking that the table has, and the picture's; of a task without a ranking it has all."""
 
@@ -28,48 +30,88 @@ SHOWN = ("auc", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
     runs: list[Path]
-    """Runs that were evaluated, in the order they are to be shown."""
-    out: Path
+    """Runs in the order they are to be shown; for --out they must have been evaluated."""
+    out: Path | None = None
     """Folder for report.md and report.png."""
+    html: Path | None = None
+    """File for the page, which shows evaluations under every protocol."""
     protocol: Protocol = "sampled-99"
-    """Protocol of rankings to show; a task that ranks nothing is shown under either."""
+    """Protocol of rankings to show in --out; a task that ranks nothing is shown under either."""
     metric: str = "ndcg@10"
     """Metric of the picture; the table has it too."""
 
 
 def main(argv: list[str] | None = None) -> None:
     (arguments,), _ = options.parse("ppr_dist.report", argv, [Arguments])
+    if arguments.out is None and arguments.html is None:
+        raise UserError("name what to write: --html FILE, --out FOLDER, or both")
     labels = _labels(arguments.runs)
-    rows = [row for run in arguments.runs for row in _evaluations(run, labels[run], arguments.protocol)]
-    check_alike(rows)
-    metrics = list(dict.fromkeys(name for row in rows for name in _metrics(row)))
-    if arguments.metric not in metrics:
-        raise UserError(f"--metric {arguments.metric}: no such metric; there are {', '.join(metrics)}")
-    if arguments.out.exists() and not arguments.out.is_dir():
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"{arguments.out} is a file; --out takes a folder")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    table = markdown(rows, arguments.metric)
-    (arguments.out / "report.md").write_text(table + "\n")
-    losses = {label: _losses(run) for run, label in labels.items()}
-    draw(rows, losses, arguments.metric, arguments.out / "report.png")
-    print(table)
-    print(f"\n{arguments.out / 'report.md'}, {arguments.out / 'report.png'}", flush=True)
+    if arguments.html is not None and arguments.html.is_dir():
+        raise UserError(f"{arguments.html} is a folder; --html takes a file")
+    rows = _rows(labels, arguments.protocol, required=True) if arguments.out is not None else []
+    if arguments.html is not None:
+        write_page(labels, arguments.html)
+        print(arguments.html, flush=True)
+    if arguments.out is not None:
+        write_table(rows, labels, arguments.metric, arguments.out)
+
+
+def write_table(rows: list[Row], labels: dict[Path, str], metric: str, out: Path) -> None:
+    """report.md and report.png in the folder ``out``."""
+    metrics = list(dict.fromkeys(name for row in rows for name in _metrics(row)))
+    if metric not in metrics:
+        raise UserError(f"--metric {metric}: no such metric; there are {', '.join(metrics)}")
+    out.mkdir(parents=True, exist_ok=True)
+    text = markdown(rows, metric)
+    (out / "report.md").write_text(text + "\n")
+    draw(rows, {label: _losses(run) for run, label in labels.items()}, metric, out / "report.png")
+    print(text)
+    print(f"\n{out / 'report.md'}, {out / 'report.png'}", flush=True)
+
+
+def write_page(labels: dict[Path, str], path: Path) -> None:
+    """One page of everything that runs tell."""
+    from ppr_dist.page.page import render
+    from ppr_dist.page.series import read_run
+
+    runs = [read_run(run, label, number) for number, (run, label) in enumerate(labels.items())]
+    evaluations, shown = [], set[str]()
+    for protocol, words in PROTOCOLS.items():
+        # What ranks nothing comes with either protocol, and is shown with the first.
+        rows = [row for row in _rows(labels, protocol, required=False) if row["where"] not in shown]
+        shown |= {row["where"] for row in rows}
+        if rows:
+            head, cells, notes = table(rows, SHOWN[-1])
+            evaluations.append({"caption": f"Evaluation {words}", "head": head, "rows": cells, "notes": notes})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, render(runs, evaluations))
+
+
+def _rows(labels: dict[Path, str], protocol: str, *, required: bool) -> list[Row]:
+    """Evaluations of all runs under ``protocol``, which compare; ``required``: each run has some."""
+    rows = [row for run, label in labels.items() for row in _evaluations(run, label, protocol, required=required)]
+    check_alike(rows)
+    return rows
 
 
 def _labels(runs: list[Path]) -> dict[Path, str]:
     """A name for each run: its folder's, or the path as given where two folders have one name."""
     places = [run.resolve() for run in runs]
     for run, place in zip(runs, places, strict=True):
+        if not run.is_dir():
+            raise UserError(f"{run}: no such folder")
         if places.count(place) > 1:
             raise UserError(f"--runs names {run} twice")
     names = [place.name for place in places]
     return {run: name if names.count(name) == 1 else str(run) for run, name in zip(runs, names, strict=True)}
 
 
-def _evaluations(run: Path, label: str, protocol: str) -> list[Row]:
+def _evaluations(run: Path, label: str, protocol: str, *, required: bool) -> list[Row]:
     """The last evaluation of each method and task under ``protocol``; says so where there were others before it."""
     path = run / "evaluations.jsonl"
-    if not path.is_file():
+    if not path.is_file() and required:
         raise UserError(f"{run}: nothing evaluated yet (no evaluations.jsonl)")
     latest: dict[tuple[str, str], Row] = {}
     before: dict[tuple[str, str], int] = {}
@@ -82,7 +124,7 @@ def _evaluations(run: Path, label: str, protocol: str) -> list[Row]:
                 latest[key] = {**row, "label": label, "where": f"{path}:{number}"}
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: line {number} is not an evaluation ({error!r})") from error
-    if not latest:
+    if not latest and required:
         raise UserError(f"{path}: no evaluation under protocol {protocol}")
     again = ", ".join(f"{method} {task} ({count + 1} times)" for (method, task), count in before.items() if count)
     if again:
@@ -112,32 +154,38 @@ def _metrics(row: Row) -> list[str]:
     return [name for name, value in row.items() if value is None or isinstance(value, float)]
 
 
-def markdown(rows: list[Row], metric: str) -> str:
-    """One line per run, method and task; below them why a figure is not defined, and what counts in its place."""
+def table(rows: list[Row], metric: str) -> tuple[list[str], list[list[str]], list[str]]:
+    """Head, one line per run, method and task, and notes: why a figure is not defined, what counts in its place."""
     ranked = [row for row in rows if not row.keys().isdisjoint(SHOWN)]
     others = [name for row in rows if row not in ranked for name in _metrics(row)]
     shown = list(dict.fromkeys([*(SHOWN if ranked else ()), *others, metric]))
-    lines = ["| run | method | step | task | instances | " + " | ".join(m.upper() for m in shown) + " |"]
-    lines.append("|---" * (5 + len(shown)) + "|")
-    for row in rows:
-        values = " | ".join(_cell(row, m) for m in shown)
-        lines.append(
-            f"| {row['label']} | {row['method']} | {row['step']} | {row['task']} | {_instances(row)} | {values} |"
-        )
-    lines.append("")
+    lines = [
+        [row["label"], row["method"], str(row["step"]), row["task"], str(_instances(row))]
+        + [_cell(row, m) for m in shown]
+        for row in rows
+    ]
+    notes = []
     if any(_cell(row, m) == "not defined" for row in rows for m in shown):
         alike = "without prompt and profile encoder a model scores all items alike before a user's first click"
-        lines.append(f"not defined: {alike}.")
+        notes.append(f"not defined: {alike}.")
     for row in rows:
         if (count := row.get("ranked_last", 0)) and count < _instances(row):
             counts = f"counts {count} of its {row['instances']} instances, the zero-shot ones, as ranked last"
-            lines.append(f"{row['label']}, {row['method']}: {row['task']} {counts}.")
-    return "\n".join(lines).rstrip()
+            notes.append(f"{row['label']}, {row['method']}: {row['task']} {counts}.")
+    return ["run", "method", "step", "task", "instances", *(m.upper() for m in shown)], lines, notes
 
 
 def _instances(row: Row) -> Any:
     """What the figures are means over: ranked instances, or users."""
     return row["instances"] if "instances" in row else row["users"]
+
+
+def markdown(rows: list[Row], metric: str) -> str:
+    """:func:`table` as Markdown."""
+    head, lines, notes = table(rows, metric)
+    text = [f"| {' | '.join(cells)} |" for cells in (head, *lines)]
+    text.insert(1, "|---" * len(head) + "|")
+    return "\n".join([*text, "", *notes]).rstrip()
 
 
 def _cell(row: Row, metric: str) -> str:

@@ -16,12 +16,14 @@ from ppr_dist.tracking.part_names import PARTS, REST, key
 class Panel:
     title: str
     unit: str
-    """What the vertical axis counts."""
+    """What the vertical axis counts; empty where the title says it."""
     keys: tuple[str, ...] = ()
     pattern: str | None = None
     """In place of keys: a regular expression that whole names match."""
     stacked: bool = False
     """Whether the values are parts of a whole."""
+    from_zero: bool = True
+    """Whether 0 is where the vertical axis begins."""
 
     def found(self, names: Iterable[str]) -> list[str]:
         """Those of ``names`` that it shows, in its own order where it has one."""
@@ -48,14 +50,14 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Balance": (
         Panel(title="Real slots in attention", unit="share", keys=("real_slots_share",)),
         Panel(title="Distinct ids", unit="share", keys=("distinct_ids_share",)),
-        Panel(title="Rows asked of the busiest rank", unit="× mean", keys=("busiest_rank_over_mean",)),
+        Panel(title="Rows asked of the busiest rank", unit="× mean", keys=("busiest_rank_over_mean",), from_zero=False),
     ),
     "Training": (
-        Panel(title="Loss", unit="loss", keys=("loss",)),
-        Panel(title="Gradient norm", unit="norm", keys=("grad_norm",)),
-        Panel(title="Learning rates", unit="rate", keys=("lr", "table_lr")),
-        Panel(title="Validation NDCG", unit="NDCG@10", keys=("validation_ndcg@10",)),
-        Panel(title="Validation HIT", unit="HIT@10", keys=("validation_hit@10",)),
+        Panel(title="Loss", unit="", keys=("loss",), from_zero=False),
+        Panel(title="Gradient norm", unit="", keys=("grad_norm",), from_zero=False),
+        Panel(title="Learning rates", unit="", keys=("lr", "table_lr")),
+        Panel(title="Validation NDCG", unit="NDCG@10", keys=("validation_ndcg@10",), from_zero=False),
+        Panel(title="Validation HIT", unit="HIT@10", keys=("validation_hit@10",), from_zero=False),
     ),
     "Memory": (
         Panel(title="Host, fullest rank", unit="GB", keys=("host_gb", "peak_host_gb")),
