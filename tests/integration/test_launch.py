@@ -167,24 +167,33 @@ def test_a_refused_input_is_said_by_the_rank_and_again_by_the_launcher(
 def test_four_launchers_train_what_one_process_trains(
     catalogue: Path, tmp_path: Path, launch: Callable[..., Launched]
 ) -> None:
-    """Plain torchrun, a launcher for each of four machines, which meet on loopback."""
+    """Plain torchrun, a launcher for each of four machines, which meet on loopback.
+
+    Bit for bit what four ranks of one launcher train. One process adds up the same gradients in another order: its
+    weights are the same to 2·10^-6, 1/500 of a step of Adam's (seen: 5·10^-7). The keys' bias alone is not, since its
+    gradient is 0 and Adam makes steps of what rounding leaves of it.
+    """
     lr, steps = 1e-3, 4
-    train = ("--data", catalogue, *TINY, "--train.max_steps", steps, "--train.lr", lr, "--model.dropout", 0.0)
-    four, one = tmp_path / "four", tmp_path / "one"
+    train = ("--data", catalogue, *TINY, "--train.max_steps", steps, "--train.lr", lr)
+    four, together, one = (tmp_path / name for name in ("four", "together", "one"))
     meet = ("--nnodes=4", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=four")
     words = ("ppr_dist.pretrain", *train, "--run-dir", four)
     jobs = [launch(*words, ranks=1, launcher=PLAIN, meet=meet) for _ in range(4)]
-    succeed("pretrain", *train, "--run-dir", one)
     for job in jobs:
         assert job.process.wait(240) == 0, job.log.read_text()
     assert sum("pretrain: 4 steps" in job.log.read_text() for job in jobs) == 1
     assert len(json.loads((four / "plan.json").read_text())["ranks"]) == 4
+    succeed("pretrain", *train, "--run-dir", together, world_size=4)
+    succeed("pretrain", *train, "--run-dir", one)
 
-    found, want = (of(tensors(run), "dense.", "tables.") for run in (four, one))
-    assert found.keys() == want.keys()
-    np.testing.assert_allclose(found[ITEM], want[ITEM], rtol=1e-4, atol=1e-6)
-    weights = [name for name in want if name.startswith("dense.parameter.")]
-    apart = np.concatenate([np.abs(found[name] - want[name]).ravel() for name in weights])
-    # Adam makes whole steps of gradients that are rounding noise: those of the keys' bias, and a few more.
-    assert apart.max() < 2 * lr * steps
-    assert np.quantile(apart, 0.98) < 1e-3 * lr
+    found, same, want = (of(tensors(run), "dense.", "tables.") for run in (four, together, one))
+    assert found.keys() == same.keys() == want.keys()
+    for name in found:
+        np.testing.assert_array_equal(found[name], same[name], err_msg=name)
+    for name in (ITEM, *(name for name in want if name.startswith("dense.parameter."))):
+        apart = np.abs(found[name] - want[name])
+        if name.endswith("qkv.bias"):
+            dim = len(apart) // 3
+            keys, apart = apart[dim : 2 * dim], np.delete(apart, np.s_[dim : 2 * dim])
+            assert keys.max() < lr * steps
+        assert apart.max() < 2e-6, name
