@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -152,7 +153,10 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
         rng = np.random.default_rng(0)
         rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in collators}
         seen: dict[str, list[np.ndarray]] = {kind: [] for kind in collators}
-        stream = loader.stream.batches(0, range(loader.stream.steps))
+        # Of a small log one epoch has fewer steps than are measured.
+        stream = (
+            step for epoch in itertools.count() for step in loader.stream.batches(epoch, range(loader.stream.steps))
+        )
         for _ in range(ROUNDS):
             blocks = [next(stream) for _ in range(STEPS)]
             for kind, collator in collators.items():

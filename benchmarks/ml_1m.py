@@ -140,7 +140,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
         lines.append("|---" * (3 + len(shown)) + "|")
         for r in result["cold_start"]:
             if r["protocol"] == protocol:
-                values = " | ".join(f"{r[m]:.4f}" for m in shown)
+                values = " | ".join("not defined" if r[m] is None else f"{r[m]:.4f}" for m in shown)
                 lines.append(f"| {r['method']} | {r['task']} | {r['instances']} | {values} |")
     return "\n".join(lines) + "\n"
 
