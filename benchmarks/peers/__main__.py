@@ -9,8 +9,8 @@ table: row-wise Adagrad), one process each, the same number of threads. Losses: 
 ``--negatives`` sampled negatives (RecTools draws them for each target, ppr_dist for each step; RecBole has only the
 softmax over the whole catalogue). All processes of a loss are alive together and train in turn, a span of seconds each,
 in alternating order; only one of them runs at a time. Round 0 warms up. Targets are real ones, not padded slots.
-Not the same: the peers' dropout on attention weights, which ppr_dist has not; the table's optimizer; and RecBole trains
-one target of each sequence of a step, where the others train all.
+Not the same: the peers' dropout on attention weights, which ppr_dist leaves off; the table's optimizer; and RecBole
+trains one target of each sequence of a step, where the others train all.
 "bare" is the same sequential model over random vectors: no data, tables, loss or engine.
 Reports medians over rounds, the median of the ratios within rounds, and each one's seconds of training until NDCG@10 of
 the last but one click (whole catalogue, seen items removed) first reaches a given value; ranking is not timed.
