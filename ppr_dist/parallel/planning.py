@@ -35,18 +35,8 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan
 
 from ppr_dist.errors import UserError
-from ppr_dist.parallel.cluster import GIB, Cluster, TableConstraint, default_cluster, load_cluster
-from ppr_dist.parallel.footprint import OPTIMIZER_STATE, describe_plan, state_bytes
-
-__all__ = [
-    "Cluster",
-    "DoesNotFitError",
-    "TableConstraint",
-    "default_cluster",
-    "describe_plan",
-    "load_cluster",
-    "make_plan",
-]
+from ppr_dist.parallel.cluster import GIB, Cluster
+from ppr_dist.parallel.footprint import OPTIMIZER_STATE, state_bytes
 
 UNLIMITED_GB = 2.0**20
 

@@ -11,7 +11,8 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Tables
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.errors import UserError, choose
-from ppr_dist.parallel.planning import Cluster, DoesNotFitError, load_cluster, make_plan
+from ppr_dist.parallel.cluster import Cluster, load_cluster
+from ppr_dist.parallel.planning import DoesNotFitError, make_plan
 from ppr_dist.parallel.step_cost import step_cost, typical
 from ppr_dist.parallel.tables import SparseModule, TableSizes, make_sharder, say_plan
 from ppr_dist.runs import table_sizes

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ppr_dist.errors import UserError, require_positive
 from ppr_dist.model.backbones.base import Backbone
 from ppr_dist.model.dropout import Dropout
-from ppr_dist.model.packed_sequences import PackedSequences
+from ppr_dist.model.packed_sequences import PackedSequences, scattered
 
 TIME_BUCKETS = 64
 """Of the logarithm of a time between two clicks: bucket b begins at e^(0.301·b) seconds; the last holds the rest."""
@@ -63,19 +63,15 @@ class HSTU(Backbone):
 
     def _padded_places(self, sequences: PackedSequences) -> list[tuple[Tensor, Tensor | None, Tensor | None]]:
         """Of each bucket: number of each row's click (−1: prompt or padding), its time, and when is asked, [s, L]."""
-        rows = sequences.click_rows
 
-        def padded(of_clicks: Tensor | None) -> list[Tensor] | list[None]:
-            if of_clicks is None:
-                return [None] * len(sequences.buckets)
-            return sequences.pad(of_clicks.new_zeros(sequences.rows).index_copy_(0, rows, of_clicks))
+        def padded(of_clicks: Tensor) -> list[Tensor]:
+            return sequences.pad(scattered(of_clicks, sequences.click_rows, sequences.rows))
 
+        numbers = [number - 1 for number in padded(sequences.position + 1)]
         times = sequences.times if self.settings.times else None
-        asked_at = times if sequences.asked_at is None or times is None else sequences.asked_at
-        numbers = [
-            number - 1
-            for number in sequences.pad(rows.new_zeros(sequences.rows).index_copy_(0, rows, sequences.position + 1))
-        ]
+        if times is None:
+            return [(number, None, None) for number in numbers]
+        asked_at = times if sequences.asked_at is None else sequences.asked_at
         return list(zip(numbers, padded(times), padded(asked_at), strict=True))
 
     def adaptable(self) -> tuple[str, ...]:

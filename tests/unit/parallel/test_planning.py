@@ -16,13 +16,9 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from ppr_dist import plan as plan_command
 from ppr_dist.errors import UserError
 from ppr_dist.parallel import planning
-from ppr_dist.parallel.planning import (
-    DoesNotFitError,
-    default_cluster,
-    describe_plan,
-    load_cluster,
-    make_plan,
-)
+from ppr_dist.parallel.cluster import default_cluster, load_cluster
+from ppr_dist.parallel.footprint import describe_plan
+from ppr_dist.parallel.planning import DoesNotFitError, make_plan
 from ppr_dist.tuning import TUNING_METHODS
 from tests.shards import ATTRIBUTES, random_users, write_data
 
