@@ -71,7 +71,7 @@ class Cost:
 
     items: float = 0
     """Items looked up besides clicks."""
-    own_items: float = 0
+    local_items: float = 0
     """Of these, those that lie on this rank by choice."""
     bytes: float = 0
     """Ids and vectors gathered, and the vectors' gradients."""

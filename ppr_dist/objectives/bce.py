@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ppr_dist.objectives.own_negatives import OwnNegatives, UniformNegatives
+from ppr_dist.objectives.per_target_negatives import NegativesSettings, PerTargetNegatives
 
 
 def bce(
@@ -39,13 +39,13 @@ def bce(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(UniformNegatives):
+class Settings(NegativesSettings):
     """Binary cross-entropy with sampled negatives."""
 
     name = "bce"
 
 
-class BCE(OwnNegatives):
+class BCE(PerTargetNegatives):
     """Binary cross-entropy with sampled negatives."""
 
     section = Settings

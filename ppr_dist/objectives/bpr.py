@@ -10,7 +10,7 @@ import dataclasses
 import torch.nn.functional as F
 from torch import Tensor
 
-from ppr_dist.objectives.own_negatives import OwnNegatives, UniformNegatives
+from ppr_dist.objectives.per_target_negatives import NegativesSettings, PerTargetNegatives
 
 
 def bpr(
@@ -38,13 +38,13 @@ def bpr(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(UniformNegatives):
+class Settings(NegativesSettings):
     """Bayesian personalised ranking."""
 
     name = "bpr"
 
 
-class BPR(OwnNegatives):
+class BPR(PerTargetNegatives):
     """Bayesian personalised ranking."""
 
     section = Settings

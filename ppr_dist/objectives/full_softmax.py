@@ -35,7 +35,7 @@ class FullSoftmax(Objective):
         w, own = shape.world_size, -(-shape.items // shape.world_size)
         return Cost(
             items=own,
-            own_items=own,
+            local_items=own,
             bytes=4 * (w - 1) * shape.targets * (2 * shape.dim + 1 + w),
             # Four products: the logits are computed again for the gradients.
             flops=2 * 4 * shape.dim * shape.targets * shape.items,

@@ -16,11 +16,11 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.errors import UserError
 from ppr_dist.objectives.bce import bce
-from ppr_dist.objectives.own_negatives import OwnNegatives, UniformNegatives
+from ppr_dist.objectives.per_target_negatives import NegativesSettings, PerTargetNegatives
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(UniformNegatives):
+class Settings(NegativesSettings):
     """Binary cross-entropy that is calibrated for how few items are sampled (gBCE)."""
 
     name = "gbce"
@@ -35,7 +35,7 @@ class Settings(UniformNegatives):
             raise UserError(f"gbce.t must be in [0, 1], not {self.t}")
 
 
-class GBCE(OwnNegatives):
+class GBCE(PerTargetNegatives):
     """BCE with σ(u·v⁺) to the power of β."""
 
     section = Settings

@@ -80,7 +80,7 @@ def step_cost(
     tables = len(sizes.attributes) * len(sizes.uses)  # profile tables lie whole on a rank, so 1/W of them on each
     samples = samples_of(w) if device == "cuda" else 1
     # What of the items lies on this rank by choice does not travel, and what it has besides lies elsewhere.
-    own = sum(cost.own_items for cost in costs.values())
+    own = sum(cost.local_items for cost in costs.values())
     items = shape.looked_up - own if own else other * shape.looked_up
     values = other * len(sizes.uses) * shape.profile_values
     parameters = sum(parameter.numel() for parameter in model.parameters())

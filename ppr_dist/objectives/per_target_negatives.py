@@ -1,4 +1,4 @@
-"""What the objectives share that draw uniform negatives of its own for each target."""
+"""What the objectives share that draw uniform negatives for each target."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ppr_dist.objectives.base import NEGATIVE, Cost, Objective, Step, StepShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UniformNegatives:
+class NegativesSettings:
     """The settings of such an objective, which derives its section from this."""
 
     name: ClassVar[str]
@@ -31,10 +31,10 @@ class UniformNegatives:
         require_positive(self, self.name, "uniform_negatives")
 
 
-class OwnNegatives(Objective):
+class PerTargetNegatives(Objective):
     """A sum over targets, each against its own negatives."""
 
-    section: ClassVar[type[UniformNegatives]]
+    section: ClassVar[type[NegativesSettings]]
     loss: Callable[..., Tensor]
     """As :func:`ppr_dist.objectives.bpr.bpr`."""
 
