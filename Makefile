@@ -6,7 +6,7 @@ PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-rest test-all check gpu bench clean
+.PHONY: help env demo test test-rest test-all check gpu bench soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -35,6 +35,9 @@ gpu: ## the single-GPU test mode, at most 8 minutes; without a GPU it says so an
 
 bench: env ## the benchmarks
 	@$(PY) -m benchmarks
+
+soak: env ## kills a run a hundred times, in at most 90 minutes; goes on where it was stopped
+	@$(PY) -m benchmarks.survival --work runs/survival
 
 clean: ## removes .venv and caches; never runs/ or data/
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from ppr_dist import tune as tune_command
 from ppr_dist.batch import Int64Array
 from ppr_dist.certificate import MODULUS, hash_of, of_steps
 from ppr_dist.checkpoint import Position, checkpoint_of, checkpoints, read_position, step_of
-from ppr_dist.config import Config, Logging
+from ppr_dist.config import Logging
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.user_stream import UserStream, users_in_order
 from ppr_dist.errors import UserError
@@ -39,15 +40,14 @@ def verify(arguments: Arguments) -> None:
 
 def _verify_files(arguments: Arguments) -> None:
     run = arguments.run_dir
-    config, info = runs.read(run)
+    _, info = runs.read(run)
     found = checkpoints(run)
     if not found:
         raise UserError(f"{run}: no checkpoint in {run / 'checkpoints'}")
     check_chain(found)
     print(f"{len(found)} checkpoint(s) whole: {', '.join(path.name for path in found)}")
     position = read_position(found[-1])
-    stream = _stream(arguments.data or Path(info.data), config, position)
-    print(check_trained(position, stream), flush=True)
+    print(check_trained(position, read_stream(arguments.data or Path(info.data), position)), flush=True)
 
 
 def check_chain(found: list[Path]) -> None:
@@ -86,7 +86,11 @@ def check_trained(position: Position, stream: UserStream) -> str:
     if whole and sum(hash_of(u) for _, _, u in _users(stream, 0, stream.steps)) % MODULUS != _hash_of_split(stream):
         raise UserError("an epoch of the stream is not every user once")
     users = stream.manifest.split(stream.split).users
-    ranks = ", then ".join(str(n) for n, _ in _grouped([span.world_size for span in position.trained]))
+    sizes = [span.world_size for span in position.trained]
+    changes = [now for before, now in itertools.pairwise([0, *sizes]) if now != before]
+    ranks = ", then ".join(map(str, changes))
+    if len(changes) > 4:
+        ranks = f"{min(sizes)} to {max(sizes)} ({len(changes) - 1} changes)"
     text = f"steps 0 to {position.step - 1}, on {ranks} rank(s): "
     if whole:
         text += f"{whole} epoch(s), in each of which each of {users} users was trained exactly once"
@@ -95,7 +99,7 @@ def check_trained(position: Position, stream: UserStream) -> str:
     return text
 
 
-def _stream(data: Path, config: Config, position: Position) -> UserStream:
+def read_stream(data: Path, position: Position) -> UserStream:
     """What was to be read, as one rank reads it."""
     saved = position.stream
     stream = UserStream(
@@ -125,17 +129,6 @@ def _hash_of_split(stream: UserStream) -> int:
     """Of all users, as the shards have them."""
     _, blocks = users_in_order(stream.folder, stream.manifest, stream.split, rank=0, world_size=1, at_once=65_536)
     return sum(hash_of(users.index) for users in blocks) % MODULUS
-
-
-def _grouped(values: list[int]) -> list[tuple[int, int]]:
-    """(Value, how often) of neighbours that are the same."""
-    groups: list[tuple[int, int]] = []
-    for value in values:
-        if groups and groups[-1][0] == value:
-            groups[-1] = value, groups[-1][1] + 1
-        else:
-            groups.append((value, 1))
-    return groups
 
 
 def _span_to_replay(arguments: Arguments, world_size: int) -> tuple[Path, Path]:
