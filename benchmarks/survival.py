@@ -86,18 +86,17 @@ def _make_data(work: Path) -> None:
 def _kill(work: Path, number: int, draw: random.Random) -> dict[str, Any]:
     """Start the run where it stands, bring the fault about, prove what the files hold."""
     run, fault, ranks = work / "run", draw.choice(FAULTS), draw.choice((1, 2, 3))
-    before, file = _step(run), _file(run)
+    before = _step(run)
     if not before and fault == "while loading":
         fault = "all ranks"  # there is nothing to load yet
-    begun = time.monotonic()
+    begun, began = time.monotonic(), time.time()
     launcher = _start(work, run, ranks)
     row: dict[str, Any] = {"number": number, "fault": fault, "ranks": ranks, "from_step": before, "recovered_s": None}
     try:
         if fault == "while loading":
             _until(lambda: _reads(launcher, run), launcher)
         else:
-            # A start replaces metrics.jsonl, without what was logged after the checkpoint.
-            _until(lambda: _file(run) != file and _logged(run) > before, launcher)
+            _until(lambda: _logged(run, since=began) > before, launcher)
             row["recovered_s"] = time.monotonic() - begun
             _moment(fault, run, draw, launcher)
         row["at_step"] = max(before, _logged(run))
@@ -111,11 +110,13 @@ def _kill(work: Path, number: int, draw: random.Random) -> dict[str, Any]:
 def _go_on(work: Path) -> dict[str, Any]:
     """Start the run a last time and end it as a scheduler would."""
     run, begun = work / "run", time.monotonic()
-    before, file, launcher = _step(run), _file(run), _start(work, run, 2)
-    _until(lambda: _file(run) != file and _logged(run) > before, launcher)
-    recovered = time.monotonic() - begun
-    launcher.terminate()
-    _end(launcher)
+    before, began, launcher = _step(run), time.time(), _start(work, run, 2)
+    try:
+        _until(lambda: _logged(run, since=began) > before, launcher)
+        recovered = time.monotonic() - begun
+    finally:
+        launcher.terminate()
+        _end(launcher)
     return {"fault": "SIGTERM", "recovered_s": recovered, "trained": _prove(work, run)}
 
 
@@ -198,19 +199,19 @@ def _step(run: Path) -> int:
     return read_position(found[-1]).step if found else 0
 
 
-def _logged(run: Path) -> int:
-    """The last step in metrics.jsonl; its last line may be half written."""
+def _logged(run: Path, since: float = 0.0) -> int:
+    """The last whole line's step in metrics.jsonl; 0 until a start later than ``since`` has written to it.
+
+    What it writes first leaves out all after its checkpoint.
+    """
+    path = run / "metrics.jsonl"
     try:
-        lines = (run / "metrics.jsonl").read_text().splitlines()
+        if path.stat().st_mtime < since:
+            return 0
+        lines = path.read_text().splitlines()
         return max((json.loads(line)["step"] for line in lines[-3:-1]), default=0)
     except (OSError, ValueError):
         return 0
-
-
-def _file(run: Path) -> int:
-    """Which file metrics.jsonl is; 0: none."""
-    path = run / "metrics.jsonl"
-    return path.stat().st_ino if path.is_file() else 0
 
 
 def _prove(work: Path, run: Path) -> str:
