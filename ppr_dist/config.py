@@ -46,7 +46,7 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Profile:
+class Profiles:
     """How profiles are embedded, and the profile encoder (tune only)."""
 
     attribute_dim: int = 64
@@ -55,7 +55,7 @@ class Profile:
     """Hidden units of the profile encoder."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "profile", "attribute_dim", "hidden")
+        require_positive(self, "profiles", "attribute_dim", "hidden")
 
 
 class ClusterFile(PosixPath):
@@ -214,7 +214,7 @@ class Config:
     """All sections of a training run."""
 
     model: Model = dataclasses.field(default_factory=Model)
-    profile: Profile = dataclasses.field(default_factory=Profile)
+    profiles: Profiles = dataclasses.field(default_factory=Profiles)
     tables: Tables = dataclasses.field(default_factory=Tables)
     loss: Loss = dataclasses.field(default_factory=Loss)
     stream: Stream = dataclasses.field(default_factory=Stream)

@@ -71,7 +71,7 @@ def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> Tab
         dim=config.model.dim,
         attributes=catalogue.profile,
         columns=tuple(n for n, name in enumerate(catalogue.attributes) if name in catalogue.profile),
-        attribute_dim=config.profile.attribute_dim,
+        attribute_dim=config.profiles.attribute_dim,
         uses=TUNING_METHODS[method].profile_uses if method and catalogue.profile else (),
     )
 

@@ -37,6 +37,7 @@ from ppr_dist.step_loss import make_objectives
 from ppr_dist.tasks import TASKS
 from ppr_dist.tracking import tensorboard_run
 from ppr_dist.tracking.metric_logger import MetricLogger
+from ppr_dist.tracking.profiler import Profile
 from ppr_dist.trainer import Validation, total_steps, train
 from ppr_dist.tuning import TUNING_METHODS
 
@@ -57,6 +58,7 @@ class Run:
     split: str
     config: Config
     context: DistributedContext
+    profile: bool = False
 
     @property
     def name(self) -> str:
@@ -98,6 +100,7 @@ def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
             split="pretrain",
             config=config,
             context=context,
+            profile=arguments.profile,
         )
         check(run)
         objectives = make_objectives(config, None, run.catalogue)
@@ -135,6 +138,7 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             split=arguments.split,
             config=config,
             context=context,
+            profile=arguments.profile,
         )
         check(run)
         objectives = make_objectives(config, arguments.method, run.catalogue)
@@ -219,6 +223,7 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
         first_step=position.step,
         stage=run.name,
         flops=StepFlops(config, run.catalogue, run.info.method),
+        profile=Profile(run.folder, context, parallel, steps - position.step) if run.profile else None,
     )
     end = None
     with Preemption() as told:

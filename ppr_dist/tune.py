@@ -21,6 +21,9 @@ class Arguments:
     """Folder for configuration, metrics and checkpoints."""
     resume: bool = False
     """Go on from the run's latest checkpoint, if it has one."""
+    profile: bool = False
+    """Write a trace of a few steady steps of each rank, its top operators and, on a GPU, a snapshot of its memory to
+    RUN/profile."""
     split: Literal["tune-train", "pretrain"] = "tune-train"
     """Users to tune on."""
 

@@ -192,8 +192,8 @@ def question_of(arguments: Arguments, config: Config) -> Question:
         raise UserError("how many items? --items 1e9, or --data FOLDER")
     if items < 1 or items != int(items) or min(attributes.values(), default=1) < 1:
         raise UserError("--items and --attributes must be whole numbers of at least 1")
-    if config.model.dim % 4 or config.profile.attribute_dim % 4:
-        raise UserError("--dim and --profile.attribute_dim must be multiples of 4")
+    if config.model.dim % 4 or config.profiles.attribute_dim % 4:
+        raise UserError("--dim and --profiles.attribute_dim must be multiples of 4")
     world_size = cluster.world_size if arguments.world_size is None else arguments.world_size
     if cluster.compute_device == "cuda" and world_size > cluster.world_size:
         have = f"{cluster.nodes} machine(s) of {cluster.ranks_per_node}"

@@ -27,6 +27,7 @@ from ppr_dist.step_loss import StepLoss
 from ppr_dist.tracking import machine
 from ppr_dist.tracking.figures import figures
 from ppr_dist.tracking.part_names import PARTS, REST, key
+from ppr_dist.tracking.profiler import Profile
 from ppr_dist.tracking.step_parts import StepParts
 from ppr_dist.tracking.tensorboard_run import TensorBoardRun
 from ppr_dist.tracking.wandb_run import WandbRun
@@ -61,9 +62,11 @@ class MetricLogger:
         first_step: int,
         stage: str,
         flops: Callable[..., float] | None = None,
+        profile: Profile | None = None,
     ) -> None:
         """``flops``: :class:`~ppr_dist.parallel.step_cost.StepFlops`, or None where no rate of them is wanted."""
-        self.config, self.context, self.parallel, self.flops = config, context, parallel, flops
+        self.config, self.context, self.parallel = config, context, parallel
+        self.flops, self.profile = flops, profile
         self.every, self.stage, self.total_steps = config.train.log_every, stage, total_steps
         self.table_lr = config.tables.lr / config.train.lr
         self.sums: dict[str, Tensor | float] = {}
@@ -136,6 +139,10 @@ class MetricLogger:
         if step % self.every == 0:
             self.flush(step, epoch, lr)
         every, next_from_first = self.config.logging.parts_every, self.done + 1 - FIRST_SAMPLE
+        if self.profile:
+            self.profile.step()
+            if self.profile.running:
+                return  # what waits for a GPU would be in the trace
         if every and next_from_first >= 0 and next_from_first % every == 0:
             self.parts.start()
 
@@ -226,6 +233,8 @@ class MetricLogger:
         """Say what the last report could not, as of ``step``, and end."""
         if self.parts.running:
             self.parts.stop()
+        if self.profile:
+            self.profile.close()
         if step is not None and self.aside:
             self.log({"step": step, **self._aside()})
         if self.bar is not None:

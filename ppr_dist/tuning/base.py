@@ -32,13 +32,13 @@ class TuningMethod:
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         """Raises :class:`~ppr_dist.errors.UserError` where the data has not what the method needs."""
         self.config = config
-        self.features = len(catalogue.profile) * config.profile.attribute_dim
+        self.features = len(catalogue.profile) * config.profiles.attribute_dim
         """Width of a profile's embedding, m·d; 0 where the data has no profiles."""
 
     def attach(self, model: SequentialModel) -> None:
         """Add what the pre-trained model does not have: by default the profile encoder."""
         if self.features:
-            model.attach_profile_encoder(self.features, self.config.profile.hidden)
+            model.attach_profile_encoder(self.features, self.config.profiles.hidden)
 
     def trainable(self, name: str) -> bool:
         """Whether the parameter of that name is trained, once all is attached: by default every one."""

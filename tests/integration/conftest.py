@@ -15,7 +15,7 @@ PREPARE = {"users_per_member": 16, "members_per_shard": 2, "buckets": {"age": 5}
 """How ``catalogue`` was prepared; another seed numbers its items otherwise."""
 TINY = (
     *("--model.dim", 16, "--sasrec.layers", 1, "--model.max_length", 12),
-    *("--prompt.hidden", 16, "--profile.attribute_dim", 16),
+    *("--prompt.hidden", 16, "--profiles.attribute_dim", 16),
     *("--train.global_batch_size", 32, "--train.epochs", 1, "--train.lr", 1e-2, "--softmax.uniform_negatives", 32),
 )
 """Flags of a model that trains in a blink."""

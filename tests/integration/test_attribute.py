@@ -25,7 +25,7 @@ from tests.ranks import run_ranks
 HEAD = "dense.parameter.heads.attribute.weight"
 USERS, ITEMS, CLICKS = 600, 60, 8
 TRAIN = (
-    *("--model.dim", 16, "--sasrec.layers", 1, "--profile.attribute_dim", 8),
+    *("--model.dim", 16, "--sasrec.layers", 1, "--profiles.attribute_dim", 8),
     *("--train.global_batch_size", 64, "--train.lr", 1e-2, "--tables.lr", 0.1, "--softmax.uniform_negatives", 32),
 )
 

@@ -30,7 +30,7 @@ PROTOCOLS = ("full", "sampled-99")
 KNOWN = ("few-shot", "next-item", "validation")
 """Tasks with a history: a pre-trained model has nothing else to go by."""
 TRAIN = (
-    *("--prompt.hidden", 16, "--profile.attribute_dim", 16),
+    *("--prompt.hidden", 16, "--profiles.attribute_dim", 16),
     *("--train.global_batch_size", 64, "--train.lr", 1e-2, "--tables.lr", 0.2, "--softmax.uniform_negatives", 128),
 )
 

@@ -20,7 +20,7 @@ SHAPE = (
     *("--sasrec.ffn_multiple", 2, "--model.dropout", 0.0),
 )
 TRAIN = (
-    *("--prompt.tokens", 2, "--prompt.hidden", 12, "--profile.attribute_dim", 8),
+    *("--prompt.tokens", 2, "--prompt.hidden", 12, "--profiles.attribute_dim", 8),
     *("--train.global_batch_size", 32, "--train.epochs", 2, "--train.lr", 1e-2, "--softmax.uniform_negatives", 32),
 )
 DAY = 86_400

@@ -10,7 +10,7 @@ import torch
 
 from ppr_dist.build_model import attach, untuned_model
 from ppr_dist.catalogue import Catalogue
-from ppr_dist.config import Config, Model, Profile, Tables, Train
+from ppr_dist.config import Config, Model, Profiles, Tables, Train
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.users import Users
 from ppr_dist.objectives.base import Objective
@@ -72,7 +72,7 @@ def small_config(
         settings[name] = settings.get(name, {}) | values
     return Config(
         model=Model(backbone=backbone, dim=16, max_length=10, dropout=0.0),
-        profile=Profile(hidden=8, attribute_dim=16),
+        profiles=Profiles(hidden=8, attribute_dim=16),
         tables=Tables(optimizer=optimizer, lr=0.1, init_std=0.3, cluster=cluster),  # type: ignore[arg-type]
         train=Train(
             objectives=[objective],

@@ -20,7 +20,7 @@ from ppr_dist import scoring
 from ppr_dist.batch import Batch
 from ppr_dist.build_model import attach, untuned_model
 from ppr_dist.catalogue import Catalogue
-from ppr_dist.config import Config, Model, Profile, Tables
+from ppr_dist.config import Config, Model, Profiles, Tables
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.instances import Instances, history_batch, sampled_negatives
 from ppr_dist.data.stream.users import Users
@@ -343,7 +343,7 @@ def with_model(context: DistributedContext, data: Path) -> tuple[dict[str, Any],
     small_chunks()
     config = Config(
         model=Model(dim=8, max_length=MAX_LENGTH, dropout=0.0),
-        profile=Profile(hidden=8, attribute_dim=8),
+        profiles=Profiles(hidden=8, attribute_dim=8),
         tables=Tables(optimizer="sgd", init_std=1.0),
         parts=parts(sasrec={"layers": 1}, prompt={"hidden": 8}),
     )

@@ -60,7 +60,7 @@ def bfloat16_moments(context: DistributedContext) -> list[dict[str, np.ndarray]]
     vectors = torch.Generator().manual_seed(context.rank)
     collator = make_collator(context, config, make_objectives(config, "ppr-full", CATALOGUE), first_target=0)
     batch = collator(part(users(), context), epoch=0, step=0, global_users=USERS)
-    width = len(ATTRIBUTES) * config.profile.attribute_dim
+    width = len(ATTRIBUTES) * config.profiles.attribute_dim
     items, *profiles = (
         torch.randn(rows, columns, generator=vectors)
         for rows, columns in ((len(batch.item_ids), config.model.dim), *[(len(batch.users), width)] * 2)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ppr_dist.config import Config, Model, Profile, Tables, Train
+from ppr_dist.config import Config, Model, Profiles, Tables, Train
 from ppr_dist.data.stream.users import Users
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.objectives import OBJECTIVES
@@ -36,7 +36,7 @@ class Case:
         """A model of width 16, with dropout."""
         return Config(
             model=Model(backbone=self.backbone, dim=16, max_length=10, dropout=0.3),
-            profile=Profile(hidden=8, attribute_dim=16),
+            profiles=Profiles(hidden=8, attribute_dim=16),
             tables=Tables(lr=0.1, init_std=0.3),
             train=Train(
                 objectives=list(self.objectives),

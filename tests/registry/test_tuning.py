@@ -36,7 +36,7 @@ def test_step_0_is_the_pretrained_model_where_it_says_so(method: str) -> None:
         kept = {name: parameter.clone() for name, parameter in model.state_dict().items()}
         attach(model, method, config, CATALOGUE)
         model.eval()
-        width = len(CATALOGUE.profile) * config.profile.attribute_dim
+        width = len(CATALOGUE.profile) * config.profiles.attribute_dim
         profiles = {use: torch.randn(len(HISTORIES), width) for use in TUNING_METHODS[method].profile_uses}
         after = model(TABLE, batch_of(HISTORIES), profiles).user
     if TUNING_METHODS[method].starts_as_pretrained:

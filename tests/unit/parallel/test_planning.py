@@ -250,7 +250,7 @@ def test_json_is_printed_alone_or_not_at_all(as_json):
 def test_plan_takes_what_training_takes(method, tmp_path, capsys):
     write_data(tmp_path / "data", {"tune-train": random_users(9, 3000)}, items=3000, per_shard=4)
     options = ["--cluster", str(SHARDING / "cpu.yaml"), "--world-size", "2", "--dim", "32", "--history", "9"]
-    options += ["--profile.attribute_dim", "16", "--tables.precision", "float16", "--tables.optimizer", "adagrad"]
+    options += ["--profiles.attribute_dim", "16", "--tables.precision", "float16", "--tables.optimizer", "adagrad"]
     options += ["--method", method] if method else []
     said = []
     by_hand = ["--items", "3e3", *(word for a, n in ATTRIBUTES.items() for word in (f"--attributes.{a}", str(n)))]
