@@ -33,7 +33,7 @@ FAST = (
     "--softmax.in_batch_per_user",
     0,
 )
-ALL_EPOCHS = ("--train.eval_every_epochs", 0, "--train.patience", "null")
+ALL_EPOCHS = ("--train.eval_every_epochs", 0, "--train.best_metric", "null", "--train.patience", "null")
 METRICS = ("hit@10", "ndcg@10")
 
 
