@@ -32,16 +32,17 @@ def planned_bytes(
     """Bytes of weights and optimizer state that the plan gives each rank, [W]; ids in flight are left out."""
     from ppr_dist.catalogue import Catalogue
     from ppr_dist.config import Config, Model, Profiles, Tables
-    from ppr_dist.parallel.question import Question
+    from ppr_dist.parallel.capacity_planning import Scenario
     from ppr_dist.runs import table_sizes
 
     tables = Tables(precision="float16" if half else "float32")
     config = Config(model=Model(dim=dim), profiles=Profiles(attribute_dim=dim), tables=tables)
     catalogue = Catalogue(items=items, attributes={"profile": profile_values} if profile_values else {})
     sizes = table_sizes(config, catalogue, "ppr-full")
-    question = Question(cluster=cluster, world_size=world_size, catalogue=catalogue, sizes=sizes, tables=tables)
-    said, fault = question.ask()
+    scenario = Scenario(cluster=cluster, world_size=world_size, catalogue=catalogue, sizes=sizes, tables=tables)
+    described, fault = scenario.plan()
     assert fault is None, fault
     return [
-        sum(memory[part] for memory in rank.values() for part in ("weights", "optimizer")) for rank in said["ranks"]
+        sum(memory[part] for memory in rank.values() for part in ("weights", "optimizer"))
+        for rank in described["ranks"]
     ]

@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.dim is not None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dim=arguments.dim))
     # Imported once the options are read: TorchRec takes seconds, and --help does not need it.
-    from ppr_dist.parallel.question import answer
+    from ppr_dist.parallel.capacity_planning import report
 
-    report, lines, fault = answer(arguments, config)
-    print(json.dumps(report) if arguments.json else "\n".join(lines), flush=True)
+    result, lines, fault = report(arguments, config)
+    print(json.dumps(result) if arguments.json else "\n".join(lines), flush=True)
     if fault is not None:
         print(f"ppr_dist: does not fit: {fault}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -49,12 +49,7 @@ class RunInfo:
 
     def catalogue_for(self, config: Config) -> Catalogue:
         """The sizes of its data, and what of it a model of ``config`` may not see."""
-        hidden = {
-            name
-            for objective in config.train.objectives
-            for name in OBJECTIVES[objective].hides(config, self.attributes)
-        }
-        return Catalogue(items=self.items, attributes=self.attributes, hidden=frozenset(hidden))
+        return catalogue_for(config, self.items, self.attributes)
 
     @property
     def uses_profiles(self) -> bool:
@@ -62,6 +57,13 @@ class RunInfo:
 
     def table_sizes(self, config: Config) -> TableSizes:
         return table_sizes(config, self.catalogue_for(config), self.method)
+
+
+def catalogue_for(config: Config, items: int, attributes: dict[str, int]) -> Catalogue:
+    """``items`` and ``attributes`` (cardinality by name), without what a model of ``config`` is to predict."""
+    objectives = [OBJECTIVES[name] for name in config.train.objectives]
+    hidden = frozenset(name for objective in objectives for name in objective.hides(config, attributes))
+    return Catalogue(items=items, attributes=attributes, hidden=hidden)
 
 
 def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> TableSizes:

@@ -17,7 +17,6 @@ from torch import Tensor
 from ppr_dist.batch import Batch
 from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.model.encoded import Encoded
-from ppr_dist.model.scored import scored
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum, exchange_rows
 from ppr_dist.parallel.embeddings import ShardedEmbeddings
@@ -96,7 +95,7 @@ class ModelScorer:
         return self._scored(self.embeddings.look_up_items(ids))
 
     def _scored(self, rows: Tensor) -> Tensor:
-        return scored(self._module.item_encoder(rows), normalize=self._module.normalize)
+        return self._module.scored(self._module.item_encoder(rows))
 
     def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
         rows = self.embeddings.own_rows()

@@ -20,7 +20,6 @@ from ppr_dist.model.encoded import Encoded
 from ppr_dist.model.item_encoders import ITEM_ENCODERS
 from ppr_dist.model.packed_sequences import PackedSequences
 from ppr_dist.model.profile import ProfileMLP
-from ppr_dist.model.scored import scored
 
 _PROFILE = -1  # a draw beside those of the backbone's dropout layers
 
@@ -82,10 +81,14 @@ class SequentialModel(nn.Module):
             assert final is not None
             heads[name] = head(final[0] if u_a is None else final[0] + u_a).float()
         return Encoded(
-            user=scored(user.float(), normalize=self.normalize),
+            user=self.scored(user.float()),
             final=final.float() if final is not None and len(views) > 1 else None,
             heads=heads,
         )
+
+    def scored(self, vectors: Tensor) -> Tensor:
+        """User or item vectors [n, D] as their dot products are taken: of length 1 where the score is the cosine."""
+        return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def _states(
         self, items: Tensor, batch: Batch, views: list[View], x_u: Tensor | None

@@ -13,7 +13,6 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from ppr_dist.config import Config
 from ppr_dist.errors import UserError
-from ppr_dist.model.scored import scored
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.cluster import Cluster, default_cluster, load_cluster
 from ppr_dist.parallel.dense import make_engine
@@ -36,14 +35,13 @@ class Parallel:
     embeddings: ShardedEmbeddings
     engine: Any
     """DeepSpeed engine holding the sequential model and nothing else."""
-    normalize: bool
-    """Whether scores are cosines."""
 
     def look_up(self, pending: PendingLookUp) -> tuple[ItemVectors, dict[str, Tensor]]:
         """Item vectors as they stand now, [U, D], and profiles by use. A collective."""
         rows, profiles = self.embeddings.look_up(pending)
-        items = self.engine.module.item_encoder(rows)
-        return ItemVectors(items, scored(items, normalize=self.normalize)), profiles
+        model = self.engine.module
+        items = model.item_encoder(rows)
+        return ItemVectors(items, model.scored(items)), profiles
 
 
 def make_embeddings(
@@ -99,7 +97,7 @@ def parallelize(
     held = {id(p) for p in engine.module.parameters()}
     if held & {id(p) for p in embeddings.model.parameters()}:
         raise RuntimeError("a table's parameters reached the DeepSpeed engine")
-    return Parallel(embeddings, engine, config.model.normalize)
+    return Parallel(embeddings, engine)
 
 
 def refuse_tables(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""What ``plan`` asks of the planner, what might help where tables do not fit, and how it is said."""
+"""Capacity planning: do the tables fit, what a step costs, and what would help where they do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ppr_dist.parallel.cluster import Cluster, load_cluster
 from ppr_dist.parallel.planning import DoesNotFitError, make_plan
 from ppr_dist.parallel.step_cost import step_cost, typical
 from ppr_dist.parallel.tables import SparseModule, TableSizes, make_sharder, say_plan
-from ppr_dist.runs import table_sizes
+from ppr_dist.runs import catalogue_for, table_sizes
 from ppr_dist.tuning import TUNING_METHODS
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ MOST_RANKS = 4096  # where the search for enough ranks gives up
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
-    """One thing to ask of the planner."""
+class Scenario:
+    """Tables on a cluster."""
 
     cluster: Cluster
     world_size: int
@@ -34,7 +34,7 @@ class Question:
     sizes: TableSizes
     tables: Tables
 
-    def ask(self) -> tuple[dict[str, Any], DoesNotFitError | None]:
+    def plan(self) -> tuple[dict[str, Any], DoesNotFitError | None]:
         """Return ``describe_plan`` of the plan that training would make, or of the leanest and why it does not fit."""
         module, fault = SparseModule(self.sizes, self.tables.precision), None
         try:
@@ -43,59 +43,59 @@ class Question:
             plan, fault = error.plan, error
         return say_plan(plan, module, self.tables, self.cluster, self.world_size), fault
 
-    def with_item(self, **changes: Any) -> Question:
-        """The same question with the item table's constraint changed."""
+    def with_item(self, **changes: Any) -> Scenario:
+        """The same with the item table's constraint changed."""
         item = dataclasses.replace(self.cluster.constraint("item"), **changes)
         constraints = {**self.cluster.constraints, "item": item}
         return dataclasses.replace(self, cluster=dataclasses.replace(self.cluster, constraints=constraints))
 
 
-def changes(question: Question) -> Iterator[tuple[str, Question]]:
+def changes(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
     """What might make it fit, cheapest first: other cuts, half the bits, slower memory, more machines."""
-    own = question.cluster.constraint("item").sharding_types
+    own = scenario.cluster.constraint("item").sharding_types
     for kind in ("row_wise", "column_wise"):
         if kind not in own:
-            yield f"item {kind}", question.with_item(sharding_types=(kind,))
-    half = dataclasses.replace(question, tables=dataclasses.replace(question.tables, precision="float16"))
+            yield f"item {kind}", scenario.with_item(sharding_types=(kind,))
+    half = dataclasses.replace(scenario, tables=dataclasses.replace(scenario.tables, precision="float16"))
     yield "half-precision item table (tables.precision float16)", half
-    if question.cluster.compute_device == "cuda":
+    if scenario.cluster.compute_device == "cuda":
         cached = {"compute_kernels": ("fused_uvm_caching",)}
         yield (
             "item rows in host memory, hot ones cached on the GPU",
-            question.with_item(**cached),
+            scenario.with_item(**cached),
         )
         yield "both: half precision and host memory", half.with_item(**cached)
-    enough = more_ranks(question)
+    enough = more_ranks(scenario)
     yield f"{enough.world_size} ranks", enough
 
 
-def more_ranks(question: Question) -> Question:
-    """The question on the fewest ranks, in whole machines, that fit; on MOST_RANKS where none do."""
-    step = min(question.cluster.ranks_per_node, question.world_size)
+def more_ranks(scenario: Scenario) -> Scenario:
+    """The same on the fewest ranks, in whole machines, that fit; on MOST_RANKS where none do."""
+    step = min(scenario.cluster.ranks_per_node, scenario.world_size)
 
-    def on(machines: int) -> Question:
-        return dataclasses.replace(question, world_size=machines * step)
+    def on(machines: int) -> Scenario:
+        return dataclasses.replace(scenario, world_size=machines * step)
 
-    low = high = question.world_size // step
-    while high * step < MOST_RANKS and on(high).ask()[1]:
+    low = high = scenario.world_size // step
+    while high * step < MOST_RANKS and on(high).plan()[1]:
         low, high = high, min(high * 2, MOST_RANKS // step)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if on(middle).ask()[1] else (low, middle)
+        low, high = (middle, high) if on(middle).plan()[1] else (low, middle)
     return on(high)
 
 
-def show(question: Question, said: dict[str, Any]) -> Iterator[str]:
+def show(scenario: Scenario, described: dict[str, Any]) -> Iterator[str]:
     """The plan as lines for a reader."""
     yield (
-        f"{question.sizes.items:,} items x {question.sizes.dim}, {question.tables.optimizer}, "
-        f"on {question.world_size} rank(s) of {question.cluster.name!r}"
+        f"{scenario.sizes.items:,} items x {scenario.sizes.dim}, {scenario.tables.optimizer}, "
+        f"on {scenario.world_size} rank(s) of {scenario.cluster.name!r}"
     )
     yield ""
-    width = max(16, *(len(table["name"]) for table in said["tables"]))
+    width = max(16, *(len(table["name"]) for table in described["tables"]))
     head = f"{'table':{width}}{'rows':>15}{'columns':>9}  {'dtype':7}{'sharding':13}{'kernel':19}{'shards':>6}"
     yield f"{head}  largest shard"
-    for table in said["tables"]:
+    for table in described["tables"]:
         rows, columns = max((shard[1], shard[2]) for shard in table["shards"])
         yield (
             f"{table['name']:{width}}{table['rows']:>15,}{table['columns']:>9}  {table['dtype']:7}"
@@ -105,19 +105,19 @@ def show(question: Question, said: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{'bytes per rank':22}{'largest':>18}{'mean':>18}"
     for memory in ("hbm", "host"):
-        if not said["largest"][memory]:
+        if not described["largest"][memory]:
             continue
-        fullest = max(said["ranks"], key=lambda rank: rank[memory]["total"])[memory]
+        fullest = max(described["ranks"], key=lambda rank: rank[memory]["total"])[memory]
         for part, count in fullest.items():
-            mean = sum(rank[memory][part] for rank in said["ranks"]) / len(said["ranks"])
+            mean = sum(rank[memory][part] for rank in described["ranks"]) / len(described["ranks"])
             if count:
                 yield f"{memory + ' ' + part:22}{count:>18,}{mean:>18,.0f}"
-        yield f"{memory + ' usable':22}{said['usable_bytes_per_rank'][memory]:>18,}"
-    yield from (f"note: {note}" for note in said["notes"])
+        yield f"{memory + ' usable':22}{described['usable_bytes_per_rank'][memory]:>18,}"
+    yield from (f"note: {note}" for note in described["notes"])
     yield ""
 
 
-def step_by_part(arguments: Arguments, config: Config, question: Question) -> dict[str, dict[str, dict[str, int]]]:
+def step_by_part(arguments: Arguments, config: Config, scenario: Scenario) -> dict[str, dict[str, dict[str, int]]]:
     """:func:`step_cost` as planned, and on twice the ranks with twice the users: what grows between is by the ranks."""
     history = arguments.history
     if history is None and arguments.data:
@@ -126,10 +126,10 @@ def step_by_part(arguments: Arguments, config: Config, question: Question) -> di
     found = {}
     for name, times in (("planned", 1), ("twice", 2)):
         train = dataclasses.replace(config.train, global_batch_size=config.train.global_batch_size * times)
-        grown, ranks = dataclasses.replace(config, train=train), question.world_size * times
-        model = (grown, question.catalogue, arguments.method)
+        grown, ranks = dataclasses.replace(config, train=train), scenario.world_size * times
+        model = (grown, scenario.catalogue, arguments.method)
         shape = typical(*model, ranks, history or config.model.max_length + 1)
-        found[name] = step_cost(*model, shape, question.cluster.compute_device)
+        found[name] = step_cost(*model, shape, scenario.cluster.compute_device)
     return found
 
 
@@ -145,39 +145,39 @@ def show_step(step: dict[str, dict[str, dict[str, int]]], world_size: int, batch
     yield ""
 
 
-def answer(arguments: Arguments, config: Config) -> tuple[dict[str, Any], list[str], DoesNotFitError | None]:
+def report(arguments: Arguments, config: Config) -> tuple[dict[str, Any], list[str], DoesNotFitError | None]:
     """The plan as plain data and as lines for a reader, and why it does not fit.
 
-    Raises :class:`UserError` where the arguments do not make one question.
+    Raises :class:`UserError` where the arguments do not make one scenario.
     """
     logging.getLogger("torchrec").setLevel(logging.ERROR)
-    question = question_of(arguments, config)
-    said, fault = question.ask()
-    report: dict[str, Any] = {"fits": fault is None, "items": question.sizes.items, "dim": question.sizes.dim}
-    step = step_by_part(arguments, config, question)
-    lines = [*show(question, said), *show_step(step, question.world_size, config.train.global_batch_size)]
+    scenario = scenario_of(arguments, config)
+    described, fault = scenario.plan()
+    result: dict[str, Any] = {"fits": fault is None, "items": scenario.sizes.items, "dim": scenario.sizes.dim}
+    step = step_by_part(arguments, config, scenario)
+    lines = [*show(scenario, described), *show_step(step, scenario.world_size, config.train.global_batch_size)]
     if fault is None:
         lines.append("It fits.")
     else:
-        report |= {"why": str(fault), "memory": fault.memory, "short_bytes": fault.short_bytes}
-        tried = [{"change": name, **_outcome(change)} for name, change in changes(question)]
+        result |= {"why": str(fault), "memory": fault.memory, "short_bytes": fault.short_bytes}
+        tried = [{"change": name, **_outcome(change)} for name, change in changes(scenario)]
         cheapest = next((each["change"] for each in tried if each["fits"]), None)
-        report |= {"changes": tried, "cheapest": cheapest}
+        result |= {"changes": tried, "cheapest": cheapest}
         for each in tried:
             use = ", ".join(f"{count:,} bytes {memory}" for memory, count in each["largest"].items() if count)
             fits = "fits        " if each["fits"] else "does not fit"
             lines.append(f"{fits}  {each['change']}: {use} on the fullest rank")
         lines.append(f"cheapest change that makes it fit: {cheapest or 'none of those tried'}")
-    return {**report, **said, "step": step}, lines, fault
+    return {**result, **described, "step": step}, lines, fault
 
 
-def _outcome(question: Question) -> dict[str, Any]:
-    outcome, fault = question.ask()
+def _outcome(scenario: Scenario) -> dict[str, Any]:
+    outcome, fault = scenario.plan()
     return {"fits": fault is None, "largest": {memory: outcome["largest"][memory] for memory in ("hbm", "host")}}
 
 
-def question_of(arguments: Arguments, config: Config) -> Question:
-    """Raises :class:`UserError` where the arguments do not make one question."""
+def scenario_of(arguments: Arguments, config: Config) -> Scenario:
+    """Raises :class:`UserError` where the arguments do not make one scenario."""
     path = arguments.cluster or config.tables.cluster
     if path is None:
         raise UserError("name the cluster: --cluster sharding/gpu-32.yaml")
@@ -200,8 +200,8 @@ def question_of(arguments: Arguments, config: Config) -> Question:
         raise UserError(f"--world-size {world_size}: {path} has {cluster.world_size} GPUs ({have}); raise its nodes")
     if arguments.method is not None:
         choose("--method", arguments.method, TUNING_METHODS)
-    catalogue = Catalogue(items=int(items), attributes=attributes)
-    return Question(
+    catalogue = catalogue_for(config, int(items), attributes)
+    return Scenario(
         cluster=cluster,
         world_size=world_size,
         catalogue=catalogue,

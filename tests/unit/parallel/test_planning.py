@@ -272,6 +272,14 @@ def test_more_ranks_than_gpus_do_not_fit():
         plan_command.main(argv)
 
 
+def test_an_attribute_to_predict_has_no_table(capsys):
+    words = ["--cluster", str(SHARDING / "cpu.yaml"), "--items", "9", "--attributes.age", "5", "--attributes.city", "7"]
+    predict = ["--train.objectives", "attribute", "--attribute.name", "age"]
+    plan_command.main([*words, *predict, "--method", "fine-tune", "--dim", "8", "--json"])
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    assert [table["name"] for table in tables] == ["item", "profile_encoder:city"]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -282,7 +290,7 @@ def test_more_ranks_than_gpus_do_not_fit():
         (["--items", "9", "--data", "data"], "leave --items"),
     ],
 )
-def test_a_question_that_is_none_is_refused(given, said):
+def test_arguments_that_say_too_little_or_too_much_are_refused(given, said):
     with pytest.raises(UserError, match=said):
         plan_command.main(["--cluster", str(SHARDING / "cpu.yaml"), "--dim", "8", *given])
 
