@@ -48,5 +48,6 @@ def _restarted() -> bool:
 def warn_of_stale_addresses() -> None:
     """Say, on rank 0 of a restart, what makes torch's restarts fail: before the ranks meet, as they fail there."""
     variable = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
-    if _restarted() and os.environ.get("RANK") == "0" and os.environ.get(variable) != "1":
+    several = os.environ.get("RANK") == "0" and os.environ.get("WORLD_SIZE") != "1"
+    if _restarted() and several and os.environ.get(variable) != "1":
         warn(f"restarted by torchrun without {variable}=1: from the second restart on ranks may not find one another")

@@ -24,7 +24,9 @@ FLAGS = {
         for field in dataclasses.fields(arguments)
     ),
     *("standalone", "nnodes", "nproc-per-node", "rdzv-backend", "rdzv-endpoint", "rdzv-id"),  # torchrun's
-    *("nodes", "gpus-per-node", "time", "partition", "requeue", "signal"),  # sbatch's
+    *("max-restarts", "log-dir", "tee", "shutdown-timeout", "signals-to-handle"),
+    *("nodes", "gpus-per-node", "time", "partition", "requeue", "signal", "array"),  # sbatch's
+    "build-arg",  # podman's
     *("no-deps", "strict", "log", "work"),  # of pip, mypy and the benchmarks
 }
 # Changes name what was there before, and results what was typed then.
