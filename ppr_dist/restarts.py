@@ -46,8 +46,12 @@ def _restarted() -> bool:
 
 
 def warn_of_stale_addresses() -> None:
-    """Say, on rank 0 of a restart, what makes torch's restarts fail: before the ranks meet, as they fail there."""
-    variable = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+    """Say, on rank 0 of a restart, what makes torch's restarts fail: before the ranks meet, as they fail there.
+
+    Ranks that meet in their launcher's store find there, from the second restart on, addresses of ranks that have gone
+    (torch 2.13). So do those of the static rendezvous whatever the variable.
+    """
     several = os.environ.get("RANK") == "0" and os.environ.get("WORLD_SIZE") != "1"
-    if _restarted() and several and os.environ.get(variable) != "1":
-        warn(f"restarted by torchrun without {variable}=1: from the second restart on ranks may not find one another")
+    if _restarted() and several and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "False":
+        cure = "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, and --standalone or --rdzv-backend c10d"
+        warn(f"restarted by torchrun, where from the second restart on ranks may not find one another: {cure}")

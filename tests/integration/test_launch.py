@@ -80,8 +80,8 @@ class Launched:
 def launch(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
     started: list[Launched] = []
 
-    def start(*argv: Any, ranks: int = 2, meet: tuple[str, ...] = (), torchrun: tuple[str, ...] = ()) -> Launched:
-        options = (f"--nproc-per-node={ranks}", *(meet or (f"--master-port={free_port()}",)), *torchrun, "-m")
+    def start(*argv: Any, ranks: int = 2, meet: tuple[str, ...] = ()) -> Launched:
+        options = (f"--nproc-per-node={ranks}", *(meet or (f"--master-port={free_port()}",)), "-m")
         started.append(Launched(tmp_path / f"stderr-{len(started)}", *options, *argv))
         return started[-1]
 
@@ -198,7 +198,7 @@ def test_torchrun_restarts_after_each_of_two_kills(
     catalogue: Path, tmp_path: Path, launch: Callable[..., Launched]
 ) -> None:
     run = tmp_path / "run"
-    job = launch("ppr_dist.pretrain", *long_training(catalogue, run), torchrun=("--max-restarts=3",))
+    job = launch("ppr_dist.pretrain", *long_training(catalogue, run), meet=("--standalone", "--max-restarts=3"))
     job.until(lambda: trains(run))
     for victim in (1, 0):
         resumed, lines = job.resumed, len(logged(run))

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from tests.ranks import free_port
 
 HOST = socket.gethostname().split(".")[0]
@@ -95,25 +97,22 @@ class Cluster:
     def start_node(self, node: str) -> None:
         self._run(node, "slurmd", "-D", "-N", node)
 
-    def kill_node(self, node: str) -> None:
-        """End a node as a power cut would: its slurmd, its jobs' keepers and all their processes, with no word said."""
-        victims = [self.daemons.pop(node).pid]
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                variables = (entry / "environ").read_bytes().split(b"\0")
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            of_ours = f"SLURM_CONF={self.folder}/slurm.conf".encode() in variables
-            on_node = f"SLURMD_NODENAME={node}".encode() in variables
-            keeper = command[0].startswith(b"slurmstepd") and f"{self.folder}/spool.{node}".encode() in b" ".join(
-                command
-            )
-            if (of_ours and on_node) or keeper:
-                victims.append(int(entry.name))
-        for victim in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(victim, 9)
+    def kill_node(self, node: str, *, slurmd_alone: bool = False) -> None:
+        """End a node with no word said: its slurmd, and else its jobs' keepers and all their processes too."""
+        slurmd = psutil.Process(self.daemons.pop(node).pid)
+        tasks = [] if slurmd_alone else [each for each in psutil.process_iter() if self._runs_on(each, node)]
+        keepers = {parent for task in tasks if (parent := task.parent()) and "slurmstepd" in parent.name()}
+        for victim in [slurmd, *keepers, *tasks]:  # a keeper would report the end of its tasks
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+
+    def _runs_on(self, process: psutil.Process, node: str) -> bool:
+        try:
+            variables = process.environ()
+        except psutil.Error:
+            return False
+        ours = variables.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+        return ours and variables.get("SLURMD_NODENAME") == node
 
     def stop(self) -> None:
         """End all jobs, then the daemons, the last started first."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Jobs:
             section, name = str(option)[2:].split(".")
             if section not in ("prompt", "profile"):
                 body.setdefault(section, {})[name] = value
-        body["train"] |= {"log_every": 1, "epochs": 1000, "max_steps": STEPS}
+        body["train"] |= {"log_every": 1, "epochs": 10**6, "max_steps": STEPS}
         self.config.write_text(yaml.safe_dump(body))
         self.variables = {
             **cluster.environment,
@@ -130,14 +130,17 @@ def test_a_signalled_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
 
 
 @pytest.mark.exhaustive
-def test_a_node_that_dies_puts_the_job_back_and_one_node_ends_it(
-    catalogue: Path, jobs: Jobs, uninterrupted: dict[str, np.ndarray]
-) -> None:
-    """Between two checkpoints. One rank then ends what two began, up to the rounding of sums in another order."""
+@pytest.mark.parametrize("dies", ["the node", "slurmd"])
+def test_a_node_that_is_lost_puts_the_job_back_and_one_node_ends_it(dies: str, catalogue: Path, jobs: Jobs) -> None:
+    """Between two checkpoints. One rank then ends what two began: each user once in each epoch, as ``verify`` proves.
+
+    The ranks of a node that is gone fail before Slurm notices it. Those of a slurmd that is gone train on until Slurm
+    ends the job, and save.
+    """
     run = jobs.folder / "run"
     number = jobs.submit("pretrain", "--train.checkpoint_every", 20, DATA=catalogue, RUN=run)
     jobs.until(lambda: len(steps(run)) > 30, "it trains")
-    jobs.cluster.kill_node(NODES[1])
+    jobs.cluster.kill_node(NODES[1], slurmd_alone=dies == "slurmd")
     try:
         jobs.until(lambda: jobs.cluster.job(number, "JobState") == "PENDING", "Slurm puts the job back", seconds=120)
         jobs.cluster.ask("scontrol", "update", f"JobId={number}", "NumNodes=1")
@@ -148,14 +151,11 @@ def test_a_node_that_dies_puts_the_job_back_and_one_node_ends_it(
         jobs.until(lambda: jobs.cluster.states() == {"idle"}, "both nodes are back")
     assert "start 2: 1 node(s)" in jobs.said()
     made = steps(run)
-    again = next(n for n, (a, b) in enumerate(itertools.pairwise(made)) if b <= a)
-    assert made[again + 1] % 20 == 1, "it went on from a checkpoint"
-    assert made[: again + 1] == list(range(1, made[again] + 1))
-    assert made[again + 1 :] == list(range(made[again + 1], STEPS + 1))
-    found = tensors(run)
-    weights = [name for name in uninterrupted if name.startswith("dense.parameter.")]
-    for name in weights:
-        assert np.abs(found[name] - uninterrupted[name]).mean() < 0.05 * np.abs(uninterrupted[name]).mean() + 1e-3, name
+    from_step = int(re.findall(r"resumed from step (\d+)", jobs.said())[-1])
+    before = len(made) - (STEPS - from_step)
+    assert made == [*range(1, before + 1), *range(from_step + 1, STEPS + 1)]
+    assert from_step in (before, before - before % 20), "neither where it stood nor a checkpoint"
+    succeed("verify", "--run-dir", run)
 
 
 @pytest.mark.exhaustive
@@ -168,6 +168,7 @@ def test_a_time_limit_shorter_than_checkpoint_every_still_gets_on(catalogue: Pat
     jobs.cluster.ask("scancel", str(number))
     jobs.ends(number, "CANCELLED")
     assert steps(run) == list(range(1, steps(run)[-1] + 1))
+    succeed("verify", "--run-dir", run)
 
 
 @pytest.mark.exhaustive
@@ -184,7 +185,7 @@ def test_what_is_cancelled_has_saved_and_what_fails_is_not_put_back(catalogue: P
     jobs.ends(refused, "FAILED")
     assert jobs.cluster.job(refused, "Restarts") == "0"
     assert (run / "preempted").exists(), "the notice of the earlier job, which has not been resumed"
-    assert f"ppr_dist: error (rank 0): {run} has model.dim 16; resume it with --model.dim 16" in jobs.said()
+    assert f"ppr_dist: error: {run} has model.dim 16; resume it with --model.dim 16" in jobs.said()
 
 
 @pytest.mark.exhaustive
