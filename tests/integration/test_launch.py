@@ -211,7 +211,7 @@ def test_torchrun_restarts_after_each_of_two_kills(
 
 
 @pytest.mark.exhaustive
-def test_the_node_that_hosts_the_rendezvous_goes_on_without_the_other(
+def test_the_node_that_hosts_the_rendezvous_goes_on_without_the_other_and_with_one_that_joins(
     catalogue: Path, tmp_path: Path, launch: Callable[..., Launched]
 ) -> None:
     run = tmp_path / "run"
@@ -229,6 +229,11 @@ def test_the_node_that_hosts_the_rendezvous_goes_on_without_the_other(
     host.until(lambda: logged(run)[-1] > last + 5)
     other.until(other.all_gone, seconds=5)
     assert len(json.loads((run / "plan.json").read_text())["ranks"]) == 1
+
+    launch(*train, ranks=1, meet=(*meet, "--rdzv-conf=is_host=0"))
+    host.until(lambda: len(json.loads((run / "plan.json").read_text())["ranks"]) == 2)
+    last = logged(run)[-1]
+    host.until(lambda: logged(run)[-1] > last + 5)
     assert set(logged(run)) == set(range(1, max(logged(run)) + 1))
 
 
