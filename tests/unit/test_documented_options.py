@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ppr_dist import evaluate, plan, prepare, pretrain, read_config, recommend, report, tune
+from ppr_dist import evaluate, plan, prepare, pretrain, read_config, recommend, report, tune, verify
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.synthetic.catalogue import SyntheticConfig
 from ppr_dist.data.synthetic.fractal_base import FractalConfig
 from tests.unit.test_links import DOCUMENTS, name
 
 SECTIONS = {section: {f.name for f in dataclasses.fields(of)} for section, of in read_config.sections().items()}
-COMMANDS = [module.Arguments for module in (prepare, pretrain, tune, evaluate, recommend, plan, report)]
+COMMANDS = [module.Arguments for module in (prepare, pretrain, tune, evaluate, recommend, plan, report, verify)]
 FLAGS = {
     *("config", "print-config", "help"),
     *(
