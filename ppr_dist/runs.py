@@ -196,7 +196,10 @@ def read(run: Path) -> tuple[Config, RunInfo]:
         raise UserError(f"{run}: not a run (no run.json)") from error
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{run / 'run.json'}: cannot be read ({error})") from error
-    return read_config.read(run / "config.yaml"), info
+    try:
+        return read_config.read(run / "config.yaml"), info
+    except UserError as error:
+        raise UserError(f"{error} (where another version of ppr_dist wrote it: train again)") from error
 
 
 def item_counts(data: Path, column: Literal["train_count", "tune_count"]) -> Any:
