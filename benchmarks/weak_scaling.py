@@ -26,11 +26,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.hardware import hardware, heading
 from benchmarks.worker import Answers, Worker
+
+if TYPE_CHECKING:
+    from ppr_dist.batch import Batch
+    from ppr_dist.catalogue import Catalogue
+    from ppr_dist.config import Config
+    from ppr_dist.data.stream.loader import Loader
+    from ppr_dist.parallel.apply import Parallel
+    from ppr_dist.parallel.distributed import DistributedContext
 
 CANDIDATES = 512
 """Uniform ones of a step; two more for each user of a rank come from the batch."""
@@ -51,7 +60,7 @@ def main() -> None:
     if len(cores) < 2:
         raise SystemExit("weak_scaling needs two cores")
     with tempfile.TemporaryDirectory() as folder:
-        data = _make_data(Path(folder))
+        data = make_data(Path(folder))
         sizes = [_compare(data, users, options, cores) for users in options.users]
     result = {"benchmark": "weak_scaling", **hardware(), "rounds": options.rounds - 1, "sizes": sizes}
     if options.out:
@@ -84,7 +93,7 @@ def _in_step(strangers: dict[str, Any]) -> float:
     return float(alone / sum(max(pair) for pair in pairs))
 
 
-def _make_data(work: Path) -> Path:
+def make_data(work: Path) -> Path:
     size = ("--users", "20000", "--items", "100000", "--cold-fraction", "0.1")
     files = ("--interactions", str(work / "log/interactions.parquet"), "--users", str(work / "log/users.parquet"))
     for module, *arguments in (
@@ -101,7 +110,7 @@ class _Ranks:
     def __init__(self, data: Path, users: int, worlds: list[int], cores: list[int]) -> None:
         self.workers, free = [], iter(cores)
         for seed, world in enumerate(worlds):
-            port = _free_port()
+            port = free_port()
             for rank in range(world):
                 given = {
                     "data": str(data),
@@ -161,57 +170,76 @@ def _breakdown(rounds: list[dict[str, Any]]) -> dict[str, float]:
     return phases | {"rest": step - sum(phases.values()), "step": step}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
-def _run_rank(given: dict[str, Any]) -> None:
-    """Train as many steps as asked, each time, and reply with seconds of each, targets and phases."""
+@contextmanager
+def joined(given: dict[str, Any]) -> Iterator[Rank]:
+    """Pin this process to its core, join the others, and build what pretrain would."""
     os.sched_setaffinity(0, {given["core"]})
     names = {"RANK": "rank", "WORLD_SIZE": "world", "MASTER_PORT": "port"}
     os.environ |= {name: str(given[key]) for name, key in names.items()} | {
         "MASTER_ADDR": "127.0.0.1",
         "LOCAL_RANK": str(given["rank"]),
     }
-    answers = Answers()
     import torch
 
     from benchmarks.batches import pretraining
-    from ppr_dist import trainer
-    from ppr_dist.batch import Batch
     from ppr_dist.build_model import untuned_model
-    from ppr_dist.config import Config, Train
+    from ppr_dist.config import Config, Logging, Train
     from ppr_dist.model.backbones import sasrec
     from ppr_dist.objectives import softmax
     from ppr_dist.parallel.apply import parallelize
     from ppr_dist.parallel.distributed import distributed_context
-    from ppr_dist.parallel.prefetch import prefetch
-    from ppr_dist.tracking.part_names import REST
-    from ppr_dist.tracking.step_parts import StepParts
 
     torch.set_num_threads(1)
-    world, users, data = given["world"], given["users"], Path(given["data"])
+    world = given["world"]
     config = Config(
-        train=Train(global_batch_size=users * world, epochs=10**6, seed=given["seed"]),
+        train=Train(global_batch_size=given["users"] * world, epochs=10**6, seed=given["seed"]),
+        logging=Logging(progress=False, parts_every=0),
         parts={
             "sasrec": sasrec.Settings(ffn_multiple=1),
             "softmax": softmax.Settings(uniform_negatives=CANDIDATES, in_batch_per_user=2 // world),
         },
     )
     with distributed_context() as context:
-        run, loader = pretraining(data, config, context)
-        objectives, model = loader.collator.objectives, untuned_model(config, run.info.catalogue_for(config))
-        parallel = parallelize(run.info.table_sizes(config), model, config, context)
+        run, loader = pretraining(Path(given["data"]), config, context)
+        catalogue = run.info.catalogue_for(config)
+        parallel = parallelize(run.info.table_sizes(config), untuned_model(config, catalogue), config, context)
         parallel.engine.train()
+        yield Rank(context, config, catalogue, loader, parallel)
+
+
+class Rank(NamedTuple):
+    context: DistributedContext
+    config: Config
+    catalogue: Catalogue
+    loader: Loader
+    parallel: Parallel
+
+    def batches(self) -> Iterator[tuple[int, Batch]]:
+        """Epoch after epoch."""
+        for epoch in range(10**6):
+            yield from self.loader.epoch(epoch)
+
+
+def _run_rank(given: dict[str, Any]) -> None:
+    """Train as many steps as asked, each time, and reply with seconds of each, targets and phases."""
+    answers = Answers()
+    import torch
+
+    with joined(given) as rank:
+        from ppr_dist import trainer
+        from ppr_dist.parallel.prefetch import prefetch
+        from ppr_dist.tracking.part_names import REST
+        from ppr_dist.tracking.step_parts import StepParts
+
+        parallel, objectives = rank.parallel, rank.loader.collator.objectives
         parts = StepParts(parallel)
-
-        def endless() -> Iterator[tuple[int, Batch]]:
-            for epoch in range(10**6):
-                yield from loader.epoch(epoch)
-
-        batches = prefetch(parts.data(endless()), parallel.embeddings, objectives, context.device)
+        batches = prefetch(parts.data(rank.batches()), parallel.embeddings, objectives, rank.context.device)
 
         def train(steps: int) -> dict[str, Any]:
             torch.distributed.barrier()
