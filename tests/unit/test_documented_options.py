@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from ppr_dist import evaluate, plan, prepare, pretrain, read_config, recommend, report, tune, verify
+from ppr_dist import dashboard, evaluate, plan, prepare, pretrain, read_config, recommend, report, tune, verify
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.synthetic.catalogue import SyntheticConfig
 from ppr_dist.data.synthetic.fractal_base import FractalConfig
 from tests.unit.test_links import DOCUMENTS, name
 
 SECTIONS = {section: {f.name for f in dataclasses.fields(of)} for section, of in read_config.sections().items()}
-COMMANDS = [module.Arguments for module in (prepare, pretrain, tune, evaluate, recommend, plan, report, verify)]
+COMMANDS = [
+    module.Arguments for module in (prepare, pretrain, tune, evaluate, recommend, plan, report, dashboard, verify)
+]
 FLAGS = {
     *("config", "print-config", "help"),
     *(
@@ -27,6 +29,7 @@ FLAGS = {
     *("max-restarts", "log-dir", "tee", "shutdown-timeout", "signals-to-handle"),
     *("nodes", "gpus-per-node", "time", "partition", "requeue", "signal", "array"),  # sbatch's
     "build-arg",  # podman's
+    "logdir",  # TensorBoard's
     *("no-deps", "strict", "log", "work"),  # of pip, mypy and the benchmarks
 }
 # Changes name what was there before, and results what was typed then.
