@@ -22,7 +22,7 @@ from ppr_dist.metrics import METRICS, USUAL
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
-from ppr_dist.parts import data_set
+from ppr_dist.parquet_writer import data_set
 from ppr_dist.predictions import Predictions, predictions_writer
 from ppr_dist.scoring import PopularityScorer, Scorer
 from ppr_dist.tasks import TASKS

@@ -9,7 +9,7 @@ import pyarrow as pa
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.raw_ids import UserIds, item_ids
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parts import ID_TYPES, PartWriter
+from ppr_dist.parquet_writer import ID_TYPES, PartWriter
 from ppr_dist.tasks.base import Evaluated
 
 

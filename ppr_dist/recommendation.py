@@ -16,7 +16,7 @@ from ppr_dist.data.stream.instances import Instances, excluded, history_batch
 from ppr_dist.data.stream.user_stream import spans_in_order
 from ppr_dist.errors import warn
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
-from ppr_dist.parts import ID_TYPES, PartWriter, data_set
+from ppr_dist.parquet_writer import ID_TYPES, PartWriter, data_set
 from ppr_dist.scoring import gather_queries, passes, top_k
 from ppr_dist.trained import Trained, load_trained
 

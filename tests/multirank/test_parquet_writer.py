@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ppr_dist import parts
+from ppr_dist import parquet_writer
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.parts import ID_TYPES, PartWriter, data_set
+from ppr_dist.parquet_writer import ID_TYPES, PartWriter, data_set
 from tests.ranks import run_ranks
 
 ROWS = 23
@@ -25,7 +25,7 @@ SCHEMA = pa.schema([("user_id", ID_TYPES["string"]), ("rank", pa.int64())])
 
 def write(context: DistributedContext, out: Path, rows: int = ROWS, end: str = "") -> str:
     """Write this rank's share of ``rows``, a few at a time; return what was refused."""
-    parts.ROW_GROUP, parts.PART = 3, 7
+    parquet_writer.ROW_GROUP, parquet_writer.PART = 3, 7
     try:
         with data_set(out, context) as folder, PartWriter(folder, context, SCHEMA) as writer:
             low, high = (rank * rows // context.world_size for rank in (context.rank, context.rank + 1))
