@@ -116,8 +116,10 @@ def curves(panel: Panel, runs: list[Run]) -> list[Series]:
 
 def short_name(name: str, panel: Panel) -> str:
     """A figure's name among those of its panel."""
-    parts = name.split("/")
-    return f"rank {parts[1]}" if panel.pattern and len(parts) > 2 else name
+    first, *rest = name.split("/")
+    if not panel.pattern:
+        return name
+    return f"rank {rest[0]}" if first == "rank" else rest[-1]
 
 
 def thinned(points: list[tuple[int, float]]) -> list[tuple[float, float]]:

@@ -114,7 +114,9 @@ class MetricLogger:
         if self.parts.running:
             self.parts.stop()
             self.sampled += 1
-        named = {"loss": loss.total} | (loss.parts if len(loss.parts) > 1 else {})
+        named = {"loss": loss.total}
+        if len(loss.parts) > 1:
+            named |= {f"loss/{name}": value for name, value in loss.parts.items()}
         norm = grad_norm(self.parallel.engine)
         if norm is not None:
             named["grad_norm"] = torch.as_tensor(norm) / self.context.world_size  # all ranks have the same

@@ -54,6 +54,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
     ),
     "Training": (
         Panel(title="Loss", unit="", keys=("loss",), from_zero=False),
+        Panel(title="Loss of each objective", unit="", pattern=r"loss/\w+", from_zero=False),
         Panel(title="Gradient norm", unit="", keys=("grad_norm",), from_zero=False),
         Panel(title="Learning rates", unit="", keys=("lr", "table_lr")),
         Panel(title="Validation NDCG", unit="NDCG@10", keys=("validation_ndcg@10",), from_zero=False),

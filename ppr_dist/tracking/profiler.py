@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ppr_dist.errors import warn
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.tracking.step_parts import StepParts
@@ -44,6 +45,7 @@ class Profile:
         self.first = max(0, min(STEADY_FROM, steps - WARM_UP - STEPS))
         self.parts = _NamedParts(parallel)
         self.done = 0
+        self.written = False
         self.profiler: Any = None
         self.step()
 
@@ -71,7 +73,10 @@ class Profile:
         if self.cuda:
             torch.cuda.memory._record_memory_history(enabled=None)
         if self.context.main:
-            print(f"profile: {self.folder}", flush=True)
+            if self.written:
+                print(f"profile: {self.folder}", flush=True)
+            else:
+                warn(f"--profile: nothing to write of so few steps; it takes {WARM_UP + 1} at least")
 
     @property
     def cuda(self) -> bool:
@@ -93,6 +98,7 @@ class Profile:
         self.profiler.start()
 
     def _write(self, profiler: Any) -> None:
+        self.written = True
         name = self.folder / f"rank-{self.context.rank}"
         profiler.export_chrome_trace(f"{name}.json.gz")
         order = f"self_{self.context.device.type}_time_total"

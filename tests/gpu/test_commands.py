@@ -45,9 +45,11 @@ def test_prepare_pretrain_tune_evaluate_recommend(tmp_path: Path) -> None:
     _run("pretrain", *data, "--run-dir", "base", *TINY, *often, *precise, "--stream.workers", 1, cwd=tmp_path)
     _run(
         *("tune", *data, "--init", "base", "--method", "ppr-full", "--run-dir", "tuned"),
-        *(*TINY, *often, *precise[2:]),
+        *(*TINY, *often, *precise[2:], "--profile"),
         cwd=tmp_path,
     )
+    for file in ("rank-0.json.gz", "rank-0-operators.txt", "rank-0-memory.pickle"):
+        assert (tmp_path / "tuned" / "profile" / file).stat().st_size > 1000
     # One more epoch, from the checkpoint.
     more = tuple(2 if before == "--train.epochs" else value for before, value in zip(("", *TINY), TINY, strict=False))
     before = len(_metrics(tmp_path / "base"))
@@ -55,7 +57,8 @@ def test_prepare_pretrain_tune_evaluate_recommend(tmp_path: Path) -> None:
     steps = _metrics(tmp_path / "base")
     assert len(steps) == 2 * before
     assert steps[-1]["loss"] < steps[0]["loss"]
-    assert all(line["peak_gpu_gb"] > 0 for line in steps)
+    assert all(line["peak_gpu_gb"] >= line["gpu_gb"] > 0 for line in steps)
+    assert all(line["model_tflops_per_s"] > 0 for line in steps)
 
     out = _run("evaluate", "--run-dir", "tuned", *data, "--task", "joint", "--protocol", "full", cwd=tmp_path)
     found = json.loads(out.splitlines()[-1])

@@ -39,5 +39,12 @@ def test_some_steady_steps_of_each_rank_are_traced(epochs: int, catalogue: Path,
     assert bool(sampled) == (epochs == 5)
 
 
+def test_of_too_few_steps_it_says_so(catalogue: Path, tmp_path: Path) -> None:
+    flags = ("--train.max_steps", 2, "--profile")
+    done = succeed("pretrain", "--data", catalogue, "--run-dir", tmp_path / "run", *TINY, *flags)
+    assert "ppr_dist: warning: --profile: nothing to write of so few steps; it takes 3 at least" in done.lines
+    assert not list((tmp_path / "run" / "profile").iterdir())
+
+
 def test_without_it_there_is_no_profile(pretrained: Path) -> None:
     assert not (pretrained / "profile").exists()

@@ -26,6 +26,7 @@ HOSTILE = "a<script>alert(1)</script>&run"
 def record(step: int, scale: float) -> dict[str, Any]:
     values = {name: scale * (1 + 1 / step) for panels in SECTIONS.values() for panel in panels for name in panel.keys}
     ranks = {f"rank/{r}/{n}": scale + r for r in (0, 1) for n in ("users_per_s", "data_wait_share", "host_gb")}
+    ranks |= {"loss/softmax": scale, "loss/bpr": scale}
     return {"step": step, "epoch": 0, **values, **ranks, "mfu": None, "gpu_gb": None, "peak_gpu_gb": None}
 
 

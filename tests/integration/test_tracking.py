@@ -23,7 +23,7 @@ PLANTED = "planted-s3cr3t"
 FLAGS = (
     *(*TINY, "--train.epochs", 5, "--train.eval_every_epochs", 2, "--train.log_every", 3, "--logging.parts_every", 4),
     *("--train.checkpoint_every", 7, "--logging.wandb", "true", "--logging.tensorboard", "true"),
-    *("--logging.experiment", "lr-sweep", "--logging.wandb_project", "watched"),
+    *("--train.objectives", "softmax", "bpr", "--logging.experiment", "lr-sweep", "--logging.wandb_project", "watched"),
 )
 
 
@@ -97,6 +97,7 @@ def test_figures_fit_one_another(run: Path) -> None:
         assert 0 < line["real_slots_share"] <= 1
         assert 0 < line["distinct_ids_share"] <= 1
         assert 1 <= line["busiest_rank_over_mean"] <= 2
+        assert line["loss"] == pytest.approx(line["loss/softmax"] + line["loss/bpr"])
         assert line["grad_norm"] > 0
         assert 0 < line["host_gb"] <= line["peak_host_gb"]
         assert line["mfu"] is None
