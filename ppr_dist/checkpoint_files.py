@@ -7,7 +7,6 @@ checkpoint before it: a chain from the first to the last.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.storage import WriteResult
 
 from ppr_dist.errors import UserError
+from ppr_dist.files import sha256
 
 CHECKSUMS = "checksums.json"
 
@@ -111,11 +111,6 @@ def check(checkpoint: Path) -> None:
     dist.all_gather_object(said, mine)
     if damage := next((each for each in said if each), None):
         raise UserError(damage)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Small files of a run, written so that a crash leaves the old or the new, and read so that damage is one line."""
+"""Small files, written so that a crash leaves the old or the new, and read so that damage is one line."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -65,6 +66,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             except ValueError as error:
                 raise UserError(f"{path}: line {number} is not JSON") from error
     return records
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_single_keys(path: Path) -> None:

@@ -9,8 +9,9 @@ import pyarrow as pa
 import webdataset
 
 from ppr_dist.data.manifest import TIME_END, Attribute, Manifest, Shard, Split
-from ppr_dist.data.prepare.shard_writer import sha256, stream_bytes
+from ppr_dist.data.prepare.shard_writer import stream_bytes
 from ppr_dist.data.stream.users import Users
+from ppr_dist.files import sha256
 
 ATTRIBUTES = {"age": 5, "city": 11}
 

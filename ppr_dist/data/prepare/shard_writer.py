@@ -5,7 +5,6 @@ Shapes: U users of a shard, E events of a shard.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,15 +17,10 @@ import webdataset
 from ppr_dist.data.manifest import Attribute, Shard, Split
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.sources import scalars
+from ppr_dist.files import sha256
 
 ROWS = 1 << 20
 """Rows fetched and written at a time: one Parquet row group."""
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_table(
