@@ -98,6 +98,8 @@ class Profile:
         self.profiler.start()
 
     def _write(self, profiler: Any) -> None:
+        if profiler.step_num <= WARM_UP:
+            return
         self.written = True
         name = self.folder / f"rank-{self.context.rank}"
         profiler.export_chrome_trace(f"{name}.json.gz")
