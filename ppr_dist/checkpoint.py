@@ -12,7 +12,7 @@ import math
 import os
 import re
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.distributed import on_main
 from ppr_dist.parallel.embeddings import ShardedEmbeddings
 
+SETTLED_WITHIN = 20.0
+"""Seconds; under torchrun the other ranks have 30 from the first one's end on."""
 _NAME = re.compile(r"step-(\d{8})")
 _DENSE = "dense.parameter."
 
@@ -135,6 +137,11 @@ class Checkpointer:
                 raise UserError(f"{failure}; {left}")
             if dist.get_rank() == 0:
                 warn(f"{failure}; {left}, and training goes on")
+
+    def settle(self) -> None:
+        """Give the checkpoint under way time to be complete where this rank is about to end by an error."""
+        if self._writing is not None:
+            wait([self._writing], SETTLED_WITHIN)
 
     def _write(self, state: dict[str, Any], folder: Path, position: Position) -> None:
         """Write, then give it its name: on every rank together, the end on rank 0."""

@@ -62,11 +62,22 @@ def train(
     By ``preemption`` also before that end: its ``stops`` says so.
     """
     steps, total = loader.stream.steps, total_steps(loader, config)
-    validate_every = steps * config.train.eval_every_epochs
     deadline = time.monotonic() + 60 * (config.train.max_minutes or 1e9)
     step, lr, agreement, preemption = position.step, config.train.lr, Agreement(), preemption or Preemption()
     finite = FiniteGuard(checkpointer.run, loader.stream.folder)
     certificate = Certificate(position.trained, step)
+
+    def raise_what_befell() -> None:
+        checkpointer.finish()
+        finite.require_finite()
+
+    def save(*, last: bool = False) -> Position:
+        raise_what_befell()
+        saved = dataclasses.replace(position, trained=certificate.up_to(step))
+        with logger.paused("checkpoint"):
+            checkpointer.save(parallel, saved, last=last)
+        return saved
+
     parallel.engine.train()
     for epoch in range(position.step // steps, -(-total // steps)):
         if step >= total or preemption.stops or _patience_is_out(position, config):
@@ -82,7 +93,7 @@ def train(
             finite.note(step, loss, grad_norm(parallel.engine), fetched.batch)
             logger.step(step, epoch, lr, loss, fetched)
             position = dataclasses.replace(position, step=step)
-            # Before the checkpoint: all ranks end at the same step.
+            # What befell any rank, as of the step before: all act on it at the same step.
             said = agreement.exchange(
                 Signs(
                     time_is_up=time.monotonic() > deadline,
@@ -91,42 +102,22 @@ def train(
                     checkpoint_failed=checkpointer.failed,
                 )
             )
-            if said.not_finite:
-                finite.require_finite()
-            if said.checkpoint_failed:
-                checkpointer.finish()
+            if said.not_finite or said.checkpoint_failed:
+                raise_what_befell()
             if said.time_is_up:
                 total = step
             # Before the checkpoint, so that what is resumed knows of it.
-            if validation and (step % validate_every == 0 or step == total):
-                with logger.paused("validation"):
-                    parallel.engine.eval()
-                    metrics = validation.measure()
-                    parallel.engine.train()
-                logger.log(
-                    {
-                        "step": step,
-                        "epoch": epoch,
-                        "target_time": config.model.target_time,
-                        **{f"validation_{k}": v for k, v in metrics.items()},
-                    }
-                )
-                position = _compared(position, metrics, validation.metric)
-            due = config.train.checkpoint_every and step % config.train.checkpoint_every == 0 and step < total
-            if due or (position.best and position.best.step == step):
-                with logger.paused("checkpoint"):
-                    finite.require_finite()
-                    checkpointer.save(parallel, dataclasses.replace(position, trained=certificate.up_to(step)))
+            if validation and (step % (steps * config.train.eval_every_epochs) == 0 or step == total):
+                position = _validate(validation, parallel, config, logger, position, epoch)
+            if _checkpoint_is_due(config, position, total):
+                save()
             ends = step >= total or _patience_is_out(position, config)
             preemption.stops = said.preempted and not ends
             if ends or preemption.stops:
                 break  # and the loop over epochs with it
-    finite.require_finite()
+    raise_what_befell()
     logger.flush(step, position.step // steps, lr)
-    position = dataclasses.replace(position, trained=certificate.up_to(step))
-    with logger.paused("checkpoint"):
-        checkpointer.save(parallel, position, last=True)
-    return position
+    return save(last=True)
 
 
 def total_steps(loader: Loader, config: Config) -> int:
@@ -146,11 +137,31 @@ def _warm_up(parallel: Parallel, config: Config, step: int) -> float:
     return config.train.lr
 
 
-def _compared(position: Position, metrics: dict[str, float], name: str) -> Position:
-    """``position`` after a validation by the metric of that name. A collective: all ranks take rank 0's word."""
-    value, step, best = on_main(lambda: metrics[name]), position.step, position.best
-    return dataclasses.replace(
-        position, best=best.then(value, step) if best else Best(metric=name, value=value, step=step)
+def _validate(
+    validation: Validation,
+    parallel: Parallel,
+    config: Config,
+    logger: MetricLogger,
+    position: Position,
+    epoch: int,
+) -> Position:
+    """Measure, log, and return ``position`` with what is best now. A collective: all ranks take rank 0's word."""
+    with logger.paused("validation"):
+        parallel.engine.eval()
+        metrics = validation.measure()
+        parallel.engine.train()
+    named = {f"validation_{name}": value for name, value in metrics.items()}
+    logger.log({"step": position.step, "epoch": epoch, "target_time": config.model.target_time, **named})
+    value, step, best = on_main(lambda: metrics[validation.metric]), position.step, position.best
+    best = best.then(value, step) if best else Best(metric=validation.metric, value=value, step=step)
+    return dataclasses.replace(position, best=best)
+
+
+def _checkpoint_is_due(config: Config, position: Position, total: int) -> bool:
+    """Whether one is to be written before the run's last: at multiples of steps, and where validation was best."""
+    every, step = config.train.checkpoint_every, position.step
+    return bool(every and step % every == 0 and step < total) or (
+        position.best is not None and position.best.step == step
     )
 
 

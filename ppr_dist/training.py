@@ -233,6 +233,9 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
                 end = train(
                     parallel, loader, objectives, config, context, logger, checkpointer, position, validation, told
                 )
+        except BaseException:
+            checkpointer.settle()
+            raise
         finally:
             logger.close(end.step if end else None)  # where training failed, nobody knows as of which step
         if told.stops:
