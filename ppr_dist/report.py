@@ -134,14 +134,22 @@ def _evaluations(run: Path, label: str, protocol: str, *, required: bool) -> lis
 
 def check_alike(rows: list[Row]) -> None:
     """Raise :class:`UserError` where two rows' figures do not compare; ``rows`` as evaluate writes them."""
-    means = {"data": "data set", "seed": "seed of the negatives", "leave_out_seen": "choice of --leave-out-seen"}
+    means = {
+        "data": "data set",
+        "seed": "seed of the negatives",
+        "leave_out_seen": "choice of --leave-out-seen",
+        "target_time": "choice of --target-time",
+    }
+    ranked = [row for row in rows if row["protocol"] in PROTOCOLS]
     for key, meaning in means.items():
-        for row in rows:
+        among = ranked if key == "target_time" else rows  # where nothing is ranked no target has a time
+        for row in among:
             if key not in row:
                 raise UserError(f"{row['where']}: written by another version, which left out {key!r}; evaluate again")
-            if row[key] != rows[0][key]:
+            first = among[0]
+            if row[key] != first[key]:
                 raise UserError(
-                    f"{row['where']} is of another {meaning} ({row[key]}) than {rows[0]['where']} ({rows[0][key]}): "
+                    f"{row['where']} is of another {meaning} ({row[key]}) than {first['where']} ({first[key]}): "
                     "their figures do not compare"
                 )
 

@@ -119,6 +119,7 @@ def test_the_table_has_the_metrics_of_every_task(runs: list[str]) -> None:
         ),
         (lambda row: row.update(seed=7), r"another seed of the negatives \(7\) than .* \(0\)"),
         (lambda row: row.update(leave_out_seen=True), "another choice of --leave-out-seen"),
+        (lambda row: row.update(target_time=True), "another choice of --target-time"),
         (lambda row: row.pop("data"), "written by another version, which left out 'data'; evaluate again"),
         (lambda row: row.pop("task"), "line 1 is not an evaluation"),
     ],
