@@ -109,6 +109,8 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
             raise UserError(f"--metrics {name} looks at the best items of the whole catalogue: add --protocol full")
     if arguments.predictions and len(arguments.task) > 1:
         raise UserError("--predictions holds one task; evaluate the others in commands of their own")
+    if arguments.predictions and TASKS[arguments.task[0]].protocol:
+        raise UserError(f"--predictions holds ranks, and task {arguments.task[0]} ranks nothing")
     rows = []
     with distributed_context() as context, contextlib.ExitStack() as stack:
         on_main(lambda: files.check_writable(arguments.run_dir))

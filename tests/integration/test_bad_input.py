@@ -278,6 +278,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
         lambda p: ("evaluate", "--run-dir", bare(p, "attribute"), "--task", "attribute", "--baseline", "popularity"),
         "--task attribute is not answered by a --baseline$",
     ),
+    "predictions of an attribute": (
+        lambda p: ("evaluate", "--run-dir", p.tuned, "--task", "attribute", "--predictions", p.out),
+        "--predictions holds ranks, and task attribute ranks nothing$",
+    ),
     "evaluate no run": (lambda p: ("evaluate", "--run-dir", p.data, *EVALUATE), "data: not a run"),
     "recommend no run": (lambda p: p.recommend("--run-dir", p.tmp), "not a run"),
     "a run that is a file": (
