@@ -5,11 +5,12 @@
 Beside it, in the same process: the same sequential model and loss over nn.Embedding with Adam over the whole table, the
 model under torch.compile. Both in bfloat16 (autocast), tables in float32, histories of half to the whole length.
 
-tokens/s counts real history tokens. MFU: 6 FLOPs per weight of the transformer's matrices and token, 6·l²·D per layer
-and history of length l for causal attention (half of PaLM's 12·L·H·Q·T, appendix B), 6·P·N·D for the loss over N
-candidates; over the step's time and the card's dense bfloat16 rate. Look-up: the rows asked for, read and written once
-forward, and gradient and row read and row written once by the update, over the time of both, beside the rate of a
-device-to-device copy (bytes read and written) in the same run. ``--device cpu`` tries the program out in small.
+tokens/s counts real history tokens. MFU: the FLOPs of ppr_dist.parallel.step_cost.StepFlops, which a run logs too (6
+per weight of the transformer's matrices and token, 6·l²·D per layer and history of length l for causal attention,
+6·P·N·D for the loss over N candidates), over the step's time and the card's dense bfloat16 rate. Look-up: the rows
+asked for, read and written once forward, and gradient and row read and row written once by the update, over the time of
+both, beside the rate of a device-to-device copy (bytes read and written) in the same run. ``--device cpu`` tries the
+program out in small.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from ppr_dist.objectives import softmax
 from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context
 from ppr_dist.parallel.prefetch import fetch
+from ppr_dist.parallel.step_cost import StepFlops
 from ppr_dist.runs import table_sizes
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.tracking.machine import peak_flops
@@ -110,7 +112,7 @@ def measure(size: Size, context: DistributedContext, steps: int, copy: float) ->
         step, look_up_and_update = form(config, size.items, context)
         seconds = _times(step, batches, steps, context.device)
         row: dict[str, Any] = {**dataclasses.asdict(size), "form": form.__name__[1:], "step_ms": 1e3 * seconds}
-        row |= rates(config, batches, seconds)
+        row |= rates(config, Catalogue(items=size.items, attributes={}), batches, seconds)
         row["host_waits_per_step"] = _host_waits(step, batches[0]) if cuda else None
         row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated() if cuda else None
         tables = _times(look_up_and_update, batches, steps, context.device)
@@ -122,23 +124,19 @@ def measure(size: Size, context: DistributedContext, steps: int, copy: float) ->
     return rows
 
 
-def rates(config: Config, batches: list[Batch], seconds: float) -> dict[str, Any]:
-    """Tokens, targets and model FLOPs per second; the formulas stand at the top."""
-    dim, layers = config.model.dim, config.part("sasrec", sasrec.Settings)
-    loss = config.part("softmax", softmax.Settings)
+def rates(config: Config, catalogue: Catalogue, batches: list[Batch], seconds: float) -> dict[str, Any]:
+    """Tokens, targets and model FLOPs per second; what FLOPs count stands at the top."""
     lengths = torch.cat([batch.history.lengths for batch in batches]).double()
     tokens, squares = float(lengths.sum()), float((lengths**2).sum())
-    targets = sum(len(batch.targets) for batch in batches)
-    weights = layers.layers * dim**2 * (4 + 2 * layers.ffn_multiple)
-    candidates = loss.uniform_negatives + loss.in_batch_per_user * config.train.global_batch_size
-    flops = 6 * weights * tokens + 6 * squares * dim * layers.layers + 6 * targets * candidates * dim
-    per_s = 1 / (seconds * len(batches))
+    targets, steps = sum(len(batch.targets) for batch in batches), len(batches)
+    per_step = {"targets": targets / steps, "clicks": tokens / steps, "squared": squares / steps}
+    flops = StepFlops(config, catalogue, None)(world_size=1, users=config.train.global_batch_size, **per_step)
     peak = peak_flops(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return {
-        "tokens_per_s": tokens * per_s,
-        "targets_per_s": targets * per_s,
-        "model_flops_per_s": flops * per_s,
-        "mfu": flops * per_s / peak if peak else None,
+        "tokens_per_s": tokens / steps / seconds,
+        "targets_per_s": targets / steps / seconds,
+        "model_flops_per_s": flops / seconds,
+        "mfu": flops / seconds / peak if peak else None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,10 @@ class Run:
         return [value for _, value in self.points(name)]
 
     def points(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of what was logged under ``name``."""
+        """(step, value) of the numbers that were logged under ``name``."""
         found = [(record["step"], record.get(name)) for record in self.records]
-        return [(step, float(v)) for step, v in found if isinstance(v, int | float) and not isinstance(v, bool)]
+        numbers = [(step, v) for step, v in found if isinstance(v, int | float) and not isinstance(v, bool)]
+        return [(step, float(v)) for step, v in numbers if math.isfinite(v)]
 
     def median(self, name: str) -> float | None:
         values = self.values(name)

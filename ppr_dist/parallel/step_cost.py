@@ -84,19 +84,23 @@ def step_cost(
     items = shape.looked_up - own if own else other * shape.looked_up
     values = other * len(sizes.uses) * shape.profile_values
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    backbone = _backbone_flops(model, _adapters(config, catalogue, model), shape)
+    attached = _attached_flops(model, _adapters(config, catalogue, model), shape)
     parts: dict[str, tuple[float, float]] = {
         "ids and lengths": (8 * (items + values) + 8 * (w - 1) * samples * (1 + tables / w), 0),
         "looked-up vectors": (2 * shape.travelling * (shape.dim * items + sizes.attribute_dim * values), 0),
         **{name: (8 * (w - 1) + cost.bytes, cost.flops) for name, cost in costs.items()},
-        "backbone": (0, backbone),
+        "backbone": (0, model.backbone.step_flops(shape.rows, shape.squared) + attached),
         "dense gradients": ((3 if config.train.zero_stage == 3 else 2) * 4 * other * parameters, 0),
     }
     return {part: {"bytes": round(received), "flops": round(flops)} for part, (received, flops) in parts.items()}
 
 
 class StepFlops:
-    """The FLOPs of a rank's step from what is known of its batch; what does not depend on that is computed once."""
+    """The FLOPs that a rank's step needs, for MFU; what does not depend on its batch is computed once.
+
+    As PaLM counts them (appendix B), but for causal attention, of which the half that is masked is not needed; nor is
+    what is computed a second time for the gradients. :func:`step_cost` counts both.
+    """
 
     def __init__(self, config: Config, catalogue: Catalogue, method: str | None) -> None:
         self.model = _on_meta(config, catalogue, method)
@@ -117,7 +121,7 @@ class StepFlops:
         )
         costs = [objective.cost(step) for objective in self.objectives.values()]
         views = (1.0, *(share for cost in costs for share in cost.views))
-        prompt = self.model.prompt_rows
+        prompt, backbone = self.model.prompt_rows, self.model.backbone
         shape = Shape(
             **vars(step),
             rows=round(sum(clicks * share + users * prompt for share in views)),
@@ -126,13 +130,15 @@ class StepFlops:
             profile_values=0,
             views=len(views),
         )
-        return sum(cost.flops for cost in costs) + _backbone_flops(self.model, self.adapters, shape)
+        attended = shape.squared // 2 if backbone.causal else shape.squared
+        flops = sum(cost.flops for cost in costs) + 3 * backbone.flops(shape.rows, attended)
+        return flops + _attached_flops(self.model, self.adapters, shape)
 
 
-def _backbone_flops(model: SequentialModel, adapters: int, shape: Shape) -> float:
+def _attached_flops(model: SequentialModel, adapters: int, shape: Shape) -> float:
+    """Forward and backward, of adapters, prompt and profile encoder."""
     mlps = sum(_weights(module) * times for module, times in ((model.prompt, shape.views), (model.profile_encoder, 1)))
-    attached = shape.rows * adapters + shape.users * mlps
-    return model.backbone.step_flops(shape.rows, shape.squared) + 3 * 2 * attached
+    return 3 * 2 * (shape.rows * adapters + shape.users * mlps)
 
 
 def _adapters(config: Config, catalogue: Catalogue, model: SequentialModel) -> int:

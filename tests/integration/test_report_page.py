@@ -37,6 +37,7 @@ def runs(tmp_path: Path) -> list[Path]:
     for number, folder in enumerate(folders):
         folder.mkdir()
         lines = [record(step, 100.0 * (number + 1)) for step in range(1, 600)]
+        lines[300] |= {"loss": float("nan"), "grad_norm": float("inf")}
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         config = {"model": {"dim": 64 + number, "max_length": 50}, "train": {"lr": 0.001, "objectives": ["softmax"]}}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
