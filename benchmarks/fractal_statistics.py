@@ -74,15 +74,15 @@ def _activity(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _gini(falling: np.ndarray) -> float:
-    n = len(falling)
-    return float(((n + 1 - 2 * np.arange(1, n + 1)) * falling).sum() / (n * falling.sum()))
+def _gini(descending: np.ndarray) -> float:
+    n = len(descending)
+    return float(((n + 1 - 2 * np.arange(1, n + 1)) * descending).sum() / (n * descending.sum()))
 
 
-def _zipf(falling: np.ndarray) -> float:
+def _zipf(descending: np.ndarray) -> float:
     """Slope of log clicks over log rank, at ranks evenly spaced in log between 1 % and 50 % of all."""
-    rank = np.unique(np.geomspace(0.01 * len(falling), 0.5 * len(falling), 40).astype(int) + 1)
-    return float(np.polyfit(np.log(rank), np.log(falling[rank - 1]), 1)[0])
+    rank = np.unique(np.geomspace(0.01 * len(descending), 0.5 * len(descending), 40).astype(int) + 1)
+    return float(np.polyfit(np.log(rank), np.log(descending[rank - 1]), 1)[0])
 
 
 def _attributes(con: duckdb.DuckDBPyConnection, items: int) -> dict[str, dict[str, float]]:
@@ -136,16 +136,16 @@ def _singular_values(path: Path, items: int) -> np.ndarray:
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group, columns=["user_id", "item_id"])
             item = torch.tensor(rows["item_id"].to_numpy())
-            _, owner, clicks = np.unique(rows["user_id"].to_numpy(), return_inverse=True, return_counts=True)
+            _, user, clicks = np.unique(rows["user_id"].to_numpy(), return_inverse=True, return_counts=True)
             starts = torch.from_numpy(np.cumsum(clicks) - clicks)
             part = embedding_bag(item, q, starts, mode="sum")  # this group's rows of R q, [users of the group, q]
-            image.index_add_(0, item, part[torch.from_numpy(owner)])
+            image.index_add_(0, item, part[torch.from_numpy(user)])
             gram += part.double().T @ part.double()
         q, _ = torch.linalg.qr(image)
     return np.sqrt(np.linalg.eigvalsh(gram.numpy())[::-1])
 
 
 def _products(p: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """The singular values of P ⊗ R, falling."""
+    """The singular values of P ⊗ R, descending."""
     one, other = (np.linalg.svd(matrix, compute_uv=False) for matrix in (p, r))
     return np.sort(np.outer(one, other).ravel())[::-1]

@@ -61,11 +61,11 @@ def _make_data(work: Path, items: int, users: int) -> Path:
     share = np.arange(1, items + 1) ** -ZIPF
     clicks = np.searchsorted(np.cumsum(share) / share.sum(), np.random.default_rng(0).random(users * (LENGTH + 3)))
     # Every item once more, so that the catalogue is whole: by users of 9 clicks, who are cold and train nothing here.
-    owner = np.concatenate([np.repeat(np.arange(users), LENGTH + 3), users + np.arange(items) // 9])
-    log = {"user_id": owner, "item_id": np.concatenate([clicks, np.arange(items)])}
-    log["timestamp"] = np.arange(len(owner))
+    user = np.concatenate([np.repeat(np.arange(users), LENGTH + 3), users + np.arange(items) // 9])
+    log = {"user_id": user, "item_id": np.concatenate([clicks, np.arange(items)])}
+    log["timestamp"] = np.arange(len(user))
     pq.write_table(pa.table(log), work / "interactions.parquet")
-    pq.write_table(pa.table({"user_id": np.unique(owner)}), work / "users.parquet")
+    pq.write_table(pa.table({"user_id": np.unique(user)}), work / "users.parquet")
     prepare(str(work / "interactions.parquet"), str(work / "users.parquet"), work / "data", PrepareConfig())
     return work / "data"
 

@@ -99,8 +99,8 @@ def _rows(found: dict[tuple[str, str, str], list[np.ndarray]], model: str, task:
 
 def _standard_error(values: np.ndarray, user: np.ndarray) -> float:
     """Of the mean of values [I] whose users' instances go together."""
-    _, owner = np.unique(user, return_inverse=True)
-    by_user = np.bincount(owner, weights=values - values.mean())
+    _, row = np.unique(user, return_inverse=True)
+    by_user = np.bincount(row, weights=values - values.mean())
     return float(np.sqrt((by_user**2).sum()) / len(values))
 
 

@@ -55,7 +55,7 @@ class RunningTopK:
         users, items, values = users[by_user], items[by_user], values[by_user]
         counts = torch.bincount(users, minlength=len(self._scores))
         nth = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts)[users]
-        # A user with many more hits than others is sorted in rounds, so that the rectangle stays small.
+        # A user with many more hits than others is sorted in rounds, so that the padded rows stay short.
         most = int(counts.max())
         room = min(most, 2 * self.k)
         for start in range(0, most, room):

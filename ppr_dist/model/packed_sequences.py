@@ -1,4 +1,4 @@
-"""Sequences laid one after another without padding, and what needs them as rectangles.
+"""Sequences laid one after another without padding, and padded where a layer needs them so.
 
 Shapes: S sequences, T clicks of all of them, n prompt rows of each, R = T + S·n rows, D width; a bucket has s sequences
 padded to L rows.

@@ -29,5 +29,5 @@ def test_the_plan_is_that_of_training(
     said = json.loads(capsys.readouterr().out)
     made = json.loads((run / "plan.json").read_text())
     assert said["tables"] == made["tables"]
-    assert len(said["tables"]) == (7 if method else 1)  # three attributes, for prompt and tower
+    assert len(said["tables"]) == (7 if method else 1)  # three attributes, for prompt and profile encoder
     assert [rank["host"]["weights"] for rank in said["ranks"]] == [rank["host"]["weights"] for rank in made["ranks"]]

@@ -1,4 +1,4 @@
-"""Users of similar length together, so that attention, the one place that needs a rectangle, has little padding.
+"""Users of similar length together, so that attention, the one place that pads, pads little.
 
 Everything else in the transformer runs over real tokens alone. Users of one batch are only reordered, never exchanged
 between batches, so nothing that is trained is biased.
