@@ -136,6 +136,9 @@ class Train:
     """Stop after this many steps."""
     max_minutes: float | None = None
     """Stop after this much wall time in the loop: at the first step behind it, or the next."""
+    dry_step: bool = True
+    """Whether a step of the largest batch to be feared (as many users as a rank ever has, with the longest histories of
+    a shard) is computed before training, without an update, so that too little memory shows at once."""
     hang_minutes: float | None = 20.0
     """Minutes without a step, a block of validation or a checkpoint done after which a rank ends, and with it the run,
     with the stacks of all its threads in its log; null = never."""

@@ -22,6 +22,7 @@ from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError, choose
 from ppr_dist.evaluation import evaluate
+from ppr_dist.guards.dry_step import dry_step, largest_batch
 from ppr_dist.guards.hang import time_limit
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.objectives import OBJECTIVES
@@ -208,7 +209,10 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
         check_metric(run, position)
         if context.main:
             _say_from_where(run.folder, position)
-    # Only now: a refusal to resume leaves the run's description as it was.
+    if config.train.dry_step:
+        with time_limit(config.train.hang_minutes, run.folder, context.rank):
+            dry_step(parallel, largest_batch(loader), objectives, context, config.train.precision)
+    # Only now: a refusal to resume, or a step that does not fit, leaves the run's description as it was.
     on_main(lambda: runs.create(run.folder, config, run.info, parallel.embeddings.plan, resume=run.resume))
     on_main(checkpointer.sweep)
     restarts.note_begun(run.folder)

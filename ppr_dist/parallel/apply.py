@@ -39,9 +39,13 @@ class Parallel:
     def look_up(self, pending: PendingLookUp) -> tuple[ItemVectors, dict[str, Tensor]]:
         """Item vectors as they stand now, [U, D], and profiles by use. A collective."""
         rows, profiles = self.embeddings.look_up(pending)
+        return self.item_vectors(rows), profiles
+
+    def item_vectors(self, rows: Tensor) -> ItemVectors:
+        """Vectors of the items of which ``rows`` [U, D] were looked up."""
         model = self.engine.module
         items = model.item_encoder(rows)
-        return ItemVectors(items, model.scored(items)), profiles
+        return ItemVectors(items, model.scored(items))
 
 
 def make_embeddings(

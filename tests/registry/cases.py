@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ppr_dist.config import Config, Model, Profiles, Tables, Train
 from ppr_dist.data.stream.users import Users
@@ -68,6 +70,22 @@ USERS = _users()
 def build(context: DistributedContext, case: Case, *, stir: float = 0.05, **settings: Any) -> Built:
     """The case's model on these ranks; nothing in it is 0."""
     return models.build(context, case.config(**settings), case.method, stir=stir)
+
+
+@contextmanager
+def partitioning() -> Iterator[None]:
+    """ZeRO 3 holds no parameter back as too small to be partitioned."""
+    import deepspeed
+
+    initialize = deepspeed.initialize
+
+    def initialized(*, config: dict[str, Any], **given: Any) -> Any:
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return initialize(config=config, **given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deepspeed, "initialize", initialized)
+        yield
 
 
 def fetched(context: DistributedContext, built: Built, steps: range) -> Iterator[PrefetchedBatch]:

@@ -19,7 +19,7 @@ from ppr_dist.trainer import train_step
 from tests.multirank import models
 from tests.multirank.models import Built, whole_tables
 from tests.ranks import run_ranks
-from tests.registry.cases import CASES, USERS, Case, build, fetched, of_each, result
+from tests.registry.cases import CASES, USERS, Case, build, fetched, of_each, partitioning, result
 
 STEPS = range(4)
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-6}
@@ -46,16 +46,7 @@ def trained(context: DistributedContext, case: Case, zero_stage: int) -> dict[st
 
 def all_large(context: DistributedContext, zero_stage: int) -> dict[str, Any]:
     """:func:`trained` of each, where ZeRO 3 holds no parameter back as too small to be partitioned."""
-    import deepspeed
-
-    initialize = deepspeed.initialize
-
-    def partitioning(*, config: dict[str, Any], **given: Any) -> Any:
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        return initialize(config=config, **given)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deepspeed, "initialize", partitioning)
+    with partitioning():
         return of_each(context, list(CASES), trained, zero_stage)
 
 

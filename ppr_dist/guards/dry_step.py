@@ -1,0 +1,91 @@
+"""One step before training, forward and backward without an update: what does not fit or match shows at once.
+
+Weights, optimizers and random streams are as before to the bit. Rows are looked up without a gradient and made leaves
+of the graph, so that the backward pass ends at them: FBGEMM would update the tables inside it. Gradients are returned
+and not accumulated (``torch.autograd.grad``), so that DeepSpeed's hooks, which would reduce them, never run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from ppr_dist.batch import Batch
+from ppr_dist.data.stream.loader import Loader
+from ppr_dist.data.stream.users import Users, attribute_names, read_shards, to_users
+from ppr_dist.errors import UserError
+from ppr_dist.objectives.base import Objective
+from ppr_dist.parallel.apply import Parallel
+from ppr_dist.parallel.distributed import DistributedContext
+from ppr_dist.parallel.prefetch import fetch
+from ppr_dist.step_loss import start, step_loss
+
+
+def dry_step(
+    parallel: Parallel, batch: Batch, objectives: dict[str, Objective], context: DistributedContext, precision: str
+) -> None:
+    """Forward and backward of ``batch``, the largest that is to be feared. A collective.
+
+    ``precision``: train.precision. Raises :class:`UserError`, marked with this rank, where memory does not suffice.
+    """
+    try:
+        with torch.random.fork_rng(devices=[context.device] if context.device.type == "cuda" else []):
+            _forward_backward(parallel, batch.to(context.device), objectives, precision)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        clicks = int(batch.history.lengths.max()) + 1
+        failed = UserError(
+            f"out of memory in the dry step of {len(batch.users)} users per rank of {clicks} clicks "
+            f"({str(error).splitlines()[0]}); lower train.global_batch_size or loss.logit_chunk, take more ranks, or, "
+            "where the longest histories never meet in one batch, leave it out: --train.dry_step false"
+        )
+        failed.rank = context.rank  # type: ignore[attr-defined]
+        raise failed from error
+    if context.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # what is logged is training's own
+
+
+def largest_batch(loader: Loader) -> Batch:
+    """As many users as a rank ever has, those with the longest histories in the shard that has most clicks."""
+    stream = loader.stream
+    shard = max(stream.shards, key=lambda shard: shard.events)
+    table = read_shards(stream.folder, [shard], stream.manifest)
+    found = to_users(table, attribute_names(stream.manifest), times=stream.manifest.times)
+    most = -(-stream.batch // stream.world_size)
+    users = _select(found, np.resize(np.argsort(-found.lengths, kind="stable"), most))
+    return loader.collator(users, epoch=0, step=0, global_users=most * stream.world_size)
+
+
+def _select(users: Users, rows: np.ndarray) -> Users:
+    lengths = users.lengths[rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    clicks = np.repeat(users.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return dataclasses.replace(
+        users,
+        index=users.index[rows],
+        items=users.items[clicks],
+        offsets=offsets,
+        attributes=users.attributes[:, rows],
+        times=None if users.times is None else users.times[clicks],
+    )
+
+
+def _forward_backward(parallel: Parallel, batch: Batch, objectives: dict[str, Objective], precision: str) -> None:
+    """:func:`ppr_dist.trainer.train_step`, with the two differences above."""
+    module, embeddings = parallel.engine.module, parallel.embeddings
+    module.train()
+    fetched = fetch(batch, embeddings, objectives)
+    with torch.no_grad():
+        rows, profiles = embeddings.look_up(fetched.look_up)
+    leaves = [*profiles.values(), *([rows] if embeddings.train_items else [])]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    items = parallel.item_vectors(rows)
+    started = start(objectives, batch, items.scored)
+    # Not the engine's own call: it would hang hooks on what comes out.
+    with torch.autocast(batch.users.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        encoded = module(items.inputs, batch, profiles)
+    loss = step_loss(objectives, fetched, items.scored, encoded, started)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    torch.autograd.grad(loss.backward, [*leaves, *parameters], allow_unused=True)
