@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppr_dist import cli, options
+from ppr_dist.data.remote import DataFolder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Arguments:
     task: list[str]
     """few-shot, zero-shot, joint (cold test users), next-item, validation (warm users), attribute (runs of that
     objective); one or several."""
-    data: Path | None = None
+    data: DataFolder | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     cluster: Path | None = None
     """Cluster file (sharding/*.yaml) to place the tables by; by default the run's own, else what this machine has."""

@@ -138,6 +138,7 @@ class StrictParser(ArgumentParser):
     def build(self, parsed: Any) -> Any:
         """Make the dataclasses of what was parsed; what their own checks raise becomes :class:`UserError`."""
         self._refuse_null(parsed)
+        self._refuse_address(parsed)
         try:
             return self.instantiate(parsed)
         except (TypeError, ValueError) as error:
@@ -152,6 +153,16 @@ class StrictParser(ArgumentParser):
             given = action.dest in parsed
             if given and kind is not None and NoneType not in get_args(kind) and parsed[action.dest] is None:
                 raise UserError(f"{_option(action.dest)}: expected {_kind(str(kind).replace('typing.', ''))}, got null")
+
+    def _refuse_address(self, parsed: Any) -> None:
+        """Raise :class:`UserError` on an address where a path is wanted; of paths, "s3://a" is the folder s3:/a."""
+        for action in self._actions:
+            value = parsed.get(action.dest)
+            if isinstance(value, Path) and re.match("[a-z][a-z0-9+.-]+:/", str(value)):
+                raise UserError(
+                    f"{_option(action.dest)} {value}: an address; only --data may be one (a run lies on a file system: "
+                    "a checkpoint is there once it is renamed)"
+                )
 
 
 def parse(

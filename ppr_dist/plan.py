@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ppr_dist import cli
+from ppr_dist.data.remote import DataFolder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Arguments:
     """Rows of the item table; 1e9 may be written."""
     attributes: dict[str, int] = dataclasses.field(default_factory=dict)
     """Values of each attribute, the unknown one included: --attributes.city 300."""
-    data: Path | None = None
+    data: DataFolder | None = None
     """Folder that prepare wrote, in place of --items and --attributes."""
     method: str | None = None
     """How the model is tuned, which decides on its profile tables; null = pre-training, which has none."""

@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 
 from ppr_dist import cli
+from ppr_dist.data.remote import DataFolder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    data: Path
-    """Folder that prepare wrote."""
+    data: DataFolder
+    """Folder that prepare wrote, or its address (s3://, gs://, http://)."""
     run_dir: Path
     """Folder for configuration, metrics and checkpoints."""
     resume: bool = False

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from ppr_dist import cli, options
+from ppr_dist.data.remote import DataFolder
 from ppr_dist.errors import UserError
 
 
@@ -20,7 +21,7 @@ class Arguments:
     the users file."""
     interactions: Path | None = None
     """Parquet or CSV with the users' clicks; users without any are served from the profile alone."""
-    data: Path | None = None
+    data: DataFolder | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     cluster: Path | None = None
     """Cluster file (sharding/*.yaml) to place the tables by; by default the run's own, else what this machine has."""

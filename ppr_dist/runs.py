@@ -19,6 +19,7 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint import checkpoints
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.remote import address_of, present
 from ppr_dist.errors import UserError, warn
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.parallel.tables import TableSizes
@@ -82,7 +83,7 @@ def describe(stage: Literal["pretrain", "tune"], method: str | None, data: Path,
     return RunInfo(
         stage=stage,
         method=method,
-        data=str(data.resolve()),
+        data=address_of(data) or str(data.resolve()),
         fingerprint=manifest.fingerprint,
         catalogue={"items": manifest.tables["items.parquet"]} | {a.name: a.values for a in manifest.attributes},
         items=manifest.items,
@@ -205,4 +206,4 @@ def read(run: Path) -> tuple[Config, RunInfo]:
 def item_counts(data: Path, column: Literal["train_count", "tune_count"]) -> Any:
     """Training clicks of each item in pre-training or tuning, int64 [N]."""
     # Absolute: for pyarrow a relative "shop:v2" is a URL.
-    return pq.read_table((data / "items.parquet").absolute(), columns=[column]).column(column).to_numpy()
+    return pq.read_table(present(data / "items.parquet").absolute(), columns=[column]).column(column).to_numpy()

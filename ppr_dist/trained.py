@@ -10,6 +10,7 @@ from ppr_dist.build_model import attach, untuned_model
 from ppr_dist.checkpoint import chosen, load_dense, load_tables
 from ppr_dist.config import ClusterFile, Config
 from ppr_dist.data.manifest import Manifest, load_manifest
+from ppr_dist.data.remote import here
 from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel.apply import make_embeddings
 from ppr_dist.parallel.cluster import load_cluster
@@ -43,7 +44,7 @@ def load_trained(run: Path, data: Path | None, context: DistributedContext, clus
     Raises :class:`UserError` where the run, its checkpoint or its data are missing or do not belong together.
     """
     config, info = on_main(lambda: runs.read(run))
-    folder = (data or Path(info.data)).absolute()  # for pyarrow a relative "shop:v2" is a URL
+    folder = (data or here(info.data)).absolute()  # for pyarrow a relative "shop:v2" is a URL
     manifest = on_main(lambda: load_manifest(folder))
     runs.check_catalogue(info, config, run, manifest, folder)
     checkpoint = on_main(lambda: chosen(run))

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from ppr_dist import cli
+from ppr_dist.data.remote import DataFolder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    data: Path
-    """Folder that prepare wrote."""
+    data: DataFolder
+    """Folder that prepare wrote, or its address (s3://, gs://, http://)."""
     init: Path
     """Pre-trained run to start from."""
     method: str

@@ -19,6 +19,7 @@ from ppr_dist.certificate import MODULUS, hash_of, of_steps
 from ppr_dist.checkpoint import Position, checkpoint_of, checkpoints, read_position, step_of
 from ppr_dist.config import Logging
 from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.remote import here
 from ppr_dist.data.stream.user_stream import UserStream, users_in_order
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.distributed import distributed_context, on_main
@@ -47,7 +48,7 @@ def _verify_files(arguments: Arguments) -> None:
     check_chain(found)
     print(f"{len(found)} checkpoint(s) whole: {', '.join(path.name for path in found)}")
     position = read_position(found[-1])
-    print(check_trained(position, read_stream(arguments.data or Path(info.data), position)), flush=True)
+    print(check_trained(position, read_stream(arguments.data or here(info.data), position)), flush=True)
 
 
 def check_chain(found: list[Path]) -> None:
@@ -175,7 +176,7 @@ def _replay(arguments: Arguments, first: Path, last: Path) -> None:
     )
     with distributed_context():
         on_main(lambda: _make_replay(folder, run, first))
-    data = arguments.data or Path(info.data)
+    data = arguments.data or here(info.data)
     if info.method is None:
         pretrain(PretrainArguments(data=data, run_dir=folder, resume=True), config)
     else:

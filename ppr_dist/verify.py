@@ -11,13 +11,14 @@ import dataclasses
 from pathlib import Path
 
 from ppr_dist import cli, options
+from ppr_dist.data.remote import DataFolder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
     run_dir: Path
     """A pre-trained or tuned run."""
-    data: Path | None = None
+    data: DataFolder | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     replay: str | None = None
     """A:B, steps of two of the run's checkpoints: train from A to B again."""

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ppr_dist.data.remote import present
 from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.errors import UserError
 
@@ -48,7 +49,7 @@ class UserIds:
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[Path]:
     try:
-        yield path
+        yield present(path)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
 

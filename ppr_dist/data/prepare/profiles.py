@@ -16,6 +16,7 @@ import duckdb
 from ppr_dist.data.manifest import Attribute, Kind
 from ppr_dist.data.prepare.logs import FLOATS, INTEGERS, SQL_TYPES, TIMES, WHOLE
 from ppr_dist.data.prepare.sources import Source, first_row, identifier, is_nan, literal, named_errors, scalars
+from ppr_dist.data.remote import present
 from ppr_dist.errors import UserError
 
 DECIMAL_TEXT = r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?"
@@ -167,7 +168,7 @@ def _require_numbers(con: duckdb.DuckDBPyConnection, source: Source, column: str
 
 def read_values(con: duckdb.DuckDBPyConnection, data: Path) -> None:
     """Fill ``attribute_values(attribute, value_index, value)`` from a prepared folder."""
-    table = data / "attributes.parquet"
+    table = present(data / "attributes.parquet")
     with named_errors(str(table)):
         con.execute(
             "CREATE OR REPLACE TABLE attribute_values AS SELECT attribute, value_index, value"

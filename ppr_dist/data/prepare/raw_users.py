@@ -19,6 +19,7 @@ from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.profiles import load_profiles, read_values, value_indices
 from ppr_dist.data.prepare.sources import Source, connect, limit_memory, literal, named_errors, open_source, scalars
 from ppr_dist.data.prepare.times import SECONDS, all_have_times
+from ppr_dist.data.remote import present
 from ppr_dist.data.stream.users import Users, attribute_names, to_users
 from ppr_dist.errors import UserError
 
@@ -171,7 +172,7 @@ def _require_ids(con: duckdb.DuckDBPyConnection, source: Source, types: dict[str
 
 def _load_clicks(con: duckdb.DuckDBPyConnection, data: Path) -> None:
     """Fill ``clicks``: row of the user, item or −1, Unix seconds or null; user after user, oldest first."""
-    table = data / "items.parquet"
+    table = present(data / "items.parquet")
     with named_errors(str(table)):
         con.execute(
             "INSERT INTO clicks SELECT p.row AS user_row, coalesce(i.item_index, -1) AS item_index,"

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from ppr_dist.data.remote import present
 from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.errors import UserError
 
@@ -36,7 +37,7 @@ class ItemShares:
     def __init__(self, folder: Path, counted: Counted, items: int) -> None:
         """Raises :class:`UserError` where the file is absent, damaged, or of another catalogue."""
         self.folder, self.counted, self.items = folder, counted, items
-        path = _path(folder, counted)
+        path = present(_path(folder, counted))
         try:
             self._shares = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from ppr_dist.data import remote
 from ppr_dist.data.manifest import TIME_END, Manifest, Shard
 from ppr_dist.errors import UserError
 
@@ -74,7 +76,7 @@ def _lists(table: pa.Table | pa.RecordBatch, name: str) -> pa.ListArray | pa.Lar
 
 def check_shards(folder: Path, shards: Sequence[Shard]) -> None:
     """Raise :class:`UserError` where a shard is missing or not of the size the manifest states."""
-    for shard in shards:
+    for shard in () if remote.address_of(folder) else shards:  # what is not here shows as it is read
         path = folder / shard.path
         if not path.is_file():
             raise UserError(f"{path}: shard is missing; run prepare again")
@@ -90,13 +92,15 @@ def read_shards(folder: Path, shards: Sequence[Shard], manifest: Manifest) -> pa
     Raises :class:`UserError` naming the shard (and member) that is truncated, corrupt or incomplete, or that holds an
     item, time or attribute value out of range.
     """
-    return pa.concat_tables([_read_shard(folder / shard.path, shard, manifest) for shard in shards])
+    return pa.concat_tables([_read_shard(folder, shard, manifest) for shard in shards])
 
 
-def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> pa.Table:
-    table = pa.Table.from_batches(list(_members(path, shard.users, manifest)))
+def _read_shard(folder: Path, shard: Shard, manifest: Manifest) -> pa.Table:
+    path, fetched = folder / shard.path, remote.shard_bytes(folder, shard.path, shard.sha256)
+    table = pa.Table.from_batches(list(_members(path, fetched, shard.users, manifest)))
     # After the members, whose complaints say more; a wrong number inside one shows only here.
-    _check_content(path, shard.sha256)
+    if fetched is None:
+        _check_content(path, shard.sha256)
     return table
 
 
@@ -108,11 +112,11 @@ def _check_content(path: Path, sha256: str) -> None:
             raise UserError(f"{path}: its checksum is not the manifest's: corrupt or changed")
 
 
-def _members(path: Path, expected_users: int, manifest: Manifest) -> Iterator[pa.RecordBatch]:
+def _members(path: Path, fetched: bytes | None, expected_users: int, manifest: Manifest) -> Iterator[pa.RecordBatch]:
     users = 0
     try:
         # Opened here, and not by webdataset: for its opener a path is a URL, and one of "pipe:…" a command to run.
-        with path.open("rb") as file:
+        with path.open("rb") if fetched is None else io.BytesIO(fetched) as file:
             for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": file}])):
                 member = f"{path}: member {sample['__key__']}.arrow"
                 try:
