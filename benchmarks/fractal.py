@@ -111,7 +111,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
 
 def _prepare(options: argparse.Namespace) -> dict[str, Any]:
     from ppr_dist.data.prepare.config import PrepareConfig
-    from ppr_dist.data.prepare.prepared import prepare
+    from ppr_dist.data.prepare.pipeline import prepare
 
     start = time.perf_counter()
     limits = PrepareConfig(memory_limit="2GB")

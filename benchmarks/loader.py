@@ -32,7 +32,7 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.data.stream.users import read_shards

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse ``argv``, prepare, and print a summary."""
     about = "Click logs and profiles into shards for training."
     (arguments, config), _ = options.parse("ppr_dist.prepare", argv, [Arguments, PrepareConfig], description=about)
-    from ppr_dist.data.prepare.prepared import prepare  # not before the options are read: --help should not wait for it
+    from ppr_dist.data.prepare.pipeline import prepare  # not before the options are read: --help should not wait for it
 
     started = time.perf_counter()
     manifest = prepare(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from tests.commands import succeed
 

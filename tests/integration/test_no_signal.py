@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from tests.commands import succeed, succeed_in_turn
 

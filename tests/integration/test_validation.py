@@ -12,7 +12,7 @@ import pytest
 
 from ppr_dist.checkpoint import checkpoint_of, checkpoints, read_position
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.evaluation import evaluate
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.trained import load_trained

@@ -19,7 +19,7 @@ from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.prepare import shard_writer
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.content import ids_sha256
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.errors import UserError
 from ppr_dist.runs import RunInfo, check_catalogue, check_held_out, describe
 from tests.click_logs import make_log, save

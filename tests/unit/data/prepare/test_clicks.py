@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.prepare import summary
 from tests.click_logs import make_log, save, sequences
 from tests.served import read_raw_users

@@ -14,7 +14,7 @@ import pytest
 
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.folder import PREFIX, new_folder
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.errors import UserError
 from tests.click_logs import make_log, save
 

@@ -13,7 +13,7 @@ import pytest
 
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from tests.click_logs import check, make_log, read_split, save, seeded
 
 

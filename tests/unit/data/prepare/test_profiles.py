@@ -17,7 +17,7 @@ import pytest
 
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.errors import UserError
 from tests.click_logs import read_split, save
 from tests.served import Served, read_raw_users
@@ -136,7 +136,7 @@ def test_time_zones_do_not_matter(tmp_path: Path) -> None:
     users = pd.DataFrame({"user_id": NUMBER, "x": TIME.tz_convert("Asia/Tokyo"), "day": TIME.tz_convert("Asia/Tokyo")})
     paths = save(tmp_path, LOG, users)
     program = (
-        "import sys, json; from pathlib import Path; from ppr_dist.data.prepare.prepared import prepare;"
+        "import sys, json; from pathlib import Path; from ppr_dist.data.prepare.pipeline import prepare;"
         "from ppr_dist.data.prepare.config import PrepareConfig; from tests.served import read_raw_users;"
         "log, users, out = sys.argv[1:];"
         "manifest = prepare(log, users, Path(out), PrepareConfig(), overwrite=True);"

@@ -13,7 +13,7 @@ import pytest
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.prepare import raw_users
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.data.prepare.raw_users import load_raw_users
 from ppr_dist.errors import UserError
 from tests.click_logs import make_log, read_split, save

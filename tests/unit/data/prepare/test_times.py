@@ -17,7 +17,7 @@ import pytest
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.prepare import logs
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.data.prepare.sources import open_source
 from ppr_dist.errors import UserError
 from ppr_dist.prepare import summary

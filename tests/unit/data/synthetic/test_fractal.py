@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.prepared import prepare
+from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.data.synthetic import fractal
 from ppr_dist.data.synthetic.catalogue import SyntheticConfig, generate
 from ppr_dist.data.synthetic.fractal import expand, main
