@@ -22,6 +22,7 @@ from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError, choose
 from ppr_dist.evaluation import evaluate
+from ppr_dist.guards.disk import check_room
 from ppr_dist.guards.dry_step import dry_step, largest_batch
 from ppr_dist.guards.hang import time_limit
 from ppr_dist.model.backbones import BACKBONES
@@ -209,6 +210,8 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
         check_metric(run, position)
         if context.main:
             _say_from_where(run.folder, position)
+    if position.step < total_steps(loader, config):
+        check_room(run.folder, parallel, config.train)
     if config.train.dry_step:
         with time_limit(config.train.hang_minutes, run.folder, context.rank):
             dry_step(parallel, largest_batch(loader), objectives, context, config.train.precision)
