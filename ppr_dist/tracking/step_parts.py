@@ -142,8 +142,9 @@ class StepParts:
 
         def with_hook(embeddings: ShardedEmbeddings, pending: PendingLookUp) -> tuple[Tensor, dict[str, Tensor]]:
             items, profiles = look_up(embeddings, pending)
-            if items.grad_fn is not None:
-                items.grad_fn.register_prehook(lambda _: self._begin(TABLES) if self.running else None)
+            for rows in (items, *profiles.values()):
+                if rows.grad_fn is not None:  # not of a frozen table
+                    rows.grad_fn.register_prehook(lambda _: self._begin(TABLES) if self.running else None)
             return items, profiles
 
         self._replace(ShardedEmbeddings, "look_up", with_hook)

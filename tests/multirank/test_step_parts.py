@@ -23,9 +23,9 @@ def wrapped(engine: Any) -> list[Any]:
     return [vars(owner).copy() for owner in owners] + [{k for k, v in vars(engine).items() if callable(v)}]
 
 
-def sampled(context: DistributedContext) -> tuple[dict[str, float], float, list[float]]:
+def sampled(context: DistributedContext, method: str) -> tuple[dict[str, float], float, list[float]]:
     config = small_config()
-    parallel, collator, objectives = build(context, config, "ppr-full")
+    parallel, collator, objectives = build(context, config, method)
     batch = collator(part(users(), context), epoch=0, step=0, global_users=USERS)
     parts, before = StepParts(parallel), wrapped(parallel.engine)
     plain = trainer.step_loss
@@ -58,9 +58,9 @@ def sampled(context: DistributedContext) -> tuple[dict[str, float], float, list[
     return taken, whole, losses
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_parts_add_up_and_nothing_stays_wrapped(ranks: int) -> None:
-    for parts, whole, losses in run_ranks(sampled, ranks):
+@pytest.mark.parametrize(("ranks", "method"), [(1, "ppr-full"), (2, "ppr-full"), (2, "ppr-light")])
+def test_parts_add_up_and_nothing_stays_wrapped(ranks: int, method: str) -> None:
+    for parts, whole, losses in run_ranks(sampled, ranks, method):
         assert list(parts) == [*PARTS, REST]
         assert sum(parts.values()) == pytest.approx(whole, rel=0.05)
         assert 0.2 < parts[LOSS] < 0.2 + whole / 2
