@@ -4,7 +4,7 @@
 #
 # The launchers meet (c10d rendezvous) on the job's first node. On SIGTERM or SIGUSR1, which the batch scripts ask for
 # shortly before the time limit, the ranks finish their step, save and leave RUN/preempted, and the job goes back to the
-# queue, as it does where a node is lost. A job that fails or is being cancelled does not.
+# queue. A job that fails or is being cancelled does not.
 #
 #   RUN             the run's folder; without it nothing is put back to the queue
 #   NPROC_PER_NODE  ranks on each node                     (default: the GPUs that Slurm gave the node)
@@ -18,12 +18,6 @@ set -euo pipefail
 die() { echo "launch/node.sh: error: $*" >&2; exit 2; }
 # A job is SIGNALING while Slurm hands it the signal that it asked for.
 running() { case $(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T 2>/dev/null) in RUNNING | SIGNALING) ;; *) false ;; esac; }
-# Whether a step of nothing runs on this node and not on all: its ranks fail before Slurm notices that a node is gone.
-lost_a_node() {
-    local try=(timeout 60 srun --overlap --ntasks-per-node 1)
-    "${try[@]}" --nodes 1 --ntasks 1 --nodelist "$SLURMD_NODENAME" true 2>/dev/null &&
-        ! "${try[@]}" --nodes "$SLURM_JOB_NUM_NODES" --ntasks "$SLURM_JOB_NUM_NODES" true 2>/dev/null
-}
 # What the run has come to: its notice of a preemption, its last checkpoint.
 stands() { cat "$RUN/preempted" 2>/dev/null; ls "$RUN/checkpoints" 2>/dev/null | tail -n 1; }
 
@@ -67,7 +61,7 @@ stop() {
     # Cancelled or requeued by someone: Slurm has told the ranks itself.
     running || return 0
     echo "launch: told to stop; the ranks of job $SLURM_JOB_ID save"
-    kill -USR1 "$step" # srun hands it on to all processes; at SIGTERM it would kill them
+    kill -USR1 "$step" || true # srun hands it on to all processes; at SIGTERM it would kill them
 }
 trap stop TERM USR1
 status=0
@@ -79,17 +73,10 @@ if [ -n "$signalled" ]; then
 fi
 trap '' TERM USR1
 
-again=
-if [ "$status" != 0 ] && [ -n "$RUN" ] && running; then
-    if [ -n "$signalled" ] || [ -e "$RUN/preempted" ]; then
-        # Not where nothing was saved since this start: it would never get on.
-        if [ "$(stands || true)" != "$before" ]; then again=yes; fi
-    elif [ "$SLURM_JOB_NUM_NODES" != 1 ] && lost_a_node; then
-        echo "launch: a node of job $SLURM_JOB_ID is lost"
-        again=yes
-    fi
-fi
-if [ -n "$again" ]; then
+# Not where nothing was saved since this start: such a job would never get on. A node that is gone is Slurm's to notice;
+# srun waits until it does, and --requeue puts the job back.
+if [ "$status" != 0 ] && [ -n "$RUN" ] && [ "$(stands || true)" != "$before" ] &&
+    { [ -n "$signalled" ] || [ -e "$RUN/preempted" ]; } && running; then
     echo "launch: job $SLURM_JOB_ID goes back to the queue and will go on from its last checkpoint"
     scontrol requeue "$SLURM_JOB_ID"
 fi

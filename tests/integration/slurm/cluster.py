@@ -49,7 +49,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2
 PropagateResourceLimits=NONE
 MpiDefault=none
 ReturnToService=2
-# What has crashed is noticed soon, and what will not end is killed soon.
+# By default 300: what a node that is gone goes unnoticed for.
 SlurmdTimeout=10
 KillWait=30
 MinJobAge=600
@@ -61,7 +61,15 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 def missing() -> str | None:
     """Why there can be no cluster here, in words; None where there can."""
     without = [name for name in DAEMONS if shutil.which(name, path=ENVIRONMENT["PATH"]) is None]
-    return f"no {', '.join(without)} (Debian: apt-get install slurm-wlm munge)" if without else None
+    if without:
+        return f"no {', '.join(without)} (Debian: apt-get install slurm-wlm munge)"
+    if os.geteuid() != 0:
+        return "only root starts slurmd"
+    try:
+        socket.gethostbyname(HOST)
+    except OSError:
+        return f"this machine's name, {HOST}, has no address"
+    return None
 
 
 @dataclasses.dataclass

@@ -138,27 +138,28 @@ def test_a_signalled_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
 def test_a_node_that_is_lost_puts_the_job_back_and_one_node_ends_it(dies: str, catalogue: Path, jobs: Jobs) -> None:
     """Between two checkpoints. One rank then ends what two began: each user once in each epoch, as ``verify`` proves.
 
-    The ranks of a node that is gone fail before Slurm notices it. Those of a slurmd that is gone train on until Slurm
-    ends the job, and save.
+    The ranks of a node that is gone end those of the other. Those of a slurmd that is gone train on until Slurm ends
+    the job, and save.
     """
     run = jobs.folder / "run"
-    number = jobs.submit("pretrain", "--train.checkpoint_every", 20, DATA=catalogue, RUN=run)
+    train = ("--train.checkpoint_every", 20, "--train.max_steps", 10**6)
+    number = jobs.submit("pretrain", *train, DATA=catalogue, RUN=run)
     jobs.until(lambda: len(steps(run)) > 30, "it trains")
     jobs.cluster.kill_node(NODES[1], slurmd_alone=dies == "slurmd")
     try:
         jobs.until(lambda: jobs.cluster.job(number, "JobState") == "PENDING", "Slurm puts the job back", seconds=120)
-        jobs.cluster.ask("scontrol", "update", f"JobId={number}", "NumNodes=1")
-        jobs.ends(number)
+        before = len(steps(run))
+        jobs.cluster.ask("scontrol", "update", f"JobId={number}", "NumNodes=1", "NumCPUs=1", "NumTasks=1")
+        jobs.until(lambda: len(steps(run)) > before + 5, "it goes on")
         assert jobs.cluster.job(number, "BatchHost") == NODES[0]
+        jobs.cluster.ask("scancel", str(number))
+        jobs.ends(number, "CANCELLED")
     finally:
         jobs.cluster.start_node(NODES[1])
         jobs.until(lambda: jobs.cluster.states() == {"idle"}, "both nodes are back")
     assert "start 2: 1 node(s)" in jobs.said()
-    made = steps(run)
-    from_step = int(re.findall(r"resumed from step (\d+)", jobs.said())[-1])
-    before = len(made) - (STEPS - from_step)
-    assert made == [*range(1, before + 1), *range(from_step + 1, STEPS + 1)]
-    assert from_step in (before, before - before % 20), "neither where it stood nor a checkpoint"
+    (from_step,) = map(int, re.findall(r"resumed from step (\d+)", jobs.said()))
+    assert from_step == before if dies == "slurmd" else 0 < from_step <= before and from_step % 20 == 0
     succeed("verify", "--run-dir", run)
 
 
@@ -241,7 +242,6 @@ def test_where_one_of_the_chain_fails_the_rest_is_cancelled(raw: Path, jobs: Job
         jobs.ends(number, "CANCELLED")
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize("script", ["prepare", "pretrain", "tune", "evaluate"])
 def test_a_missing_variable_is_one_line(script: str, jobs: Jobs) -> None:
     jobs.ends(jobs.submit(script, nodes=1), "FAILED")
