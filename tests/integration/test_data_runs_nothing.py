@@ -1,19 +1,36 @@
-"""No path of prepared data is ever taken for a command: webdataset's own opener runs what begins with ``pipe:``."""
+"""Prepared data runs nothing: no path of it is taken for a command, and no file of it is unpickled.
+
+webdataset's own opener runs what begins with ``pipe:``, and decodes members by their suffix, pickles too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
+import pickle
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.prepare.profiles import read_values
+from ppr_dist.data.prepare.shard_writer import sha256
+from ppr_dist.data.raw_ids import UserIds, item_ids
+from ppr_dist.data.stream.item_shares import ItemShares
+from ppr_dist.data.stream.user_stream import users_in_order
 from ppr_dist.errors import UserError
+from ppr_dist.runs import item_counts
 from tests.commands import run_command, succeed
 from tests.integration.conftest import TINY
 
@@ -103,3 +120,109 @@ def test_a_shard_path_that_is_a_command_is_refused(data: Path, tuned: Path) -> N
     assert not Path("trap").exists()
     assert set(done.codes) == {2}
     assert f"shard path {name!r} is not tune-test/NNNNN.tar" in "".join(done.err)
+
+
+# Pickles ------------------------------------------------------------------------------------------------------
+
+
+class Trap:
+    """Unpickled, it makes the file that it names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def object_array(trap: bytes) -> bytes:
+    """A .npy file of Python objects."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    return file.getvalue() + trap
+
+
+def extension_schema(schema: pa.Schema, trap: bytes) -> pa.Schema:
+    """Every column of a type that pyarrow once unpickled as it met it (CVE-2023-47248)."""
+    kind = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": trap}
+    return pa.schema([field.with_metadata(kind) for field in schema], metadata={"pandas": trap})
+
+
+def extension_stream(stream: bytes, trap: bytes) -> bytes:
+    with pa.ipc.open_stream(stream) as reader:
+        batch = reader.read_next_batch()
+    sink = io.BytesIO()
+    schema = extension_schema(batch.schema, trap)
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+    return sink.getvalue()
+
+
+def planted_shard(path: Path, change: Callable[[bytes], bytes], extra: dict[str, bytes]) -> None:
+    """Rewrite a shard: its members changed, others beside each."""
+    with tarfile.open(path) as tar:
+        members = [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            key = name.removesuffix(".arrow")
+            beside = {f"{key}.{suffix}": content for suffix, content in extra.items()}
+            for each, body in {name: change(content), **beside}.items():
+                entry = tarfile.TarInfo(each)
+                entry.size = len(body)
+                tar.addfile(entry, io.BytesIO(body))
+
+
+def read_everything(data: Path) -> None:
+    """All that training, evaluation and recommend read of a prepared folder; a refusal is one line."""
+    readers: list[Callable[[], object]] = [
+        lambda: item_ids(data),
+        lambda: UserIds(data).take(np.arange(3)),
+        lambda: item_counts(data, "train_count"),
+        lambda: [ItemShares(data, counted, load_manifest(data).items) for counted in ("train", "tune")],
+        lambda: read_values(duckdb.connect(), data),
+        lambda: [
+            list(users_in_order(data, load_manifest(data), split, rank=0, world_size=1, at_once=64)[1])
+            for split in ("pretrain", "tune-train", "tune-test")
+        ],
+    ]
+    for read in readers:
+        with contextlib.suppress(UserError, pa.ArrowInvalid):
+            read()
+
+
+@pytest.mark.parametrize("form", ["a pickle alone", "in the format"])
+def test_no_file_of_the_data_is_unpickled(catalogue: Path, tmp_path: Path, form: str) -> None:
+    for original in [path for path in catalogue.rglob("*") if path.is_file()]:
+        data = tmp_path / original.name.replace(".", "-") / original.parent.name
+        shutil.copytree(catalogue, data)
+        file, trapped = data / original.relative_to(catalogue), data / "trap"
+        trap = pickle.dumps(Trap(trapped))
+        if form == "a pickle alone":
+            file.write_bytes(trap)
+        elif file.suffix == ".npy":
+            file.write_bytes(object_array(trap))
+        elif file.suffix == ".parquet":
+            table = pq.read_table(file)
+            pq.write_table(table.cast(extension_schema(table.schema, trap)), file)
+        elif file.suffix == ".tar":
+            beside = dict.fromkeys(("pickle", "pyd", "pth", "pkl"), trap)
+            planted_shard(file, lambda content, trap=trap: extension_stream(content, trap), beside)  # type: ignore[misc]
+            _state_anew(data, file)
+        read_everything(data)
+        assert not trapped.exists(), original
+    # The trap works.
+    pickle.loads(pickle.dumps(Trap(tmp_path / "trap")))
+    assert (tmp_path / "trap").exists()
+
+
+def _state_anew(data: Path, shard: Path) -> None:
+    """The manifest as one who planted something would leave it."""
+    manifest = load_manifest(data)
+    name = shard.parent.name
+    split = manifest.split(name)
+    told = {"bytes": shard.stat().st_size, "sha256": sha256(shard)}
+    shards = tuple(
+        dataclasses.replace(each, **told) if each.path == f"{name}/{shard.name}" else each for each in split.shards
+    )
+    splits = {**manifest.splits, name: dataclasses.replace(split, shards=shards)}
+    dataclasses.replace(manifest, splits=splits).sealed().save(data)
