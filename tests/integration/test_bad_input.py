@@ -642,7 +642,7 @@ def test_objectives_are_added_up(place: Place) -> None:
     done = succeed(*place.train(*two, "--train.log_every", 1, "--train.max_steps", 2))
     rows = [row for row in read_lines(place.out / "metrics.jsonl") if "loss" in row]
     assert len(rows) == 2
-    assert all(row["loss"] == pytest.approx(row["softmax"] + row["bpr"], rel=1e-6) for row in rows), done
+    assert all(row["loss"] == pytest.approx(row["loss/softmax"] + row["loss/bpr"], rel=1e-6) for row in rows), done
     used = yaml.safe_load((place.out / "config.yaml").read_text())
     assert (used["train"]["objectives"], used["bpr"]) == (["softmax", "bpr"], {"uniform_negatives": 3})
 
