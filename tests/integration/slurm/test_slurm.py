@@ -135,8 +135,8 @@ def test_a_signalled_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("dies", ["the node", "slurmd"])
-def test_a_node_that_is_lost_puts_the_job_back_and_one_node_ends_it(dies: str, catalogue: Path, jobs: Jobs) -> None:
-    """Between two checkpoints. One rank then ends what two began: each user once in each epoch, as ``verify`` proves.
+def test_a_node_that_is_lost_puts_the_job_back_and_one_node_goes_on(dies: str, catalogue: Path, jobs: Jobs) -> None:
+    """Between two checkpoints. One rank goes on where two were: each user once in each epoch, as ``verify`` proves.
 
     The ranks of a node that is gone end those of the other. Those of a slurmd that is gone train on until Slurm ends
     the job, and save.
