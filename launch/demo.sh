@@ -46,4 +46,4 @@ served=${methods[0]}
 [[ " ${methods[*]} " == *" ppr-light "* ]] && served=ppr-light
 step "$python" -m ppr_dist.recommend --run-dir "$demo/$served" --users "$demo/log/users.parquet" \
     --interactions "$demo/log/interactions.parquet" --k 10 --out "$demo/recommendations"
-step "$python" -m ppr_dist.report --runs "$demo/pre-train" "${methods[@]/#/$demo/}" --out "$demo"
+step "$python" -m ppr_dist.report --runs "$demo/pre-train" "${methods[@]/#/$demo/}" --out "$demo" --html "$demo/report.html"

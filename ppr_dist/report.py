@@ -51,11 +51,11 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.html is not None and arguments.html.is_dir():
         raise UserError(f"{arguments.html} is a folder; --html takes a file")
     rows = _rows(labels, arguments.protocol, required=True) if arguments.out is not None else []
+    if arguments.out is not None:
+        write_table(rows, labels, arguments.metric, arguments.out)
     if arguments.html is not None:
         write_page(labels, arguments.html)
         print(arguments.html, flush=True)
-    if arguments.out is not None:
-        write_table(rows, labels, arguments.metric, arguments.out)
 
 
 def write_table(rows: list[Row], labels: dict[Path, str], metric: str, out: Path) -> None:

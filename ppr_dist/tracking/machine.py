@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ PEAK_FLOPS = {
     "A10": 125e12,
     "V100": 125e12,
 }
-"""Dense bfloat16 rate (V100: float16) by a part of the card's name (NVIDIA's data sheets, FLOP/s)."""
+"""Dense bfloat16 rate (V100: float16) by whole words of the card's name (NVIDIA's data sheets, FLOP/s)."""
 
 VARIABLES = (
     *("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_PARTITION", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS"),
@@ -65,7 +66,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 def peak_flops(device: torch.device) -> float | None:
     """The card's peak, FLOP/s; None on a CPU and for a card that is not listed."""
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((rate for name, rate in PEAK_FLOPS.items() if name in card), None)
+    return next((rate for name, rate in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", card)), None)
 
 
 def resident() -> int:
