@@ -58,10 +58,11 @@ class _Watch(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        nap, woken = self.seconds / 20, time.monotonic()
+        nap, woken, armed = self.seconds / 20, time.monotonic(), -1.0
         while True:
             left = self.last + self.seconds - time.monotonic()
-            if left > 0:
+            if left > 0 and armed != self.last:
+                armed = self.last
                 faulthandler.dump_traceback_later(left, file=_STDERR)
             if self.over.wait(nap):
                 return

@@ -190,7 +190,7 @@ def read_everything(data: Path) -> None:
             read()
 
 
-@pytest.mark.parametrize("form", ["a pickle alone", "in the format"])
+@pytest.mark.parametrize("form", [pytest.param("a pickle alone", marks=pytest.mark.exhaustive), "in the format"])
 def test_no_file_of_the_data_is_unpickled(catalogue: Path, tmp_path: Path, form: str) -> None:
     for original in [path for path in catalogue.rglob("*") if path.is_file()]:
         data = tmp_path / original.name.replace(".", "-") / original.parent.name

@@ -11,7 +11,9 @@ import pytest
 from tests.commands import run_command
 
 
-@pytest.mark.parametrize("kind", ["stopped", "asleep", "holding the interpreter"])
+@pytest.mark.parametrize(
+    "kind", ["stopped", "asleep", pytest.param("holding the interpreter", marks=pytest.mark.exhaustive)]
+)
 def test_a_rank_that_hangs_ends_the_run(kind: str, tmp_path: Path) -> None:
     done = run_command("tests.hanging", kind, tmp_path, world_size=2, timeout=30, end_with_first=True)
     # What is stopped or holds the interpreter cannot end itself: the launcher ends it, once the other one has ended.

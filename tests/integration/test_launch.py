@@ -151,6 +151,23 @@ def test_what_ends_the_launcher_ends_its_ranks(tmp_path: Path, launch: Callable[
     job.until(job.all_gone, seconds=5)
 
 
+@pytest.mark.exhaustive  # torchrun waits 30 s for the stopped rank before it kills it
+def test_a_stopped_rank_ends_the_job_and_the_other_says_where_it_waited(
+    catalogue: Path, tmp_path: Path, launch: Callable[..., Launched]
+) -> None:
+    run = tmp_path / "run"
+    job = launch("ppr_dist.pretrain", *long_training(catalogue, run, "--train.hang_minutes", 0.1), ranks=2)
+    job.until(lambda: trains(run))
+    job.note_processes()
+    job.rank(1).suspend()
+    assert job.process.wait(80) != 0
+    job.until(job.all_gone, seconds=10)
+    said = job.log.read_text()
+    assert "ppr_dist: error (rank 0): nothing done for 0.1 minutes (train.hang_minutes)" in said
+    assert re.search(r'File ".*/ppr_dist/trainer.py", line \d+ in train$', said, re.MULTILINE)
+    assert (run / "flight_recorder" / "rank_0").stat().st_size > 0
+
+
 def test_a_refused_input_is_said_by_one_rank_and_again_in_the_report(launch: Callable[..., Launched]) -> None:
     job = launch("tests.waiting", "refuse")
     assert job.process.wait(90) == 1

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,6 +81,10 @@ def batches(data: Path) -> list[list[int]]:
     return [users.index.tolist() for _, _, users in stream.batches(0, range(stream.steps))]
 
 
+def rarely(world_size: int, stage: int) -> Any:
+    return pytest.param(world_size, stage, marks=pytest.mark.exhaustive)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
@@ -90,7 +95,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (2, 0), (2, 2)])
+@pytest.mark.parametrize(("world_size", "stage"), [rarely(1, 0), (2, 0), rarely(2, 2)])
 def test_the_users_of_a_vector_that_is_nan_are_named(world_size: int, stage: int, data: Path) -> None:
     run = data.with_name("run")
     # Whose vector knows of the item: it is among the clicks before the last, which is only predicted.
@@ -105,7 +110,7 @@ def test_the_users_of_a_vector_that_is_nan_are_named(world_size: int, stage: int
     assert [int(path.name[-8:]) for path in checkpoints(run)] == list(range(1, first))
 
 
-@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (2, 0), (2, 3)])
+@pytest.mark.parametrize(("world_size", "stage"), [rarely(1, 0), rarely(2, 0), (2, 3)])
 def test_a_gradient_that_is_nan_under_a_finite_loss(world_size: int, stage: int, data: Path) -> None:
     run = data.with_name("run")
     said = run_ranks(trained, world_size, data, run, infinite_gradient, stage)
