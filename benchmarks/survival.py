@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     work, deadline = options.work.resolve(), time.monotonic() + 60 * options.minutes
-    _make_data(work)
+    make_data(work)
     log = work / "kills.jsonl"
     done = list(read_lines(log)) if log.is_file() else []
     for number in range(len(done), options.kills):
@@ -71,7 +71,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _make_data(work: Path) -> None:
+def make_data(work: Path) -> None:
     if (work / "data").is_dir():
         return
     files = ("--interactions", str(work / "log/interactions.parquet"), "--users", str(work / "log/users.parquet"))
@@ -86,7 +86,7 @@ def _make_data(work: Path) -> None:
 def _kill(work: Path, number: int, draw: random.Random) -> dict[str, Any]:
     """Start the run where it stands, bring the fault about, prove what the files hold."""
     run, fault, ranks = work / "run", draw.choice(FAULTS), draw.choice((1, 2, 3))
-    before = _step(run)
+    before = step_of_latest(run)
     if not before and fault == "while loading":
         fault = "all ranks"  # there is nothing to load yet
     begun, began = time.monotonic(), time.time()
@@ -94,30 +94,30 @@ def _kill(work: Path, number: int, draw: random.Random) -> dict[str, Any]:
     row: dict[str, Any] = {"number": number, "fault": fault, "ranks": ranks, "from_step": before, "recovered_s": None}
     try:
         if fault == "while loading":
-            _until(lambda: _reads(launcher, run), launcher)
+            until(lambda: _reads(launcher, run), launcher)
         else:
-            _until(lambda: _logged(run, since=began) > before, launcher)
+            until(lambda: logged(run, since=began) > before, launcher)
             row["recovered_s"] = time.monotonic() - begun
             _moment(fault, run, draw, launcher)
-        row["at_step"] = max(before, _logged(run))
+        row["at_step"] = max(before, logged(run))
         _strike(fault, launcher, draw)
     finally:
         _end(launcher)
-    row |= {"checkpoint": _step(run), "trained": _prove(work, run) if _step(run) else "nothing yet"}
+    row |= {"checkpoint": step_of_latest(run), "trained": prove(work, run) if step_of_latest(run) else "nothing yet"}
     return row
 
 
 def _go_on(work: Path) -> dict[str, Any]:
     """Start the run a last time and end it as a scheduler would."""
     run, begun = work / "run", time.monotonic()
-    before, began, launcher = _step(run), time.time(), _start(work, run, 2)
+    before, began, launcher = step_of_latest(run), time.time(), _start(work, run, 2)
     try:
-        _until(lambda: _logged(run, since=began) > before, launcher)
+        until(lambda: logged(run, since=began) > before, launcher)
         recovered = time.monotonic() - begun
     finally:
         launcher.terminate()
         _end(launcher)
-    return {"fault": "SIGTERM", "recovered_s": recovered, "trained": _prove(work, run)}
+    return {"fault": "SIGTERM", "recovered_s": recovered, "trained": prove(work, run)}
 
 
 def _start(work: Path, run: Path, ranks: int) -> subprocess.Popen[bytes]:
@@ -132,7 +132,7 @@ def _start(work: Path, run: Path, ranks: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _until(seen: Callable[[], bool], launcher: subprocess.Popen[bytes]) -> None:
+def until(seen: Callable[[], bool], launcher: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not seen():
         if launcher.poll() is not None or time.monotonic() > deadline:
@@ -143,15 +143,15 @@ def _until(seen: Callable[[], bool], launcher: subprocess.Popen[bytes]) -> None:
 def _moment(fault: str, run: Path, draw: random.Random, launcher: subprocess.Popen[bytes]) -> None:
     """Wait until it is time."""
     if fault == "inside a checkpoint write":
-        _until(lambda: any((run / "checkpoints").glob(".step-*/*.distcp")), launcher)
+        until(lambda: any((run / "checkpoints").glob(".step-*/*.distcp")), launcher)
     elif fault == "before the rename":
-        _until(lambda: any((run / "checkpoints").glob(".step-*/checksums.json")), launcher)
+        until(lambda: any((run / "checkpoints").glob(".step-*/checksums.json")), launcher)
     else:
         time.sleep(draw.uniform(0.0, 2.0))
 
 
 def _strike(fault: str, launcher: subprocess.Popen[bytes], draw: random.Random) -> None:
-    ranks = _children(launcher.pid)
+    ranks = children(launcher.pid)
     victims = {"one rank": [draw.choice(ranks)] if ranks else [], "the launcher": [launcher.pid]}.get(fault, ranks)
     for pid in victims:
         with contextlib.suppress(ProcessLookupError):
@@ -160,7 +160,7 @@ def _strike(fault: str, launcher: subprocess.Popen[bytes], draw: random.Random) 
 
 def _end(launcher: subprocess.Popen[bytes]) -> None:
     """Until nothing of the run is alive: what a launcher does by itself after a rank's end, given time."""
-    pids = [launcher.pid, *_children(launcher.pid)]
+    pids = [launcher.pid, *children(launcher.pid)]
     try:
         launcher.wait(60)
     except subprocess.TimeoutExpired:
@@ -173,7 +173,7 @@ def _end(launcher: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Of all threads of a process."""
     found = []
     for thread in Path(f"/proc/{pid}/task").glob("*"):
@@ -184,7 +184,7 @@ def _children(pid: int) -> list[int]:
 
 def _reads(launcher: subprocess.Popen[bytes], run: Path) -> bool:
     """Whether a rank has a file of a checkpoint open."""
-    for rank in _children(launcher.pid):
+    for rank in children(launcher.pid):
         with contextlib.suppress(OSError):
             for file in Path(f"/proc/{rank}/fd").iterdir():
                 with contextlib.suppress(OSError):
@@ -193,13 +193,13 @@ def _reads(launcher: subprocess.Popen[bytes], run: Path) -> bool:
     return False
 
 
-def _step(run: Path) -> int:
+def step_of_latest(run: Path) -> int:
     """Of the latest checkpoint."""
     found = checkpoints(run)
     return read_position(found[-1]).step if found else 0
 
 
-def _logged(run: Path, since: float = 0.0) -> int:
+def logged(run: Path, since: float = 0.0) -> int:
     """The last whole line's step in metrics.jsonl; 0 until a start later than ``since`` has written to it.
 
     What it writes first leaves out all after its checkpoint.
@@ -214,7 +214,7 @@ def _logged(run: Path, since: float = 0.0) -> int:
         return 0
 
 
-def _prove(work: Path, run: Path) -> str:
+def prove(work: Path, run: Path) -> str:
     found = checkpoints(run)
     check_chain(found)
     position = read_position(found[-1])
