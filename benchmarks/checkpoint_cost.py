@@ -89,8 +89,9 @@ def _run_rank(given: dict[str, Any]) -> None:
     """Train as many steps as asked, with a checkpoint after the first or without."""
     answers = Answers()
     with joined(given) as rank:
-        from ppr_dist.certificate import Certificate, hash_of
-        from ppr_dist.checkpoint import Checkpointer, Position, checkpoints
+        from ppr_dist.checkpoint.certificate import Certificate, hash_of
+        from ppr_dist.checkpoint.checkpointer import Checkpointer
+        from ppr_dist.checkpoint.position import Position, checkpoints
         from ppr_dist.parallel.prefetch import prefetch
         from ppr_dist.trainer import train_step
 

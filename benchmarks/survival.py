@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hardware import hardware, heading
-from ppr_dist.checkpoint import checkpoints, read_position
+from ppr_dist.checkpoint.position import checkpoints, read_position
 from ppr_dist.files import read_lines
 from ppr_dist.verification import check_chain, check_trained, read_stream
 

@@ -82,7 +82,7 @@ class Batch:
     keys: Tensor | None = None
     """Training: a random number of each user for this step, int64 [B], of which dropout makes its draws."""
     users_hash: int = 0
-    """Training: :func:`ppr_dist.certificate.hash_of` the users."""
+    """Training: :func:`ppr_dist.checkpoint.certificate.hash_of` the users."""
     max_users_per_rank: int = 0
     """Training: users of the rank that has most in this step; what is gathered by user is padded to as many rows."""
     asked_items: int = 0

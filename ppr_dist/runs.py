@@ -16,7 +16,7 @@ import yaml
 
 from ppr_dist import files, read_config
 from ppr_dist.catalogue import Catalogue
-from ppr_dist.checkpoint import checkpoints
+from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.remote import address_of, present

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ppr_dist import runs
 from ppr_dist.build_model import attach, untuned_model
-from ppr_dist.checkpoint import chosen, load_dense, load_tables
+from ppr_dist.checkpoint.loading import load_dense, load_tables
+from ppr_dist.checkpoint.position import chosen
 from ppr_dist.config import ClusterFile, Config
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.remote import here

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import torch
 
-from ppr_dist.certificate import Certificate
-from ppr_dist.checkpoint import Best, Checkpointer, Position
+from ppr_dist.checkpoint.certificate import Certificate
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.position import Best, Position
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import bits
 from ppr_dist.data.stream.loader import Loader
@@ -67,12 +68,12 @@ def train(
     finite = FiniteGuard(checkpointer.run, loader.stream.folder)
     certificate = Certificate(position.trained, step)
 
-    def raise_what_befell() -> None:
+    def raise_failures() -> None:
         checkpointer.finish()
         finite.require_finite()
 
     def save(*, last: bool = False) -> Position:
-        raise_what_befell()
+        raise_failures()
         saved = dataclasses.replace(position, trained=certificate.up_to(step))
         with logger.paused("checkpoint"):
             checkpointer.save(parallel, saved, last=last)
@@ -103,7 +104,7 @@ def train(
                 )
             )
             if said.not_finite or said.checkpoint_failed:
-                raise_what_befell()
+                raise_failures()
             if said.time_is_up:
                 total = step
             # Before the checkpoint, so that what is resumed knows of it.
@@ -115,7 +116,7 @@ def train(
             preemption.stops = said.preempted and not ends
             if ends or preemption.stops:
                 break  # and the loop over epochs with it
-    raise_what_befell()
+    raise_failures()
     logger.flush(step, position.step // steps, lr)
     return save(last=True)
 

@@ -13,7 +13,9 @@ import torch.distributed as dist
 from ppr_dist import preemption, read_config, restarts, runs
 from ppr_dist.build_model import attach, untuned_model
 from ppr_dist.catalogue import Catalogue
-from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of, chosen, load_dense, load_tables
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.loading import load_dense, load_tables
+from ppr_dist.checkpoint.position import Position, checkpoint_of, chosen
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.stream.collate import Collator

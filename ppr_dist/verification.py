@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ppr_dist import checkpoint_data, checkpoint_files, runs
+from ppr_dist import runs
 from ppr_dist import tune as tune_command
 from ppr_dist.batch import Int64Array
-from ppr_dist.certificate import MODULUS, hash_of, of_steps
-from ppr_dist.checkpoint import Position, checkpoint_of, checkpoints, read_position, step_of
+from ppr_dist.checkpoint import checksums, reader
+from ppr_dist.checkpoint.certificate import MODULUS, hash_of, of_steps
+from ppr_dist.checkpoint.position import Position, checkpoint_of, checkpoints, read_position, step_of
 from ppr_dist.config import Logging
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.remote import here
@@ -55,18 +56,18 @@ def check_chain(found: list[Path]) -> None:
     """Raise :class:`UserError` where a file of checkpoints (oldest first) is damaged, or one is not of the same run."""
     known: set[str | None] = set()
     for path in found:
-        sums = checkpoint_files.read_sums(path)
+        sums = checksums.read_sums(path)
         if sums is None:
             raise UserError(f"{path}: written without checksums, by an earlier version; it proves nothing")
-        there = {file.name for file in path.iterdir()} - {checkpoint_files.CHECKSUMS}
+        there = {file.name for file in path.iterdir()} - {checksums.CHECKSUMS}
         if extra := there - set(sums["files"]):
             raise UserError(f"{path / min(extra)}: not a file of this checkpoint")
-        if damage := checkpoint_files.find_damage(path):
+        if damage := checksums.find_damage(path):
             raise UserError(damage)
         # What came before the first that is kept is gone; of those that are here each names one.
         if known and sums["previous"] not in known:
             raise UserError(f"{path}: does not follow the checkpoints before it: one was changed, or is another run's")
-        known.add(checkpoint_files.chain_link(path))
+        known.add(checksums.chain_link(path))
 
 
 def check_trained(position: Position, stream: UserStream) -> str:
@@ -202,9 +203,9 @@ def _make_replay(folder: Path, run: Path, first: Path) -> None:
 
 def _compare(again: Path, saved: Path) -> None:
     """Raise :class:`UserError` where two checkpoints hold other values."""
-    names = checkpoint_data.names(saved)
-    for name in sorted(names | checkpoint_data.names(again)):
-        one, other = (checkpoint_data.read_tensor(path, name) for path in (saved, again))
+    names = reader.names(saved)
+    for name in sorted(names | reader.names(again)):
+        one, other = (reader.read_tensor(path, name) for path in (saved, again))
         if not torch.equal(one, other):
             raise UserError(
                 f"{saved}: {name} is not what training again comes to: {int((one != other).sum())} of {one.numel()} "

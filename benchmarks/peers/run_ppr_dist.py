@@ -15,7 +15,8 @@ from benchmarks.peers.pace import Pacer
 from ppr_dist.batch import Batch
 from ppr_dist.build_model import untuned_model
 from ppr_dist.catalogue import Catalogue
-from ppr_dist.checkpoint import Checkpointer, Position
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.position import Position
 from ppr_dist.config import Config, Logging, Model, Tables, Train
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.model.backbones import sasrec

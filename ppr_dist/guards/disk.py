@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ppr_dist.checkpoint import checkpoints
+from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.config import Train
 from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel.apply import Parallel

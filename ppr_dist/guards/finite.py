@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ppr_dist.batch import Batch
-from ppr_dist.checkpoint import checkpoints
+from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.data.raw_ids import UserIds
 from ppr_dist.errors import UserError
 from ppr_dist.files import replace

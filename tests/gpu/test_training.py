@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ppr_dist.checkpoint import Checkpointer, Position
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.position import Position
 from ppr_dist.config import Config
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.parallel import dense

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from ppr_dist.checkpoint import checkpoints
-from ppr_dist.checkpoint_files import CHECKSUMS
+from ppr_dist.checkpoint.checksums import CHECKSUMS
+from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.files import read_lines

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ppr_dist.checkpoint import checkpoints
+from ppr_dist.checkpoint.position import checkpoints
 from tests.commands import Done, run_command, succeed
 from tests.integration.conftest import TINY
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from ppr_dist.checkpoint import checkpoints
+from ppr_dist.checkpoint.position import checkpoints
 from tests.commands import run_command
 from tests.integration.conftest import TINY
 

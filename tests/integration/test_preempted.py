@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppr_dist.checkpoint import checkpoint_of, checkpoints
+from ppr_dist.checkpoint.position import checkpoint_of, checkpoints
 from tests.commands import run_command, succeed
 from tests.integration.conftest import TINY
 from tests.oracle import tensors

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ppr_dist.checkpoint import checkpoint_of
+from ppr_dist.checkpoint.position import checkpoint_of
 from tests.commands import run_command, succeed
 from tests.integration.conftest import TINY
 

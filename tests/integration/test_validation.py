@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppr_dist.checkpoint import checkpoint_of, checkpoints, read_position
+from ppr_dist.checkpoint.position import checkpoint_of, checkpoints, read_position
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.evaluation import evaluate

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from ppr_dist import certificate, checkpoint_files, trainer
-from ppr_dist.checkpoint import checkpoints, read_position
+from ppr_dist import trainer
+from ppr_dist.checkpoint import certificate, checksums
+from ppr_dist.checkpoint.position import checkpoints, read_position
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.pretrain import main as pretrain
 from tests.commands import run_command, succeed
@@ -92,8 +93,8 @@ def _alone(context: DistributedContext, fault: str, data: Path, run: Path) -> No
 def another_runs(run: Path) -> str:
     """A checkpoint put in by hand, whole by itself."""
     folder = checkpoints(run)[2]
-    sums = json.loads((folder / checkpoint_files.CHECKSUMS).read_text())
-    (folder / checkpoint_files.CHECKSUMS).write_text(json.dumps(sums | {"previous": "0" * 64}))
+    sums = json.loads((folder / checksums.CHECKSUMS).read_text())
+    (folder / checksums.CHECKSUMS).write_text(json.dumps(sums | {"previous": "0" * 64}))
     return "does not follow the checkpoints before it"
 
 
@@ -108,8 +109,8 @@ def no_record(run: Path) -> str:
     position = json.loads((last / "position.json").read_text())
     del position["trained"]
     (last / "position.json").write_text(json.dumps(position))
-    (last / checkpoint_files.CHECKSUMS).unlink()
-    checkpoint_files.seal(last, {}, checkpoints(run)[-2])
+    (last / checksums.CHECKSUMS).unlink()
+    checksums.seal(last, {}, checkpoints(run)[-2])
     return r"steps 0 to \d+: nothing says what was trained"
 
 

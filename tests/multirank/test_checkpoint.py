@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ppr_dist.checkpoint import Checkpointer, Position, checkpoints, chosen, load_tables
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.loading import load_tables
+from ppr_dist.checkpoint.position import Position, checkpoints, chosen
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError
 from ppr_dist.parallel import dense

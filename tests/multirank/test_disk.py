@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ppr_dist.checkpoint import Checkpointer, Position
-from ppr_dist.checkpoint_data import names, read_tensor
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.position import Position
+from ppr_dist.checkpoint.reader import names, read_tensor
 from ppr_dist.config import Train
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from benchmarks.table_memory import held_bytes, planned_bytes
-from ppr_dist.checkpoint import Checkpointer, Position, chosen, load_tables
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.loading import load_tables
+from ppr_dist.checkpoint.position import Position, chosen
 from ppr_dist.config import Config, Tables
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.parallel.apply import make_embeddings

@@ -12,7 +12,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from ppr_dist import checkpoint_data
+from ppr_dist.checkpoint import reader
 from ppr_dist.parallel.distributed import DistributedContext
 from tests.ranks import run_ranks
 
@@ -28,7 +28,7 @@ def grown(context: DistributedContext, folder: str) -> float:
     # The peak so far has what saving took: hold that much again, so that what loading takes shows.
     held = torch.ones(max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - _resident()) // 4)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    checkpoint_data.load(state, Path(folder))
+    reader.load(state, Path(folder))
     assert len(held) >= 0
     assert torch.equal(state["tables"]["item"], table)
     assert state["step"] == 5
@@ -50,10 +50,10 @@ def shards(context: DistributedContext, folder: str) -> None:
     table = torch.arange(71 * 10, dtype=torch.float16).view(71, 10)
     dcp.save({"t": distribute_tensor(table, ranks, [Shard(0)])}, checkpoint_id=folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint_data, "PART", 64)  # three rows
+        patch.setattr(reader, "PART", 64)  # three rows
         for placement in (Shard(0), Shard(1), Replicate()):
             found = distribute_tensor(torch.zeros_like(table), ranks, [placement])
-            checkpoint_data.load({"t": found}, Path(folder))
+            reader.load({"t": found}, Path(folder))
             assert torch.equal(found.full_tensor(), table)
 
 

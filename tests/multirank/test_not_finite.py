@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ppr_dist.checkpoint import Checkpointer, Position, checkpoints
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.position import Position, checkpoints
 from ppr_dist.config import Logging
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.loader import Loader

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ppr_dist.batch import Batch
-from ppr_dist.checkpoint import Checkpointer, Position, checkpoint_of, checkpoints
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.position import Position, checkpoint_of, checkpoints
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppr_dist.checkpoint import Checkpointer, Position
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.position import Position
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.distributed import DistributedContext

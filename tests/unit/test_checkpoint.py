@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ppr_dist import checkpoint
-from ppr_dist.checkpoint import Best, Checkpointer, Position, checkpoint_of, checkpoints, chosen
+from ppr_dist.checkpoint import checkpointer as checkpoint
+from ppr_dist.checkpoint.checkpointer import Checkpointer
+from ppr_dist.checkpoint.position import Best, Position, checkpoint_of, checkpoints, chosen
 from ppr_dist.data.stream.user_stream import StreamState
 
 STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=1)

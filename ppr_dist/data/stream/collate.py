@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ppr_dist.batch import Batch, History, View, distinct_values
-from ppr_dist.certificate import hash_of
+from ppr_dist.checkpoint.certificate import hash_of
 from ppr_dist.data.counter_random import bits
 from ppr_dist.data.stream.item_shares import ItemShares
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange

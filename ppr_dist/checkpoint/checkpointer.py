@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
-import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -22,54 +20,18 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
-from ppr_dist import checkpoint_files
-from ppr_dist.certificate import Span
-from ppr_dist.checkpoint_data import load, names
-from ppr_dist.checkpoint_files import sync
+from ppr_dist.checkpoint import checksums
+from ppr_dist.checkpoint.checksums import sync
+from ppr_dist.checkpoint.position import Position, checkpoint_of, checkpoints, read_position, step_of
+from ppr_dist.checkpoint.reader import load
 from ppr_dist.data.stream.user_stream import StreamState
 from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel import dense
 from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.distributed import on_main
-from ppr_dist.parallel.embeddings import ShardedEmbeddings
 
 SETTLED_WITHIN = 20.0
 """Seconds; under torchrun the other ranks have 30 from the first one's end on."""
-_NAME = re.compile(r"step-(\d{8})")
-_DENSE = "dense.parameter."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Best:
-    """The best validation so far."""
-
-    metric: str
-    value: float
-    step: int
-    """Where it was; the checkpoint of that step is kept."""
-    since: int = 0
-    """Validations after it, none of them better."""
-
-    def then(self, value: float, step: int) -> Best:
-        """What is best after one more validation. A tie is no better, nor is what is not a number."""
-        if value > self.value or (math.isnan(self.value) and not math.isnan(value)):
-            return Best(metric=self.metric, value=value, step=step)
-        return dataclasses.replace(self, since=self.since + 1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Position:
-    """Where a run stands, small enough for JSON."""
-
-    step: int
-    """Steps done in all epochs."""
-    stream: StreamState
-    """The data the run was reading, as of its first step."""
-    world_size: int
-    best: Best | None = None
-    """None before the first validation."""
-    trained: tuple[Span, ...] = ()
-    """What has been trained up to here (:mod:`ppr_dist.certificate`)."""
 
 
 class Checkpointer:
@@ -148,7 +110,7 @@ class Checkpointer:
         partial, main = folder.with_name("." + folder.name), dist.get_rank() == 0
         if main:
             shutil.rmtree(partial, ignore_errors=True)
-        writer = checkpoint_files.Writer(partial)
+        writer = checksums.Writer(partial)
         dcp.save(state, storage_writer=writer, process_group=self._group)
         if main:
             self._complete(partial, folder, position, writer.sums)
@@ -156,7 +118,7 @@ class Checkpointer:
     def _complete(self, partial: Path, folder: Path, position: Position, sums: dict[str, str]) -> None:
         (partial / "position.json").write_text(json.dumps(dataclasses.asdict(position), indent=1) + "\n")
         before = checkpoints(self.run)
-        checkpoint_files.seal(partial, sums, before[-1] if before else None)
+        checksums.seal(partial, sums, before[-1] if before else None)
         os.replace(partial, folder)
         sync(folder.parent)
         best = position.best and checkpoint_of(self.run, position.best.step)
@@ -215,110 +177,6 @@ def _state(parallel: Parallel) -> dict[str, Any]:
         "tables_steps": parallel.embeddings.optimizer_steps(),
         "dense": dense.state_dict(parallel.engine),
     }
-
-
-def checkpoint_of(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies, or would."""
-    return run / "checkpoints" / f"step-{step:08d}"
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    folder = run / "checkpoints"
-    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name)) if folder.is_dir() else []
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """The checkpoint of a run that is used."""
-
-    path: Path
-    step: int
-    best: Best | None
-    """By what it was chosen; None: it is the latest."""
-
-    def __str__(self) -> str:
-        why = f"best {self.best.metric} of validation, {self.best.value:.4f}" if self.best else "the last"
-        return f"{self.path.parents[1]}: step {self.step} ({why})"
-
-
-def chosen(run: Path) -> Chosen:
-    """The best checkpoint of a run where validation chose one, else the latest.
-
-    Raises :class:`UserError` where there is none.
-    """
-    found = checkpoints(run)
-    if not found:
-        raise UserError(f"{run}: no checkpoint in {run / 'checkpoints'}")
-    last = read_position(found[-1])
-    if last.best is None:
-        return Chosen(path=found[-1], step=last.step, best=None)
-    best = checkpoint_of(run, last.best.step)
-    if best not in found:
-        raise UserError(f"{best}: gone, though {found[-1].name} says that it is the best")
-    return Chosen(path=best, step=last.best.step, best=last.best)
-
-
-def read_position(checkpoint: Path) -> Position:
-    path = checkpoint / "position.json"
-    try:
-        body = json.loads(path.read_text())
-        best = Best(**body["best"]) if body["best"] is not None else None
-        trained = tuple(Span(**span) for span in body.get("trained", ()))
-        return Position(**{**body, "stream": StreamState(**body["stream"]), "best": best, "trained": trained})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-
-
-def load_tables(embeddings: ShardedEmbeddings, checkpoint: Path, *, with_optimizer: bool, strict: bool = False) -> None:
-    """Load the tables a model shares with ``checkpoint``; the others keep their values. A collective.
-
-    ``with_optimizer``: their optimizer state too, so that a table goes on with steps of the size it had come to;
-    ``strict``: raise :class:`UserError` naming a table that only one of the two has.
-    """
-    saved = names(checkpoint)
-    if strict:
-        there = {key.removeprefix("tables.") for key in saved if key.startswith("tables.")}
-        _refuse_another_model(checkpoint, there, set(embeddings.state_dict()))
-    state: dict[str, Any] = {"tables": {k: v for k, v in embeddings.state_dict().items() if f"tables.{k}" in saved}}
-    if with_optimizer:
-        prefixes = {key.removeprefix("tables_optimizer.") for key in saved if key.startswith("tables_optimizer.")}
-        state["tables_optimizer"] = {
-            table: moments
-            for table, moments in embeddings.optimizer_state_dict().items()
-            if all(f"{table}.{name}" in prefixes for name in moments)
-        }
-        # A collection has one count: new tables beside old ones begin at 0 with them.
-        new = {key.split(".")[0] for key in embeddings.state_dict() if f"tables.{key}" not in saved}
-        steps = {name: step for name, step in embeddings.optimizer_steps().items() if name not in new}
-        state["tables_steps"] = steps
-    load(state, checkpoint)
-    if with_optimizer:
-        embeddings.set_optimizer_steps(state["tables_steps"])
-
-
-def load_dense(module: torch.nn.Module, checkpoint: Path) -> None:
-    """Load all parameters by name into a module outside any engine. A collective.
-
-    Raises :class:`UserError` naming a parameter that only one of the two has.
-    """
-    saved = {key.removeprefix(_DENSE) for key in names(checkpoint) if key.startswith(_DENSE)}
-    state = {name: parameter.detach().float().cpu().clone() for name, parameter in module.named_parameters()}
-    _refuse_another_model(checkpoint, saved, set(state))
-    load({"dense": {f"parameter.{name}": value for name, value in state.items()}}, checkpoint)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            parameter.copy_(state[name])
-
-
-def _refuse_another_model(checkpoint: Path, saved: set[str], asked: set[str]) -> None:
-    if unlike := saved ^ asked:
-        where = "only it has" if unlike & saved else "it has no"
-        raise UserError(f"{checkpoint}: holds another model: {where} {min(unlike & saved or unlike)}; train again")
 
 
 def _why(error: BaseException, run: Path) -> str:

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType
 
-from ppr_dist import checkpoint_files
+from ppr_dist.checkpoint import checksums
 from ppr_dist.errors import UserError
 
 PART = 2**24
@@ -71,7 +71,7 @@ def read_tensor(checkpoint: Path, name: str) -> torch.Tensor:
 @functools.cache
 def _check(checkpoint: Path) -> None:
     """Once for each checkpoint that a process loads: tables and dense parameters come one after the other."""
-    checkpoint_files.check(checkpoint)
+    checksums.check(checkpoint)
 
 
 class _DataOnlyUnpickler(pickle.Unpickler):
