@@ -254,8 +254,12 @@ class JsonLines:
         self.file = path.open("a")
 
     def log(self, record: dict[str, Any]) -> None:
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        except OSError as error:
+            error.filename = self.file.name  # which a failed write does not say
+            raise
 
     def close(self) -> None:
         self.file.close()
