@@ -12,7 +12,6 @@ import yaml
 
 from ppr_dist.config import Config
 from ppr_dist.errors import warn
-from ppr_dist.preemption import held_back
 
 WANDB_ID = "wandb-id"
 """File in a run's folder with its id at W&B: a resumed run goes on under the same one."""
@@ -47,32 +46,31 @@ class WandbRun:
         file = self.folder / WANDB_ID
         if not file.is_file():
             file.write_text(secrets.token_hex(4) + "\n")
-        with held_back():  # its service is a process of its own, and Slurm signals every one of a job
-            return wandb.init(
-                project=self.config.logging.wandb_project,
-                group=self.config.logging.experiment,
-                name=self.folder.name,
-                id=file.read_text().strip(),
-                mode="offline" if offline else None,
-                resume=None if offline else "allow",
-                job_type=self.stage,
-                dir=str(self.folder),
-                config=described(self.folder),
-                settings=wandb.Settings(
-                    silent=True,
-                    console="off",
-                    # Left to itself it also sends the command line, the address of the git remote with what stands
-                    # in it, user and host, all of SLURM_*, and every package there is.
-                    disable_git=True,
-                    disable_code=True,
-                    host="not-told",
-                    x_disable_meta=True,
-                    x_disable_machine_info=True,
-                    x_save_requirements=False,
-                    init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_START)),
-                    finish_timeout=SECONDS_TO_FINISH,
-                ),
-            )
+        return wandb.init(
+            project=self.config.logging.wandb_project,
+            group=self.config.logging.experiment,
+            name=self.folder.name,
+            id=file.read_text().strip(),
+            mode="offline" if offline else None,
+            resume=None if offline else "allow",
+            job_type=self.stage,
+            dir=str(self.folder),
+            config=described(self.folder),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                # Left to itself it also sends the command line, the address of the git remote with what stands
+                # in it, user and host, all of SLURM_*, and every package there is.
+                disable_git=True,
+                disable_code=True,
+                host="not-told",
+                x_disable_meta=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
+                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_START)),
+                finish_timeout=SECONDS_TO_FINISH,
+            ),
+        )
 
     def log(self, record: dict[str, Any]) -> None:
         values = {name: value for name, value in record.items() if name != "step"}

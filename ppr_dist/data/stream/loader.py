@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import threading
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ class Loader:
     def _workers(self) -> _Workers:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOAD))
+        multiprocessing.resource_tracker.ensure_running()  # it lets SIGTERM through again as it starts
         with held_back():
             multiprocessing.forkserver.ensure_running()
         start = context.RawArray("q", 2)

@@ -110,7 +110,7 @@ def test_a_signalled_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
 ) -> None:
     """The signal is the one that the scripts ask for 2 minutes before the time limit; no checkpoint was due."""
     run = jobs.folder / "run"
-    # The signal reaches every process of the job: loader workers and W&B's service too, which ranks need to the end.
+    # The signal reaches every process of the job, also loader workers and W&B's service.
     helped = ("--stream.workers", 1, "--logging.wandb", "true")
     number = jobs.submit("pretrain", *helped, DATA=catalogue, RUN=run)
     jobs.until(lambda: len(steps(run)) > 3, "it trains")

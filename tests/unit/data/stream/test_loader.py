@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import gc
 import multiprocessing
+import os
 import pickle
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 import tests.ranks  # noqa: F401  (its warm server makes loader workers cheap)
+from ppr_dist import preemption
 from ppr_dist.batch import Batch
-from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
@@ -140,3 +145,24 @@ def test_a_shard_that_vanishes_is_one_error_with_its_rank(tmp_path: Path, worker
 def test_a_batch_travels_by_value(data: tuple[Path, Manifest]) -> None:
     step, batch = next(loader(data, 0, 1, 0).epoch(0))
     assert_same_batches([(step, pickle.loads(pickle.dumps(batch)))], [(step, batch)])
+
+
+def go_on_signalled(folder: str) -> None:
+    """In a process of its own, where the loader starts its workers' server: batches after all of them had signals."""
+    batches = loader((Path(folder), load_manifest(Path(folder))), rank=0, world_size=1, workers=1)
+    rest = batches.epoch(0)
+    next(rest)
+    for child in psutil.Process().children(recursive=True):
+        for number in preemption.SIGNALS:
+            child.send_signal(number)
+    time.sleep(1)
+    print([step for step, _ in rest], [step for step, _ in batches.epoch(1)], flush=True)
+    os._exit(0)
+
+
+@pytest.mark.exhaustive
+def test_workers_go_on_until_their_rank_has_saved(data: tuple[Path, Manifest]) -> None:
+    """Slurm signals every process of a job."""
+    words = f"from tests.unit.data.stream.test_loader import go_on_signalled; go_on_signalled({str(data[0])!r})"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[1, 2, 3, 4] [0, 1, 2, 3, 4]\n", done
