@@ -3,7 +3,7 @@
     python -m benchmarks.survival --work FOLDER [--kills 100] [--minutes 90] [--out results.md]
 
 One run that saves every few steps is killed again and again: each resume is the next victim. Fault, moment and the
-number of ranks to go on with (1 to 3) are drawn from a seed. After each kill ``ppr_dist.verification`` proves from the
+number of ranks to go on with (1 to 4) are drawn from a seed. After each kill ``ppr_dist.verification`` proves from the
 files alone that the checkpoints are whole and every user of the epochs trained was consumed exactly once; a kill counts
 as recovered when the run, started again, has trained beyond where it stood. Kills already in ``--work`` are kept, so
 that it can be stopped and started like the run itself.
@@ -85,7 +85,7 @@ def make_data(work: Path) -> None:
 
 def _kill(work: Path, number: int, draw: random.Random) -> dict[str, Any]:
     """Start the run where it stands, bring the fault about, prove what the files hold."""
-    run, fault, ranks = work / "run", draw.choice(FAULTS), draw.choice((1, 2, 3))
+    run, fault, ranks = work / "run", draw.choice(FAULTS), draw.choice((1, 2, 3, 4))
     before = step_of_latest(run)
     if not before and fault == "while loading":
         fault = "all ranks"  # there is nothing to load yet
@@ -227,7 +227,7 @@ def _markdown(result: dict[str, Any], options: argparse.Namespace) -> str:
         *heading("Survival: killed at random moments, gone on with on other numbers of ranks", result),
         f"    python -m benchmarks.survival --work FOLDER --kills {options.kills} --seed {options.seed}",
         "",
-        "One run, a checkpoint every 8 steps, written while it trains; on 1, 2 or 3 ranks in turn. A kill is recovered",
+        "One run, a checkpoint every 8 steps, written while it trains; on 1 to 4 ranks in turn. A kill is recovered",
         "when a start after it trained on from the last checkpoint; after each the files prove that every user of the",
         "epochs trained was consumed exactly once. Seconds to recover: from the start of the launcher to the first",
         "step, imports included. Steps done again: those trained after the last checkpoint.",
