@@ -221,7 +221,6 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
     on_main(lambda: runs.create(run.folder, config, run.info, parallel.embeddings.plan, resume=run.resume))
     on_main(checkpointer.sweep)
     restarts.note_begun(run.folder)
-    on_main(lambda: preemption.forget(run.folder))
     steps = total_steps(loader, config)
     logger = MetricLogger(
         run.folder,
@@ -236,6 +235,7 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
     )
     end = None
     with Preemption() as told:
+        on_main(lambda: preemption.forget(run.folder))  # only now: from here on a signal leaves a new one
         try:
             validation = make_validation(run, parallel) if config.train.eval_every_epochs else None
             with time_limit(config.train.hang_minutes, run.folder, context.rank):

@@ -54,7 +54,7 @@ def _verify_files(arguments: Arguments) -> None:
 
 def check_chain(found: list[Path]) -> None:
     """Raise :class:`UserError` where a file of checkpoints (oldest first) is damaged, or one is not of the same run."""
-    known: set[str | None] = set()
+    by_name = {path.name: path for path in found}
     for path in found:
         sums = checksums.read_sums(path)
         if sums is None:
@@ -64,10 +64,13 @@ def check_chain(found: list[Path]) -> None:
             raise UserError(f"{path / min(extra)}: not a file of this checkpoint")
         if damage := checksums.find_damage(path):
             raise UserError(damage)
-        # What came before the first that is kept is gone; of those that are here each names one.
-        if known and sums["previous"] not in known:
-            raise UserError(f"{path}: does not follow the checkpoints before it: one was changed, or is another run's")
-        known.add(checksums.chain_link(path))
+        previous = sums["previous"]
+        # One that is no longer kept proves nothing; one that is here must be the one that was followed.
+        if previous and previous["name"] in by_name:
+            if checksums.chain_link(by_name[previous["name"]]) != previous["sha256"]:
+                raise UserError(f"{path}: does not follow {previous['name']}: one was changed, or is another run's")
+        elif previous is None and path != found[0]:
+            raise UserError(f"{path}: follows none of the checkpoints before it: it is another run's")
 
 
 def check_trained(position: Position, stream: UserStream) -> str:
@@ -176,7 +179,7 @@ def _replay(arguments: Arguments, first: Path, last: Path) -> None:
         logging=Logging(progress=False),
     )
     with distributed_context():
-        on_main(lambda: _make_replay(folder, run, first))
+        on_main(lambda: _make_replay(folder, run, first))  # in place of what a replay that failed has left
     data = arguments.data or here(info.data)
     if info.method is None:
         pretrain(PretrainArguments(data=data, run_dir=folder, resume=True), config)
@@ -209,6 +212,7 @@ def _compare(again: Path, saved: Path) -> None:
         if not torch.equal(one, other):
             raise UserError(
                 f"{saved}: {name} is not what training again comes to: {int((one != other).sum())} of {one.numel()} "
-                f"values differ, by {float((one.double() - other.double()).abs().max()):.3g} at most"
+                f"values differ, by {float((one.double() - other.double()).abs().max()):.3g} at most (trained with the "
+                "options of the run's last start: had an earlier one others?)"
             )
     print(f"{saved.name}: trained again, all {len(names)} tensors are equal to the bit", flush=True)

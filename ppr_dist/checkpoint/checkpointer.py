@@ -57,6 +57,8 @@ class Checkpointer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._stager = BlockingAsyncStager(cache_staged_state_dict=torch.cuda.is_available())
         self._writing: Future[None] | None = None
+        self._needed = True
+        """Whether the run cannot go on without the checkpoint under way."""
 
     @property
     def failed(self) -> bool:
@@ -66,9 +68,11 @@ class Checkpointer:
     def save(self, parallel: Parallel, position: Position, *, last: bool = False) -> None:
         """Write a checkpoint; the previous ones stay until it is complete. A collective.
 
-        ``last``: wait until it is written, and raise :class:`UserError` where it cannot be.
+        ``last``: wait until it is written, and raise :class:`UserError` where it cannot be. So it is raised for the
+        best, which later checkpoints refer to.
         """
         self.finish()
+        self._needed = last or (position.best is not None and position.best.step == position.step)
         folder = checkpoint_of(self.run, position.step)
         if on_main(folder.exists):
             return
@@ -82,9 +86,9 @@ class Checkpointer:
                 self._writing.set_result(None)
             except (Exception, CheckpointException) as error:  # as the thread would hold it
                 self._writing.set_exception(error)
-            self.finish(last=last)
+            self.finish()
 
-    def finish(self, *, last: bool = False) -> None:
+    def finish(self) -> None:
         """Wait for the checkpoint under way, if there is one. A collective.
 
         Raises :class:`UserError` on all ranks where it could not be written, or says so and goes on, as it was told to.
@@ -95,7 +99,7 @@ class Checkpointer:
         error = writing.exception()  # waits; rank 0 has every rank's
         if failure := on_main(lambda: error and _why(error, self.run)):
             left = on_main(lambda: self._leave_no_part())
-            if last or not self.go_on_where_it_fails:
+            if self._needed or not self.go_on_where_it_fails:
                 raise UserError(f"{failure}; {left}")
             if dist.get_rank() == 0:
                 warn(f"{failure}; {left}, and training goes on")

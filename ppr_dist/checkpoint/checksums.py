@@ -59,7 +59,7 @@ def seal(folder: Path, known: dict[str, str], previous: Path | None) -> None:
         path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or sha256(path)}
         for path in sorted(folder.iterdir())
     }
-    body = {"previous": chain_link(previous) if previous else None, "files": files}
+    body = {"previous": {"name": previous.name, "sha256": chain_link(previous)} if previous else None, "files": files}
     (folder / CHECKSUMS).write_text(json.dumps(body, indent=1) + "\n")
     for path in [*folder.iterdir(), folder]:
         sync(path)

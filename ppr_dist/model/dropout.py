@@ -47,7 +47,9 @@ def drop(x: Tensor, keys: Tensor, draw: int, p: float) -> Tensor:
     halves[..., 0] ^= halves[..., 1]
     dropped = min(round(p * 2**16), 2**16 - 1)
     keep = words.view(torch.int16)[:, : x.shape[1]] >= dropped - 2**15
-    return x * keep.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+    # In float32 at least: bfloat16 would round the scale, the same way for every element.
+    scaled = keep.to(torch.promote_types(x.dtype, torch.float32)).mul_(2**16 / (2**16 - dropped))
+    return (x * scaled).to(x.dtype)
 
 
 @functools.cache

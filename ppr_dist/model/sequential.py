@@ -18,7 +18,7 @@ from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.model.dropout import drop
 from ppr_dist.model.encoded import Encoded
 from ppr_dist.model.item_encoders import ITEM_ENCODERS
-from ppr_dist.model.packed_sequences import PackedSequences
+from ppr_dist.model.packed_sequences import PackedSequences, mixed
 from ppr_dist.model.profile import ProfileMLP
 
 _PROFILE = -1  # a draw beside those of the backbone's dropout layers
@@ -101,7 +101,7 @@ class SequentialModel(nn.Module):
             prompt_rows=self.prompt_rows,
             times=_joined([history.times for history in histories]),
             asked_at=_joined([history.asked_at for history in histories]),
-            keys=None if batch.keys is None else torch.cat([batch.keys + number for number in range(len(views))]),
+            keys=_joined([None if batch.keys is None else mixed(batch.keys + n) for n in range(len(views))]),
         )
         clicks = torch.cat([history.items for history in histories])
         x = self.backbone.embed(F.embedding(clicks, items), sequences)

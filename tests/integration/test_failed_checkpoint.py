@@ -61,3 +61,13 @@ def test_it_goes_on_but_not_without_its_last(begun: Path, catalogue: Path, tmp_p
     assert all("a checkpoint cannot be written" in line for line in warned)
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 12
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_without_the_best_it_does_not_go_on(begun: Path, catalogue: Path, tmp_path: Path) -> None:
+    """Later checkpoints would refer to what is not there."""
+    run = tmp_path / "run"
+    shutil.copytree(begun, run)
+    flags = (*SAVES, *LARGE, "--train.on_failed_checkpoint", "continue", "--resume", "--train.eval_every_epochs", 1)
+    done = train_on_full_disk(catalogue, run, *flags, world_size=0)
+    assert "a checkpoint cannot be written" in done.err[0].splitlines()[-1]
+    succeed("evaluate", "--run-dir", run, "--task", "next-item", "--progress", "false")

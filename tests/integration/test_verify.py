@@ -94,8 +94,9 @@ def another_runs(run: Path) -> str:
     """A checkpoint put in by hand, whole by itself."""
     folder = checkpoints(run)[2]
     sums = json.loads((folder / checksums.CHECKSUMS).read_text())
-    (folder / checksums.CHECKSUMS).write_text(json.dumps(sums | {"previous": "0" * 64}))
-    return "does not follow the checkpoints before it"
+    previous = sums["previous"] | {"sha256": "0" * 64}
+    (folder / checksums.CHECKSUMS).write_text(json.dumps(sums | {"previous": previous}))
+    return "does not follow step-"
 
 
 def one_file_more(run: Path) -> str:
@@ -151,3 +152,12 @@ def test_spans_follow_one_another(moved: Path) -> None:
     spans = read_position(checkpoints(moved)[-1]).trained
     assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
     assert [span.world_size for span in spans][:4] == [2, 2, 2, 1]
+
+
+def test_checkpoints_that_are_gone_leave_no_fault(catalogue: Path, tmp_path: Path) -> None:
+    """An old one is kept, and the one after it is not."""
+    run = tmp_path / "run"
+    flags = (*TINY, "--train.epochs", 3, "--train.checkpoint_every", 1, "--train.keep_every", 5)
+    succeed("pretrain", "--data", catalogue, "--run-dir", run, *flags)
+    assert checkpoints(run)[0].name == "step-00000005"
+    succeed("verify", "--run-dir", run)

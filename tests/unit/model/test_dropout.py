@@ -85,3 +85,9 @@ def test_keeps_any_shape_and_dtype(shape: tuple[int, int]) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         y = drop(torch.ones(shape, dtype=dtype), _keys(shape[0]), 0, 0.3)
         assert (y.shape, y.dtype) == (torch.Size(shape), dtype)
+
+
+def test_a_reduced_precision_does_not_round_the_scale() -> None:
+    x = torch.linspace(1, 2, 40_000).bfloat16()[:, None].expand(40_000, 64)  # products round up as often as down
+    y = drop(x, _keys(40_000), 0, 0.1)
+    assert float(y.double().mean() / x.double().mean()) == pytest.approx(1, abs=8e-4)

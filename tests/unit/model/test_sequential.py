@@ -308,3 +308,13 @@ def test_no_users() -> None:
     out = model()(TABLE, empty, profiles(X[:0], Y[:0])).user
     assert out.shape == (0, DIM)
     out.sum().backward()  # a rank without users still has a graph for the engine
+
+
+def test_dropout_draws_anew_for_each_view() -> None:
+    """Of the same history; and no view's rows are another's, one further on."""
+    made = SequentialModel(Model(dim=DIM, dropout=0.5), Settings(layers=1)).train()
+    alike = [[3] * 4 for _ in range(64)]
+    batch = with_views(batch_of(alike), 0.0, alike)
+    sequences, _ = made._states(TABLE, batch, [View(), *batch.views["contrastive"]], None)
+    views = sequences.keys_of(torch.empty(sequences.rows)).view(3, 64, -1)
+    assert views.unique().numel() == views.numel()
