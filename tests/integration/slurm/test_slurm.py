@@ -207,8 +207,8 @@ def test_an_array_is_one_run_for_each_seed(catalogue: Path, jobs: Jobs) -> None:
         assert steps(folder) == [1, 2, 3]
 
 
-# Of evaluate's two torchruns the one with the store may leave first, and the other, which has nothing left to do, then ends
-# with status 1 (seen in 2 of 6 runs): srun calls the job failed. Short jobs of two nodes only; not understood yet.
+# Of evaluate's two torchruns the one with the store may leave first, and the other, which has nothing left to do, then
+# ends with status 1 (seen twice): srun calls the job failed. Short jobs of two nodes only; not understood yet.
 @pytest.mark.xfail(strict=False, reason="torchrun's launchers may part before both have said goodbye")
 @pytest.mark.exhaustive
 def test_the_whole_way_by_one_command(raw: Path, jobs: Jobs) -> None:
