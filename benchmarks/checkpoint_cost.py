@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hardware import hardware, heading
-from benchmarks.weak_scaling import free_port, joined, make_data
-from benchmarks.worker import Answers, Worker
+from benchmarks.weak_scaling import joined, make_data, start_ranks
+from benchmarks.worker import Answers
 
 
 def main() -> None:
@@ -47,15 +47,8 @@ def main() -> None:
 
 
 def _measure(data: Path, folder: Path, world: int, options: argparse.Namespace) -> dict[str, Any]:
-    cores, port = sorted(os.sched_getaffinity(0)), free_port()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    workers = []
-    for rank in range(world):
-        given = {"data": str(data), "rank": rank, "world": world, "port": port, "users": options.users, "seed": 0}
-        given |= {"core": cores[rank % len(cores)], "folder": str(folder / f"runs-{world}")}
-        workers.append(
-            Worker([sys.executable, "-m", "benchmarks.checkpoint_cost", "--rank", json.dumps(given)], env=environment)
-        )
+    cores, runs = sorted(os.sched_getaffinity(0)), str(folder / f"runs-{world}")
+    workers = start_ranks("benchmarks.checkpoint_cost", data, options.users, world, cores, folder=runs)
 
     def ask(kind: str, steps: int) -> dict[str, Any]:
         for worker in workers:

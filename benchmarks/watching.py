@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hardware import hardware, heading
-from benchmarks.weak_scaling import free_port, joined, make_data
-from benchmarks.worker import Answers, Worker
+from benchmarks.weak_scaling import joined, make_data, start_ranks
+from benchmarks.worker import Answers
 
 EVERY = 50
 """``logging.parts_every``, by default."""
@@ -48,14 +48,7 @@ def main() -> None:
 
 
 def _measure(data: Path, users: int, world: int, steps: int) -> dict[str, Any]:
-    cores, port = sorted(os.sched_getaffinity(0)), free_port()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    workers = []
-    for rank in range(world):
-        given = {"data": str(data), "rank": rank, "world": world, "port": port, "users": users, "seed": 0}
-        given["core"] = cores[rank % len(cores)]
-        words = [sys.executable, "-m", "benchmarks.watching", "--rank", json.dumps(given)]
-        workers.append(Worker(words, env=environment))
+    workers = start_ranks("benchmarks.watching", data, users, world, sorted(os.sched_getaffinity(0)))
     try:
         for worker in workers:
             worker.reply()

@@ -104,26 +104,28 @@ def make_data(work: Path) -> Path:
     return work / "data"
 
 
+def start_ranks(module: str, data: Path, users: int, world: int, cores: list[int], **more: Any) -> list[Worker]:
+    """One world of ``python -m module --rank GIVEN``, of one thread each, on cores in turn; ``more``: given besides.
+
+    Each says once that it is ready (:meth:`Worker.reply`).
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    given = {"data": str(data), "users": users, "world": world, "port": free_port(), "seed": 0, **more}
+    workers = []
+    for rank in range(world):
+        own = json.dumps(given | {"rank": rank, "core": cores[rank % len(cores)]})
+        workers.append(Worker([sys.executable, "-m", module, "--rank", own], env=environment))
+    return workers
+
+
 class _Ranks:
     """The processes of one arrangement, asleep until told to train; ``worlds`` of so many ranks each."""
 
     def __init__(self, data: Path, users: int, worlds: list[int], cores: list[int]) -> None:
-        self.workers, free = [], iter(cores)
+        self.workers: list[Worker] = []
         for seed, world in enumerate(worlds):
-            port = free_port()
-            for rank in range(world):
-                given = {
-                    "data": str(data),
-                    "rank": rank,
-                    "world": world,
-                    "port": port,
-                    "core": next(free),
-                    "users": users,
-                    "seed": seed,
-                }
-                argv = [sys.executable, "-m", "benchmarks.weak_scaling", "--rank", json.dumps(given)]
-                environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-                self.workers.append(Worker(argv, env=environment))
+            free = cores[len(self.workers) :]
+            self.workers += start_ranks("benchmarks.weak_scaling", data, users, world, free, seed=seed)
         for worker in self.workers:
             worker.reply()
 

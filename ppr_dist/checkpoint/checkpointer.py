@@ -98,7 +98,7 @@ class Checkpointer:
         writing, self._writing = self._writing, None
         error = writing.exception()  # waits; rank 0 has every rank's
         if failure := on_main(lambda: error and _why(error, self.run)):
-            left = on_main(lambda: self._leave_no_part())
+            left = on_main(self._leave_no_part)
             if self._needed or not self.go_on_where_it_fails:
                 raise UserError(f"{failure}; {left}")
             if dist.get_rank() == 0:
