@@ -27,6 +27,8 @@ ENVIRONMENT = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
 CONF = """\
 ClusterName=test
+# Launchers meet on a port that is made of the job's number.
+FirstJobId={first_job}
 SlurmctldHost=localhost
 SlurmctldPort={ctld_port}
 AuthType=auth/munge
@@ -75,6 +77,8 @@ def missing() -> str | None:
 @dataclasses.dataclass
 class Cluster:
     folder: Path
+    first_job: int = 1
+    """Its number. Clusters on one machine need jobs of unlike numbers: their ports and names would be the same."""
     daemons: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,7 +91,13 @@ class Cluster:
             f"NodeName={name} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={free_port()} CPUs=1"
             for name in NODES
         ]
-        conf = CONF.format(ctld_port=free_port(), folder=self.folder, user=getpass.getuser(), nodes="\n".join(nodes))
+        conf = CONF.format(
+            first_job=self.first_job,
+            ctld_port=free_port(),
+            folder=self.folder,
+            user=getpass.getuser(),
+            nodes="\n".join(nodes),
+        )
         (self.folder / "slurm.conf").write_text(conf)
         self.environment = ENVIRONMENT | {"SLURM_CONF": str(self.folder / "slurm.conf")}
 

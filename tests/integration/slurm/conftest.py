@@ -13,12 +13,13 @@ from tests.integration.slurm.cluster import Cluster, missing
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(worker_id: str) -> Iterator[Cluster]:
     if reason := missing():
         pytest.skip(f"no Slurm cluster: {reason}")
     # Not pytest's folder: a socket's path has 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="ppr-slurm-"))
-    started = Cluster(folder)
+    worker = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
+    started = Cluster(folder, first_job=1 + 1000 * worker)
     try:
         started.start()
         yield started
