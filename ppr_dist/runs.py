@@ -26,7 +26,8 @@ from ppr_dist.parallel.tables import TableSizes
 from ppr_dist.tracking.wandb_run import WANDB_ID
 from ppr_dist.tuning import TUNING_METHODS
 
-COLD_USERS = ("cold_threshold", "simulate_cold", "tune_test_fraction")
+COLD_USERS = {"cold_threshold": 10, "simulate_cold": 0.0, "tune_test_fraction": 0.2, "tune_test_fold": 1}
+"""By name: what data is taken for that was prepared before ``prepare`` had the option."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ def describe(stage: Literal["pretrain", "tune"], method: str | None, data: Path,
         catalogue={"items": manifest.tables["items.parquet"]} | {a.name: a.values for a in manifest.attributes},
         items=manifest.items,
         attributes={a.name: a.cardinality for a in manifest.attributes},
-        cold_users={name: manifest.settings[name] for name in COLD_USERS},
+        cold_users={name: manifest.settings.get(name, usual) for name, usual in COLD_USERS.items()},
     )
 
 
@@ -137,8 +138,13 @@ def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> 
                 f"{again} has other cold users than {run} was trained with ({name} {then} then, {found} now), whose "
                 "clicks it may have seen: pre-train again"
             )
+    if info.stage != "tune":
+        return
+    then, found = (users.get("tune_test_fold", 1) for users in (info.cold_users, now.cold_users))
+    if then != found:
+        raise UserError(f"{run} was tuned on the users that {data} tests (tune_test_fold {then} then, {found} now)")
     then, found = info.cold_users["tune_test_fraction"], now.cold_users["tune_test_fraction"]
-    if info.stage == "tune" and found > then:
+    if found > then:
         warn(
             f"{run} was tuned with tune_test_fraction {then}, {data} has {found}: it may have been "
             "tuned on users that are for testing now"

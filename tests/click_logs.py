@@ -104,15 +104,22 @@ def brute_force(
     for user in smallest(warm, "simulate", config.simulate_cold):
         sequences[user] = sequences[user][: threshold - 1]
     cold = [user for user, items in sequences.items() if len(items) < threshold]
-    testing = set(smallest(cold, "tune", config.tune_test_fraction))
+    ordered = sorted(cold, key=lambda u: (seeded("tune", u), u))
+    bounds = [int(config.tune_test_fraction * n * len(cold) + 0.5) for n in range(config.tune_test_fold + 1)]
+    testing = set(ordered[bounds[-2] : bounds[-1]])
     validating = smallest([u for u in cold if u not in testing], "validate", config.tune_validation_fraction)
     split_of = dict.fromkeys(cold, "tune-train") | dict.fromkeys(testing, "tune-test")
     split_of |= dict.fromkeys(validating, "tune-validation")
+    items = {item for sequence in sequences.values() for item in sequence}
+    tuning = sorted((u for u in cold if split_of[u] == "tune-train"), key=lambda u: (seeded("fewer", u), u))
+    for user in tuning[config.tune_train_users or len(tuning) :]:
+        del sequences[user]
+    for user in set(cold) & set(sequences):
+        sequences[user] = sequences[user][: config.cold_clicks]
     names = ("pretrain", "tune-train", "tune-test", "tune-validation")
     splits: dict[str, dict[Any, list[Any]]] = {name: {} for name in names}
     for user in sorted(sequences, key=lambda u: (seeded("user", u), u)):
         splits[split_of.get(user, "pretrain")][user] = sequences[user]
-    items = {item for sequence in sequences.values() for item in sequence}
     return splits, sorted(items, key=lambda i: (seeded("item", i), i))
 
 

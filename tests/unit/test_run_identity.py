@@ -155,6 +155,10 @@ def test_pre_training_that_saw_cold_users_is_refused(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().err == ""
     check_held_out(tuned, Path("run"), changed, tmp_path / "data")
     assert "run was tuned with tune_test_fraction 0.2" in capsys.readouterr().err
+    changed = made(tmp_path, tune_test_fold=2)
+    check_held_out(pretrained, Path("run"), changed, tmp_path / "data")
+    with pytest.raises(UserError, match=r"run was tuned on the users that .*data tests .tune_test_fold 1 then, 2 now"):
+        check_held_out(tuned, Path("run"), changed, tmp_path / "data")
 
 
 def test_a_run_of_an_older_version_is_named(tmp_path: Path) -> None:

@@ -32,9 +32,20 @@ class PrepareConfig:
     tune_test_fraction: float = 0.2
     """Share of the cold users (0 to 1) that goes to tune-test; the others are tune-train."""
 
+    tune_test_fold: int = 1
+    """Which share of that size goes to tune-test, in the order of a seeded hash: 1 to 1 / ``tune_test_fraction``. Over
+    all of them each cold user is tested once (cross-validation)."""
+
     tune_validation_fraction: float = 0.0
     """Share of the users of tune-train (0 to 1) that goes to tune-validation instead: they choose the best checkpoint
     of a tuning run."""
+
+    tune_train_users: int | None = None
+    """Most users in tune-train; those left over are in no split. null = all. Fewer are a subset of more."""
+
+    cold_clicks: int | None = None
+    """Clicks kept of each cold user, the first ones (PPR §4.8); null = all. Items keep their indices, so a pre-trained
+    run fits; with 1 there is no few-shot instance."""
 
     users_per_member: int = 1024
     """Users in one Arrow record batch (one member of a tar shard)."""
@@ -80,12 +91,21 @@ class PrepareConfig:
             ("min_attribute_count", 0),
             ("users_per_member", 1),
             ("members_per_shard", 1),
+            ("tune_test_fold", 1),
+            ("tune_train_users", 1),
+            ("cold_clicks", 1),
         ):
-            if getattr(self, name) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise UserError(f"{name} must be at least {low}, got {getattr(self, name)}")
         for name in ("simulate_cold", "tune_test_fraction", "tune_validation_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        folds = 1 / self.tune_test_fraction if self.tune_test_fraction else 1.0
+        if self.tune_test_fold > 1 and (self.tune_test_fold > folds + 0.5 or abs(folds - round(folds)) > 1e-6):
+            raise UserError(
+                f"tune_test_fold {self.tune_test_fold}: tune_test_fraction {self.tune_test_fraction} makes"
+                f" {folds:g} folds; it takes a whole number of them, and one that there is"
+            )
         for column, buckets in self.buckets.items():
             if isinstance(buckets, list):
                 if not buckets or any(a >= b for a, b in itertools.pairwise(buckets)):

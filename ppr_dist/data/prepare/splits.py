@@ -51,8 +51,8 @@ def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     """Fill ``users(user_id, split, events)`` and cut the simulated cold users' sequences in ``log``.
 
     ``split`` is a position in :data:`SPLITS`. All choices (which warm users become cold, which cold users are for
-    testing, which of the others for validation) take the users with the smallest seeded hashes, as many as the share
-    says, rounded.
+    testing, which of the others for validation, which of the rest to tune on) go by seeded hashes and take as many
+    users as the share says, rounded: the smallest hashes, or for another fold of test users those that follow.
     """
     kept = config.cold_threshold - 1
     con.execute("CREATE TABLE counted AS SELECT user_id, count(*) AS events FROM log GROUP BY user_id")
@@ -75,22 +75,31 @@ def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
         " FROM counted c LEFT JOIN simulated s ON c.user_id = s.user_id"
     )
     (cold,) = scalars(con, f"SELECT count(*) FROM shortened WHERE events <= {kept}")
-    testing = _round(config.tune_test_fraction * cold)
+    before, to = (
+        _round(config.tune_test_fraction * n * cold) for n in (config.tune_test_fold - 1, config.tune_test_fold)
+    )
+    testing = to - before
     con.execute(
         f"CREATE TABLE testing AS SELECT user_id FROM shortened WHERE events <= {kept}"
-        f" ORDER BY {_hash(config, 'tune', 'user_id')}, user_id LIMIT {testing}"
+        f" ORDER BY {_hash(config, 'tune', 'user_id')}, user_id LIMIT {testing} OFFSET {before}"
     )
     validating = _round(config.tune_validation_fraction * (cold - testing))
     con.execute(
         f"CREATE TABLE validating AS SELECT s.user_id FROM shortened s ANTI JOIN testing t ON s.user_id = t.user_id"
         f" WHERE s.events <= {kept} ORDER BY {_hash(config, 'validate', 's.user_id')}, s.user_id LIMIT {validating}"
     )
+    clicks = f"least(s.events, {config.cold_clicks})" if config.cold_clicks else "s.events"
     con.execute(
-        "CREATE TABLE users AS SELECT s.user_id, s.events, CASE"
+        f"CREATE TABLE users AS SELECT s.user_id, if(s.events > {kept}, s.events, {clicks}) AS events, CASE"
         f" WHEN s.events > {kept} THEN 0 WHEN t.user_id IS NOT NULL THEN 2 WHEN v.user_id IS NOT NULL THEN 3 ELSE 1"
         " END AS split FROM shortened s LEFT JOIN testing t ON s.user_id = t.user_id"
         " LEFT JOIN validating v ON s.user_id = v.user_id"
     )
+    if config.tune_train_users is not None:
+        con.execute(
+            "DELETE FROM users WHERE split = 1 AND user_id NOT IN (SELECT user_id FROM users WHERE split = 1"
+            f" ORDER BY {_hash(config, 'fewer', 'user_id')}, user_id LIMIT {config.tune_train_users})"
+        )
     for table in ("counted", "simulated", "shortened", "testing", "validating"):
         con.execute(f"DROP TABLE {table}")
 
@@ -130,10 +139,24 @@ def index_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     )
 
 
+def crop_cold(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
+    """Cut the cold users' sequences in ``log`` to ``cold_clicks``: only once all of its items have an index."""
+    if config.cold_clicks is None:
+        return
+    con.execute(
+        "CREATE TABLE cropped AS SELECT log.* FROM log JOIN people p ON log.user_id = p.user_id WHERE p.split = 0"
+        " UNION ALL SELECT * EXCLUDE (clicked_before) FROM (SELECT log.*, row_number() OVER"
+        " (PARTITION BY log.user_id ORDER BY nth) - 1 AS clicked_before"
+        " FROM log JOIN people p ON log.user_id = p.user_id WHERE p.split > 0)"
+        f" WHERE clicked_before < {config.cold_clicks}"
+    )
+    con.execute("DROP TABLE log; ALTER TABLE cropped RENAME TO log")
+
+
 def order_events(con: duckdb.DuckDBPyConnection, times: bool) -> None:
     """Fill ``sequence(user_index, item_index)``: user after user, each in the order of ``log``.
 
-    With ``times`` there is a third column ``time``, in Unix seconds.
+    With ``times`` there is a third column ``time``, in Unix seconds. Users in no split are left out.
     """
     con.execute(
         f"CREATE TABLE sequence AS SELECT p.user_index, v.rowid AS item_index{f', {SECONDS} AS time' if times else ''}"
@@ -171,6 +194,7 @@ def build(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attributes: int
     stage("indexing items")
     index_items(con, config)
     stage("ordering events")
+    crop_cold(con, config)
     order_events(con, times)
     stage("counting items")
     count_items(con)

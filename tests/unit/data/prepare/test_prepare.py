@@ -25,6 +25,8 @@ from tests.click_logs import check, make_log, read_split, save, seeded
         {"cold_threshold": 5, "simulate_cold": 1.0, "tune_test_fraction": 0.5, "users_per_member": 3},
         {"min_item_count": 25, "tune_test_fraction": 0.0, "tune_validation_fraction": 1.0},
         {"tune_validation_fraction": 0.3, "simulate_cold": 0.4},
+        {"tune_test_fraction": 0.25, "tune_test_fold": 3, "tune_validation_fraction": 0.3, "simulate_cold": 0.4},
+        {"tune_train_users": 5, "cold_clicks": 2, "tune_validation_fraction": 0.3, "simulate_cold": 0.4},
     ],
 )
 def test_agrees_with_brute_force(tmp_path: Path, options: dict[str, Any]) -> None:
@@ -33,6 +35,51 @@ def test_agrees_with_brute_force(tmp_path: Path, options: dict[str, Any]) -> Non
     prepare(*save(tmp_path, log, profile), tmp_path / "data", config)
     check(tmp_path / "data", log, profile, config)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "interactions.parquet", "users.parquet"]
+
+
+def test_over_all_folds_each_cold_user_is_tested_once(tmp_path: Path) -> None:
+    log, profile = make_log()
+    paths = save(tmp_path, log, profile)
+    tested: list[Any] = []
+    everyone, items = set[Any](), set[tuple[Any, ...]]()
+    for fold in range(1, 6):
+        config = PrepareConfig(simulate_cold=0.4, tune_validation_fraction=0.2, tune_test_fold=fold)
+        prepare(*paths, tmp_path / f"{fold}", config)
+        users = pd.read_parquet(tmp_path / f"{fold}" / "users.parquet")
+        test, tune = (set(users.user_id[users.split == name]) for name in ("tune-test", "tune-train"))
+        validating = set(users.user_id[users.split == "tune-validation"])
+        assert test
+        assert tune
+        assert validating
+        assert not test & (tune | validating)
+        tested += test
+        everyone |= test | tune | validating
+        items.add(tuple(pd.read_parquet(tmp_path / f"{fold}" / "items.parquet").item_id))
+    assert len(tested) == len(set(tested))
+    assert set(tested) == everyone
+    assert len(items) == 1, "one pre-trained run fits all folds"
+
+
+def test_fewer_tuning_users_are_a_subset_and_cropping_keeps_the_items(tmp_path: Path) -> None:
+    log, profile = make_log()
+    paths = save(tmp_path, log, profile)
+    found = {}
+    for name, options in {
+        "all": {},
+        "9": {"tune_train_users": 9},
+        "4": {"tune_train_users": 4, "cold_clicks": 1},
+    }.items():
+        prepare(*paths, tmp_path / name, PrepareConfig(simulate_cold=0.4, **options))  # type: ignore[arg-type]
+        users = pd.read_parquet(tmp_path / name / "users.parquet")
+        found[name] = {split: set(users.user_id[users.split == split]) for split in users.split.unique()}
+    assert found["4"]["tune-train"] < found["9"]["tune-train"] < found["all"]["tune-train"]
+    assert [len(found[name]["tune-train"]) for name in ("4", "9")] == [4, 9]
+    assert found["4"]["tune-test"] == found["all"]["tune-test"]
+    assert found["4"]["pretrain"] == found["all"]["pretrain"]
+    manifests = [load_manifest(tmp_path / name) for name in found]
+    assert len({m.tables["items.parquet"] for m in manifests}) == 1
+    test = manifests[2].splits["tune-test"]
+    assert test.events == test.users
 
 
 def test_string_ids_and_csv(tmp_path: Path) -> None:

@@ -178,6 +178,9 @@ def test_flags_config_file_and_their_errors(tmp_path: Path, capsys: pytest.Captu
         (["--config", str(tmp_path / "bad.yaml")], "simulate.coldness"),
         (["--seed", "1.5"], "seed"),
         (["--simulate-cold", "2"], "simulate_cold must lie between 0 and 1"),
+        (["--tune-test-fold", "6"], "tune_test_fold 6: tune_test_fraction 0.2 makes 5 folds"),
+        (["--tune-test-fraction", "0.3", "--tune-test-fold", "2"], "makes 3.33333 folds; it takes a whole number"),
+        (["--cold-clicks", "0"], "cold_clicks must be at least 1, got 0"),
         (["--buckets.age", "[3, 1]"], "buckets.age: edges must be increasing"),
         (["--config", "absent.yaml"], "absent.yaml"),
     ):
