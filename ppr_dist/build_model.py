@@ -19,14 +19,19 @@ def untuned_model(config: Config, catalogue: Catalogue) -> SequentialModel:
     return model
 
 
-def attach(model: SequentialModel, method: str | None, config: Config, catalogue: Catalogue) -> None:
-    """Attach to an untuned model what a tuning method and its objectives add, and freeze what it does not train."""
+def attach(model: SequentialModel, method: str | None, config: Config, catalogue: Catalogue) -> list[nn.Parameter]:
+    """Attach to an untuned model what a tuning method and its objectives add, and freeze what it does not train.
+
+    Returns the parameters that the untuned model had.
+    """
+    pretrained = list(model.parameters())
     if method:
         tuning = TUNING_METHODS[method](config, catalogue)
         model.attach_heads(_heads(config, method, catalogue))
         tuning.attach(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(tuning.trainable(name))
+    return pretrained
 
 
 def _heads(config: Config, method: str | None, catalogue: Catalogue) -> dict[str, nn.Module]:

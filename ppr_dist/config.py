@@ -74,6 +74,10 @@ class Tables:
     """FBGEMM's fused optimizer; adam and partial_rowwise_adam need a GPU."""
     lr: float = 0.05
     """Learning rate of the tables."""
+    pretrained_lr: float | None = None
+    """tune: learning rate of the item table; null = ``tables.lr``, which profile tables always have."""
+    train_items: bool | None = None
+    """tune: whether the item table is trainable; null = as the method has it."""
     eps: float = 1e-8
     """The optimizer's epsilon."""
     init_std: float = 0.02
@@ -144,10 +148,12 @@ class Train:
     with the stacks of all its threads in its log; null = never."""
     lr: float = 1e-3
     """Adam's learning rate of the dense parameters."""
+    pretrained_lr: float | None = None
+    """tune: that of those which the pre-trained run has, where the method trains them; null = ``train.lr``."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW) of the dense parameters."""
     warmup_steps: int = 0
-    """Steps of linear warm-up of both learning rates."""
+    """Steps of linear warm-up of all learning rates."""
     max_grad_norm: float = 5.0
     """Limit of the gradient norm of the dense parameters; 0 = none. Tables are not clipped."""
     zero_stage: Literal[0, 1, 2, 3] = 0
@@ -181,7 +187,7 @@ class Train:
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "global_batch_size", "epochs", "lr", "log_every", "keep_checkpoints")
-        for option in ("patience", "keep_every", "hang_minutes"):
+        for option in ("patience", "keep_every", "hang_minutes", "pretrained_lr"):
             if getattr(self, option) is not None:
                 require_positive(self, "train", option)
         for option in ("best_metric", "patience"):

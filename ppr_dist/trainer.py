@@ -19,7 +19,7 @@ from ppr_dist.guards.finite import FiniteGuard
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.agreement import Agreement, Signs
 from ppr_dist.parallel.apply import Parallel
-from ppr_dist.parallel.dense import grad_norm, set_lr
+from ppr_dist.parallel.dense import grad_norm, scale_lr
 from ppr_dist.parallel.distributed import DistributedContext, on_main
 from ppr_dist.parallel.prefetch import PrefetchedBatch, prefetch
 from ppr_dist.preemption import Preemption
@@ -128,12 +128,12 @@ def total_steps(loader: Loader, config: Config) -> int:
 
 
 def _warm_up(parallel: Parallel, config: Config, step: int) -> float:
-    """Set both learning rates for this step while they still rise; return the dense one."""
+    """Set all learning rates for this step while they still rise; return that of new dense parameters."""
     warm = config.train.warmup_steps
     if step <= warm:
         share = (step + 1) / (warm + 1)
-        set_lr(parallel.engine, config.train.lr * share)
-        parallel.embeddings.set_lr(config.tables.lr * share)
+        scale_lr(parallel.engine, share)
+        parallel.embeddings.scale_lr(share)
         return config.train.lr * share
     return config.train.lr
 

@@ -154,9 +154,15 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
         load_dense(model, start.path)
         if run.catalogue.hidden != pretrained_catalogue.hidden:
             model.attach_heads({})  # of an attribute that is not the one to predict now
-        attach(model, arguments.method, config, run.catalogue)
-        sizes = run.info.table_sizes(config)
-        parallel = parallelize(sizes, model, config, context, train_items=TUNING_METHODS[arguments.method].trains_items)
+        pretrained_parameters = attach(model, arguments.method, config, run.catalogue)
+        parallel = parallelize(
+            run.info.table_sizes(config),
+            model,
+            config,
+            context,
+            train_items=TUNING_METHODS[arguments.method].items_are_trainable(config.tables),
+            pretrained=pretrained_parameters,
+        )
         same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
         load_tables(parallel.embeddings, start.path, with_optimizer=same_optimizer)
         if context.main:
@@ -284,6 +290,16 @@ def check(run: Run) -> None:
             f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
             "--tune-validation-fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
         )
+    if run.info.stage == "pretrain":
+        tables, rate = run.config.tables, run.config.train.pretrained_lr
+        given = {
+            "train.pretrained_lr": rate,
+            "tables.pretrained_lr": tables.pretrained_lr,
+            "tables.train_items": tables.train_items,
+        }
+        for option, value in given.items():
+            if value is not None:
+                raise UserError(f"{option} is for tuning: pre-training has nothing pre-trained; leave it out")
     backbone = run.config.model.backbone
     if run.config.model.target_time and not BACKBONES[backbone].reads_times:
         raise UserError(f"model.target_time: backbone {backbone} reads no times; leave it out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
@@ -88,16 +89,25 @@ def check_launch(cluster: Cluster, path: str, device: str, local: list[int]) -> 
 
 
 def parallelize(
-    sizes: TableSizes, model: SequentialModel, config: Config, context: DistributedContext, *, train_items: bool = True
+    sizes: TableSizes,
+    model: SequentialModel,
+    config: Config,
+    context: DistributedContext,
+    *,
+    train_items: bool = True,
+    pretrained: Sequence[nn.Parameter] = (),
 ) -> Parallel:
-    """Plan → shard → wrap. Raises where a table would reach the engine."""
+    """Plan → shard → wrap. Raises where a table would reach the engine.
+
+    ``pretrained``: parameters of ``model`` that learn at ``train.pretrained_lr``.
+    """
     refuse_tables(model)
     if config.train.precision == "bfloat16" and context.device.type != "cuda":
         raise UserError("train.precision bfloat16 needs a GPU; use float32")
     if config.loss.precision == "tf32" and context.device.type != "cuda":
         raise UserError("loss.precision tf32 needs a GPU; use float32")
     embeddings = make_embeddings(sizes, config, context, train_items=train_items)
-    engine = make_engine(model.to(context.device), config.train, context.world_size)
+    engine = make_engine(model.to(context.device), config.train, context.world_size, pretrained)
     held = {id(p) for p in engine.module.parameters()}
     if held & {id(p) for p in embeddings.model.parameters()}:
         raise RuntimeError("a table's parameters reached the DeepSpeed engine")

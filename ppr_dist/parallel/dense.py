@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,10 +28,14 @@ def _deepspeed() -> Any:
     return deepspeed
 
 
-def make_engine(model: nn.Module, train: Train, world_size: int) -> Any:
-    """Wrap ``model``; AdamW over the parameters that require a gradient, clipping and ZeRO by ``train``."""
+def make_engine(model: nn.Module, train: Train, world_size: int, pretrained: Sequence[nn.Parameter] = ()) -> Any:
+    """Wrap ``model``; AdamW over the parameters that require a gradient, clipping and ZeRO by ``train``.
+
+    ``pretrained``: those of its parameters that learn at ``train.pretrained_lr``.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay, fused=True)
+    groups = _groups(trainable, train, {id(p) for p in pretrained})
+    optimizer = torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     deepspeed = _deepspeed()
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -87,11 +92,23 @@ def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
     return norm
 
 
-def set_lr(engine: Any, lr: float) -> None:
+def _groups(trainable: list[nn.Parameter], train: Train, pretrained: set[int]) -> list[dict[str, Any]]:
+    """The optimizer's groups: one where there is one learning rate; ``pretrained``: ids of parameters."""
+    if train.pretrained_lr is None:
+        return [{"params": trainable, _FULL: train.lr}]
+    new = [p for p in trainable if id(p) not in pretrained]
+    old = [p for p in trainable if id(p) in pretrained]
+    both = [(new, train.lr), (old, train.pretrained_lr)]
+    return [{"params": part, "lr": lr, _FULL: lr} for part, lr in both if part]  # ZeRO takes no empty group
+
+
+def scale_lr(engine: Any, share: float) -> None:
+    """Set every learning rate to ``share`` of what the configuration says."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = group[_FULL] * share
 
 
+_FULL = "initial_lr"  # torch's own word for it, in schedules
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -167,9 +184,10 @@ def _optimizer_with_moments(engine: Any) -> torch.optim.Optimizer:
         if "exp_avg" not in base.state[p]:
             # The step lies where the parameter does: the fused kernel wants it there.
             base.state[p] = {"step": torch.zeros((), device=p.device), **{m: torch.zeros_like(p) for m in _MOMENTS}}
-    # ZeRO 1 and 2 tell parameters where their moments lie only after the first step.
+    # ZeRO 1 and 2 tell parameters where their moments lie only after the first step, and then of the first group alone.
     link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:
+        engine.optimizer._hp_optimizer_states_linked = False
         link()
     return base
 

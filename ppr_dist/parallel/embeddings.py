@@ -89,6 +89,7 @@ class ShardedEmbeddings:
             for name, collection in self.model.module.named_children()
         }
         """FBGEMM's modules on this rank, by collection."""
+        self.scale_lr(1.0)
         self.ids_group = group_beside(device)
         """Process group of what is prefetched."""
         for collection in self.model.module.children():
@@ -203,11 +204,12 @@ class ShardedEmbeddings:
                 kernel.set_optimizer_step(int(step))
                 kernel.iter_cpu.zero_()  # its copy on the host, taken anew from `iter` where it is 0
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of the coming backward passes."""
-        for group in self.model.fused_optimizer.param_groups:
-            group["lr"] = lr
-        self.model.fused_optimizer.step()  # hands lr to the kernels; the update itself happens in backward
+    def scale_lr(self, share: float) -> None:
+        """Set the learning rates of the coming backward passes to ``share`` of what the configuration says."""
+        items = self.config.lr if self.config.pretrained_lr is None else self.config.pretrained_lr
+        for name, kernels in self._kernels.items():
+            for kernel in kernels:
+                kernel.set_learning_rate(share * (items if name == "items" else self.config.lr))
 
     def local_shards(self) -> Iterator[tuple[str, Tensor, int, int]]:
         """Yield (table, weights of this rank's shard, its first row, its first column)."""

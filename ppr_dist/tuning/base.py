@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ppr_dist.catalogue import Catalogue
-from ppr_dist.config import Config
+from ppr_dist.config import Config, Tables
 from ppr_dist.model.sequential import SequentialModel
 
 ATTACHED = ("prompt.", "profile_encoder.", "heads.")
@@ -24,7 +24,7 @@ class TuningMethod:
     profile_uses: ClassVar[tuple[str, ...]] = ("profile_encoder",)
     """What profiles are embedded for; each use has tables of its own."""
     trains_items: ClassVar[bool] = True
-    """Whether the item table is trainable."""
+    """Whether the item table is trainable where ``tables.train_items`` does not say."""
 
     starts_as_pretrained: ClassVar[bool] = False
     """Whether step 0 gives the pre-trained model's user vectors, bit for bit."""
@@ -34,6 +34,11 @@ class TuningMethod:
         self.config = config
         self.features = len(catalogue.profile) * config.profiles.attribute_dim
         """Width of a profile's embedding, m·d; 0 where the data has no profiles."""
+
+    @classmethod
+    def items_are_trainable(cls, tables: Tables) -> bool:
+        """Whether the item table is trainable."""
+        return cls.trains_items if tables.train_items is None else tables.train_items
 
     def attach(self, model: SequentialModel) -> None:
         """Add what the pre-trained model does not have: by default the profile encoder."""

@@ -19,7 +19,7 @@ import torch
 from ppr_dist.config import Config, Logging
 from ppr_dist.guards.finite import FiniteGuard
 from ppr_dist.model.backbones import BACKBONES
-from ppr_dist.parallel.dense import grad_norm, set_lr
+from ppr_dist.parallel.dense import grad_norm, scale_lr
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.prefetch import fetch, prefetch, side_stream
 from ppr_dist.tracking.metric_logger import MetricLogger
@@ -106,8 +106,8 @@ def _check_no_wait(config: Config, method: str | None, gpu: DistributedContext, 
 
     def step(number: int) -> None:
         """What the training loop does between two reports."""
-        set_lr(parallel.engine, 1e-3 / (number + 1))
-        parallel.embeddings.set_lr(0.1 / (number + 1))
+        scale_lr(parallel.engine, 1 / (number + 1))
+        parallel.embeddings.scale_lr(1 / (number + 1))
         fetched = fetch(batches[number].to(gpu.device), parallel.embeddings, objectives)
         loss = train_step(parallel, fetched, objectives)
         finite.note(number + 1, loss, grad_norm(parallel.engine), fetched.batch)

@@ -138,6 +138,17 @@ COMMANDS: dict[str, tuple[Command, str]] = {
         "users.csv: no column 'gender'; it has user_id, age, city",
     ),
     # Keys and values of the configuration.
+    **{
+        f"{option} in pre-training": (
+            lambda p, option=option, value=value: p.train(f"--{option}", value),
+            f"{option} is for tuning: .*leave it out",
+        )
+        for option, value in (
+            ("train.pretrained_lr", 1e-3),
+            ("tables.pretrained_lr", 0.01),
+            ("tables.train_items", "true"),
+        )
+    },
     "unknown flag": (lambda p: p.train("--train.learning_rate", 1), "train.learning_rate"),
     "abbreviated flag": (lambda p: p.train("--train.epo", 1), "train.epo"),
     "unknown flag of recommend": (lambda p: p.recommend("--top", 3), "--top"),

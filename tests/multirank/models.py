@@ -99,13 +99,13 @@ def build(context: DistributedContext, config: Config, method: str | None = None
     catalogue = catalogue_for(config)
     torch.manual_seed(0)
     model = untuned_model(config, catalogue)
-    attach(model, method, config, catalogue)
+    pretrained = attach(model, method, config, catalogue)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * stir)
-    trains_items = TUNING_METHODS[method].trains_items if method else True
+    train_items = TUNING_METHODS[method].items_are_trainable(config.tables) if method else True
     sizes = table_sizes(config, catalogue, method)
-    parallel = parallelize(sizes, model, config, context, train_items=trains_items)
+    parallel = parallelize(sizes, model, config, context, train_items=train_items, pretrained=pretrained)
     objectives = make_objectives(config, method, catalogue)
     return Built(parallel, make_collator(context, config, objectives, first_target=0 if method else 1), objectives)
 

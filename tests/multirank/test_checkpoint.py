@@ -40,6 +40,7 @@ def _train(
         config,
         model=dataclasses.replace(config.model, dropout=0.3),
         tables=dataclasses.replace(config.tables, precision=precision),
+        train=dataclasses.replace(config.train, pretrained_lr=5e-3),  # the optimizer has two groups
     )
     parallel, collator, objectives = build(context, config, "ppr-full")
     checkpointer = Checkpointer(run, keep=1)

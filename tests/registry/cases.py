@@ -33,13 +33,14 @@ class Case:
     backbone: str = Model().backbone
     objectives: tuple[str, ...] = tuple(Train().objectives)
     method: str | None = None
+    train_items: bool | None = None
 
     def config(self, *, zero_stage: int = 0) -> Config:
         """A model of width 16, with dropout."""
         return Config(
             model=Model(backbone=self.backbone, dim=16, max_length=10, dropout=0.3),
             profiles=Profiles(hidden=8, attribute_dim=16),
-            tables=Tables(lr=0.1, init_std=0.3),
+            tables=Tables(lr=0.1, init_std=0.3, train_items=self.train_items),
             train=Train(
                 objectives=list(self.objectives),
                 global_batch_size=models.USERS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_without_profiles_it_works_or_is_refused_in_one_line(method: str) -> Non
 
 
 def before_and_after(context: DistributedContext, case: Case) -> dict[str, Any]:
-    """Dense parameters and tables before and after two steps, and which of the parameters are trainable."""
+    """Dense parameters and tables before and after some steps, and which of the parameters are trainable."""
     built = build(context, case)
     module, found = built.parallel.engine.module, []
     for steps in (range(0), range(3)):
@@ -75,19 +76,31 @@ def before_and_after(context: DistributedContext, case: Case) -> dict[str, Any]:
     return {"before": found[0], "after": found[1], "trainable": trainable}
 
 
+def with_items_either_way(context: DistributedContext, case: Case) -> dict[bool | None, dict[str, Any]]:
+    """:func:`before_and_after` with items as the method has them (None), trainable and frozen."""
+    return {
+        train_items: before_and_after(context, dataclasses.replace(case, train_items=train_items))
+        for train_items in (None, True, False)
+    }
+
+
 @pytest.fixture(scope="module")
 def moved() -> list[dict[str, Any]]:
-    return run_ranks(of_each, 1, [f"method {method}" for method in TUNING_METHODS], before_and_after, timeout=280)
+    return run_ranks(of_each, 1, [f"method {method}" for method in TUNING_METHODS], with_items_either_way, timeout=280)
 
 
 @each_method
-def test_what_is_frozen_stays_and_what_is_trainable_moves(method: str, moved: list[dict[str, Any]]) -> None:
-    (found,) = result(moved, f"method {method}")
+@pytest.mark.parametrize("train_items", [None, True, False])
+def test_what_is_frozen_stays_and_what_is_trainable_moves(
+    train_items: bool | None, method: str, moved: list[dict[str, Any]]
+) -> None:
+    (both,) = result(moved, f"method {method}")
+    found, items_move = both[train_items], TUNING_METHODS[method].trains_items if train_items is None else train_items
     (dense, tables), (dense_after, tables_after) = found["before"], found["after"]
     assert dense.keys() == dense_after.keys()
     for name, value in dense.items():
         assert np.array_equal(dense_after[name], value) == (name not in found["trainable"]), name
     for name, value in tables.items():
-        frozen = name == "item" and not TUNING_METHODS[method].trains_items
+        frozen = name == "item" and not items_move
         assert np.array_equal(tables_after[name], value) == frozen, name
     assert tables.keys() > {"item"}
