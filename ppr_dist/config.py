@@ -132,6 +132,9 @@ class Train:
     objectives: list[str] = dataclasses.field(default_factory=lambda: ["softmax"])
     """What is minimised (ppr_dist/objectives), added up; the settings of each are the section of its name. A tuning
     method may add one of its own."""
+    targets: Literal["all", "first", "later"] = "all"
+    """tune: which clicks of a user are predicted: the ``first``, from the profile alone (zero-shot), all ``later`` ones
+    (few-shot), or both. Pre-training predicts all but the first."""
     global_batch_size: int = 256
     """Users per step, summed over ranks."""
     epochs: int = 10
@@ -178,8 +181,10 @@ class Train:
     """What becomes of a run whose checkpoint cannot be written (a full disk). The one before stays either way."""
     eval_every_epochs: int = 0
     """Epochs between validations, the last step always being followed by one; 0 = never. pretrain: each warm user's
-    last click but one; tune: few-shot on the users of tune-validation; ranked among the whole catalogue. The checkpoint
-    that is best is kept beside the latest ones."""
+    last click but one; tune: ``train.validation_task`` on the users of tune-validation; ranked among the whole
+    catalogue. The checkpoint that is best is kept beside the latest ones."""
+    validation_task: Literal["few-shot", "zero-shot", "joint"] = "few-shot"
+    """tune: the task by which validation chooses the best checkpoint."""
     best_metric: str | None = None
     """The metric of validation that is to be highest, ties going to the earlier; null = ndcg@10."""
     patience: int | None = None

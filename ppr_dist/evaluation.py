@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.parallel.collectives import all_sum
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
 from ppr_dist.parquet_writer import data_set
+from ppr_dist.passport import passport
 from ppr_dist.predictions import Predictions, predictions_writer
 from ppr_dist.scoring import PopularityScorer, Scorer
 from ppr_dist.tasks import TASKS
@@ -148,8 +150,12 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
             )
             method = arguments.baseline or trained.info.method or "pre-train"
             asked = {"method": method, "seed": arguments.seed, "leave_out_seen": arguments.leave_out_seen}
-            of = {"run": str(arguments.run_dir.resolve()), "step": trained.step}
-            rows.append({**metrics, **asked, **of, "data": trained.manifest.fingerprint})
+            measured = passport(
+                trained.manifest, trained.info, arguments, TASKS[task], target_time=bool(metrics["target_time"])
+            )
+            of: dict[str, Any] = {"run": str(arguments.run_dir.resolve()), "step": trained.step}
+            of |= {"data": trained.manifest.fingerprint, "passport": dataclasses.asdict(measured)}
+            rows.append({**metrics, **asked, **of})
             if context.main:
                 files.append_line(arguments.run_dir / "evaluations.jsonl", rows[-1])
                 print(json.dumps(rows[-1]), flush=True)

@@ -3,7 +3,8 @@
 ``--html`` writes one page that needs nothing beside it: curves, throughput, parts of a step, evaluations,
 configurations; ``--out`` a folder with a table of evaluations (Markdown) and a picture. Reads what runs wrote:
 evaluations.jsonl (of each method and task the last line counts) and metrics.jsonl. Refuses to set evaluations side by
-side that do not compare: of other data, another seed of negatives, or without the seen targets.
+side whose passports differ in anything but a model's seed (order and ties, split and fold, candidates, whether the
+target's time was visible, …), or which are of other data.
 
 A metric that is null in a line is not defined for that model; ``ranked_last`` counts the instances that a line takes
 for ranked last because no rank is defined for them.
@@ -19,6 +20,7 @@ from typing import Any, Literal
 from ppr_dist import cli, options
 from ppr_dist.errors import UserError
 from ppr_dist.files import read_lines, replace
+from ppr_dist.passport import difference, fields
 
 Row = dict[str, Any]
 Protocol = Literal["sampled-99", "full"]
@@ -134,24 +136,24 @@ def _evaluations(run: Path, label: str, protocol: str, *, required: bool) -> lis
 
 def check_alike(rows: list[Row]) -> None:
     """Raise :class:`UserError` where two rows' figures do not compare; ``rows`` as evaluate writes them."""
-    means = {
-        "data": "data set",
-        "seed": "seed of the negatives",
-        "leave_out_seen": "choice of --leave-out-seen",
-        "target_time": "choice of --target-time",
-    }
-    ranked = [row for row in rows if row["protocol"] in PROTOCOLS]
-    for key, meaning in means.items():
-        among = ranked if key == "target_time" else rows  # where nothing is ranked no target has a time
-        for row in among:
+    first_of: dict[str, Row] = {}
+    for row in rows:
+        for key in ("passport", "data"):
             if key not in row:
                 raise UserError(f"{row['where']}: written by another version, which left out {key!r}; evaluate again")
-            first = among[0]
-            if row[key] != first[key]:
-                raise UserError(
-                    f"{row['where']} is of another {meaning} ({row[key]}) than {first['where']} ({first[key]}): "
-                    "their figures do not compare"
-                )
+        first = first_of.setdefault(row["task"], row)
+        if name := difference(first["passport"], row["passport"]):
+            here, there = (dict(fields(each["passport"])).get(name) for each in (row, first))
+            raise UserError(
+                f"{row['where']} has another {name} ({here}) than {first['where']} ({there}): "
+                "their figures do not compare"
+            )
+    for row in rows:
+        if row["data"] != rows[0]["data"]:
+            raise UserError(
+                f"{row['where']} is of another data set ({row['data']}) than {rows[0]['where']} ({rows[0]['data']}): "
+                "their figures do not compare"
+            )
 
 
 def _losses(run: Path) -> list[Row]:

@@ -48,6 +48,10 @@ class RunInfo:
     """The run this one started from."""
     cold_users: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The options of ``prepare`` that decide whose clicks training does not see (:data:`COLD_USERS`)."""
+    seeds: dict[str, int] = dataclasses.field(default_factory=dict)
+    """``train.seed`` of this run and of the one it started from, by stage."""
+    trained_on_validation: bool = False
+    """Whether training saw the warm users' last click but one, the target of validation."""
 
     def catalogue_for(self, config: Config) -> Catalogue:
         """The sizes of its data, and what of it a model of ``config`` may not see."""

@@ -79,9 +79,20 @@ class Run:
         return 2 if self.split == "pretrain" else 0
 
     @property
+    def first_target(self) -> int:
+        """0 where a user's first click is predicted too: from the profile, in tuning."""
+        knows = self.info.stage == "tune" and self.catalogue.profile
+        return 0 if knows and self.config.train.targets != "later" else 1
+
+    @property
+    def last_target(self) -> int | None:
+        """Clicks of a user before the last that is predicted; None: all are."""
+        return 0 if self.config.train.targets == "first" else None
+
+    @property
     def validation(self) -> tuple[str, str]:
         """Task and split that choose the best checkpoint; training sees none of it."""
-        usual = "validation" if self.split == "pretrain" else "few-shot"
+        usual = "validation" if self.split == "pretrain" else self.config.train.validation_task
         task = OBJECTIVES[self.config.train.objectives[0]].task or usual
         return task, "tune-validation" if TASKS[task].cold else "pretrain"
 
@@ -100,7 +111,9 @@ def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
             data=arguments.data,
             resume=arguments.resume or restarts.goes_on(arguments.run_dir),
             manifest=manifest,
-            info=runs.describe("pretrain", None, arguments.data, manifest),
+            info=dataclasses.replace(
+                runs.describe("pretrain", None, arguments.data, manifest), seeds={"pretrain": config.train.seed}
+            ),
             split="pretrain",
             config=config,
             context=context,
@@ -138,7 +151,12 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             data=arguments.data,
             resume=arguments.resume or restarts.goes_on(arguments.run_dir),
             manifest=manifest,
-            info=dataclasses.replace(info, init=str(arguments.init.resolve())),
+            info=dataclasses.replace(
+                info,
+                init=str(arguments.init.resolve()),
+                seeds={"pretrain": pretrained.train.seed, "tune": config.train.seed},
+                trained_on_validation=pretrained_info.trained_on_validation,
+            ),
             split=arguments.split,
             config=config,
             context=context,
@@ -190,8 +208,8 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
         probability=ItemShares(run.data, "train" if run.split == "pretrain" else "tune", run.manifest.items),
         max_length=config.model.max_length,
         hold_out=run.hold_out,
-        # Where there is no profile, nothing predicts the first.
-        first_target=0 if run.info.stage == "tune" and run.catalogue.profile else 1,
+        first_target=run.first_target,
+        last_target=run.last_target,
         seed=config.train.seed,
         rank=context.rank,
         world_size=context.world_size,
@@ -285,7 +303,8 @@ def check(run: Run) -> None:
     task, name = run.validation
     split = run.manifest.splits.get(name)
     # One click each is no history.
-    if run.config.train.eval_every_epochs and (split is None or split.events <= split.users):
+    few = split is None or split.events <= (0 if task == "zero-shot" else split.users)
+    if run.config.train.eval_every_epochs and few:
         raise UserError(
             f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
             "--tune-validation-fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
@@ -300,6 +319,8 @@ def check(run: Run) -> None:
         for option, value in given.items():
             if value is not None:
                 raise UserError(f"{option} is for tuning: pre-training has nothing pre-trained; leave it out")
+    if run.config.train.targets == "first" and run.first_target:
+        raise UserError("train.targets first: only tuning on data with profiles predicts a user's first click")
     backbone = run.config.model.backbone
     if run.config.model.target_time and not BACKBONES[backbone].reads_times:
         raise UserError(f"model.target_time: backbone {backbone} reads no times; leave it out")

@@ -50,6 +50,15 @@ def test_a_row_says_what_it_is_of(evaluated: Path, catalogue: Path) -> None:
         assert row["data"] == load_manifest(catalogue).fingerprint
         assert row["step"] > 0
         assert (row["seed"], row["leave_out_seen"]) == (0, False)
+        said = row["passport"]
+        assert said["split"] == "tune-test"
+        assert said["fold"] == "1 of 5"
+        assert said["candidates"] == "the target and 99 uniform unclicked items"
+        assert said["ties"] == "hash of (seed 0, user, item)"
+        assert said["seeds"] == {"prepare": 0, "pretrain": 0, "tune": 0, "negatives": 0}
+        assert (said["target_time"], said["trained_on_validation"], said["seen_targets"]) == (False, False, True)
+        clicks = load_manifest(catalogue).clicks
+        assert said["tied_clicks"] == pytest.approx(clicks["tied"] / clicks["read"], abs=1e-6)
 
 
 def test_runs_of_one_name_stay_apart_and_the_last_evaluation_counts(
@@ -117,9 +126,15 @@ def test_the_table_has_the_metrics_of_every_task(runs: list[str]) -> None:
             lambda row: row.update(data="f" * 64),
             r"b/run/.*\.jsonl:3 is of another data set \(f+\) than a/run/.*:1",
         ),
-        (lambda row: row.update(seed=7), r"another seed of the negatives \(7\) than .* \(0\)"),
-        (lambda row: row.update(leave_out_seen=True), "another choice of --leave-out-seen"),
-        (lambda row: row.update(target_time=True), "another choice of --target-time"),
+        (lambda row: row["passport"]["seeds"].update(negatives=7), r"another seeds.negatives \(7\) than .* \(0\)"),
+        (lambda row: row["passport"].update(seen_targets=False), "another seen_targets"),
+        (lambda row: row["passport"].update(target_time=True), r"another target_time \(True\) than"),
+        (lambda row: row["passport"].update(trained_on_validation=True), "another trained_on_validation"),
+        (lambda row: row["passport"].update(order="position"), "another order"),
+        (lambda row: row["passport"].update(tied_clicks=0.5), "another tied_clicks"),
+        (lambda row: row["passport"].update(fold="2 of 5"), r"another fold \(2 of 5\) than .* \(1 of 5\)"),
+        (lambda row: row["passport"].update(candidates="all"), "another candidates"),
+        (lambda row: row.pop("passport"), "written by another version, which left out 'passport'; evaluate again"),
         (lambda row: row.pop("data"), "written by another version, which left out 'data'; evaluate again"),
         (lambda row: row.pop("task"), "line 1 is not an evaluation"),
     ],
@@ -129,6 +144,11 @@ def test_rows_that_do_not_compare_are_refused(runs: list[str], change: Callable[
     with pytest.raises(UserError, match=said):
         report.main(["--runs", *runs, "--out", "out"])
     assert not Path("out").exists()
+
+
+def test_another_seed_of_the_model_compares(runs: list[str]) -> None:
+    edited(Path("b/run"), lambda row: row["passport"]["seeds"].update(tune=7, pretrain=7))
+    report.main(["--runs", *runs, "--out", "out"])
 
 
 def test_a_run_is_named_once(runs: list[str]) -> None:

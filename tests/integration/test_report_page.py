@@ -54,7 +54,7 @@ def runs(tmp_path: Path) -> list[Path]:
         (folder / "environment.json").write_text(json.dumps({"device": "CPU", "versions": {"torch": "2.13.0"}}))
         figures = {"auc": 0.7, "hit@5": 0.4, "hit@10": 0.5, "ndcg@5": 0.3, "ndcg@10": 0.4 + number / 10}
         said = {"method": "pre-train", "task": "few-shot", "protocol": "full", "step": 599, "instances": 9, "data": "f"}
-        alike = {"seed": 0, "leave_out_seen": False, "target_time": False}
+        alike = {"passport": {"split": "tune-test", "seeds": {"tune": number}}}
         (folder / "evaluations.jsonl").write_text(json.dumps({**said, **alike, **figures}) + "\n")
     return folders
 

@@ -72,6 +72,13 @@ def test_the_in_batch_proposal_is_the_split_that_is_read(
     for shares in (loader.collator.probability, pickle.loads(pickle.dumps(loader.collator)).probability):
         np.testing.assert_allclose(shares[np.arange(3)], share)
     assert loader.collator.first_target == (0 if stage == "tune" else 1)
+    for targets, first, last in (("first", 0, 0), ("later", 1, None)):
+        asked = dataclasses.replace(run.config.train, targets=targets)  # type: ignore[arg-type]
+        collator = make_loader(
+            dataclasses.replace(run, config=dataclasses.replace(run.config, train=asked)), {}
+        ).collator
+        if stage == "tune":
+            assert (collator.first_target, collator.last_target) == (first, last)
     nothing_known = dataclasses.replace(run.info, attributes={}, method=method and "fine-tune")
     assert make_loader(dataclasses.replace(run, info=nothing_known), {}).collator.first_target == 1
     for _, batch in loader.epoch(0):

@@ -45,6 +45,8 @@ class Collator:
     seed: int
     rank: int
     world_size: int
+    last_target: int | None = None
+    """Clicks of a user before the last that is a target; None: all are."""
     target_time: bool = False
     """Whether the model sees when each target was clicked."""
     bucket_tokens: int | None = None
@@ -88,6 +90,8 @@ class Collator:
         are targets.
         """
         starts, stops = users.offsets[:-1], users.offsets[1:] - self.hold_out
+        if self.last_target is not None:
+            stops = np.minimum(stops, starts + self.last_target + 1)
         whole = starts >= stops - (self.max_length + 1)
         starts = np.maximum(starts, stops - (self.max_length + 1))
         counts = stops - starts  # of each user: inputs and the last target

@@ -71,6 +71,13 @@ def targets(batch: Batch) -> dict[int, list[tuple[int, int]]]:
     return found
 
 
+def test_the_first_click_alone() -> None:
+    for batch in over_ranks(2, hold_out=0, max_length=50, first_target=0, last_target=0):
+        assert not batch.history.lengths.any()
+        for user, asked in targets(batch).items():
+            assert asked == [(0, click) for click in clicks_of(USERS, ROW[user])[:1]]
+
+
 @pytest.mark.parametrize("hold_out", [0, 2])
 @pytest.mark.parametrize("max_length", [1, 5, 50])
 @pytest.mark.parametrize("first_target", [0, 1])
