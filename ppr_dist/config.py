@@ -71,7 +71,8 @@ class Tables:
     """Embedding tables and their optimizer."""
 
     optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
-    """FBGEMM's fused optimizer; adam and partial_rowwise_adam need a GPU."""
+    """FBGEMM's fused optimizer; partial_rowwise_adam needs a GPU, and on a CPU adam is ``torch.optim.SparseAdam``'s
+    update of the rows looked up."""
     lr: float = 0.05
     """Learning rate of the tables."""
     pretrained_lr: float | None = None

@@ -26,9 +26,10 @@ from ppr_dist.parallel.cluster import Cluster
 from ppr_dist.parallel.collectives import group_beside
 from ppr_dist.parallel.input_distribution import InputDistribution, send_ids_over
 from ppr_dist.parallel.planning import make_plan
+from ppr_dist.parallel.row_adam import row_adam
 from ppr_dist.parallel.tables import OPTIMIZERS, SparseModule, TableSizes, make_sharder, profile_table, say_plan
 
-_GPU_ONLY = ("adam", "partial_rowwise_adam")
+_GPU_ONLY = ("partial_rowwise_adam",)
 _INIT_ROWS = 65_536  # rows drawn from one seed; part of what a seed means
 
 
@@ -76,14 +77,15 @@ class ShardedEmbeddings:
         plan = make_plan(module, cluster, dist.get_world_size(), [sharder], world)
         self.plan = say_plan(plan, module, config, cluster, dist.get_world_size())
         """Where every shard lies, in plain data (plan.json)."""
-        self.model = DistributedModelParallel(
-            module,
-            env=ShardingEnv.from_process_group(world),
-            device=device,
-            plan=plan,
-            sharders=[sharder],
-            init_data_parallel=False,
-        )
+        with row_adam(config.optimizer == "adam" and device.type == "cpu"):
+            self.model = DistributedModelParallel(
+                module,
+                env=ShardingEnv.from_process_group(world),
+                device=device,
+                plan=plan,
+                sharders=[sharder],
+                init_data_parallel=False,
+            )
         self._kernels: dict[str, list[_Kernel]] = {
             name: [kernel for part in collection._lookups for kernel in part.modules() if isinstance(kernel, _Kernel)]
             for name, collection in self.model.module.named_children()

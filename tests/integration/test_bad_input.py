@@ -277,7 +277,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
         lambda p: p.train("--tables.cluster", ROOT / "sharding" / "gpu-32.yaml"),
         r"sharding/gpu-32.yaml describes 4 machine\(s\) of 8 cuda ranks; this is 1 cpu rank\(s\), 1 per machine",
     ),
-    "adam tables": (lambda p: p.train("--tables.optimizer", "adam"), "tables.optimizer adam needs a GPU"),
+    "row-wise adam": (
+        lambda p: p.train("--tables.optimizer", "partial_rowwise_adam"),
+        "partial_rowwise_adam needs a GPU",
+    ),
     "bfloat16": (lambda p: p.train("--train.precision", "bfloat16"), "train.precision bfloat16 needs a GPU"),
     # Folders that are not what they should be.
     # The run has no checkpoint: they are refused before one is looked for.

@@ -94,7 +94,7 @@ def _steps_counted(
 
 
 def test_adam_goes_on_counting_its_steps(tmp_path: Path) -> None:
-    """FBGEMM's own count, which its bias correction reads (Adam itself needs a GPU: tests/gpu/test_training.py)."""
+    """The count that its bias correction reads: FBGEMM's own on a GPU (tests/gpu/test_training.py too)."""
     for rank in run_ranks(_steps_counted, 2, tmp_path / "tune", 0, 3, "ppr-full"):
         assert rank == [{"items": 0, "profiles": 0}, {"items": 3, "profiles": 3}]
     for rank in run_ranks(_steps_counted, 2, tmp_path / "tune", 3, 5, "ppr-full"):
@@ -186,6 +186,16 @@ def test_goes_on_under_any_other_layout(
         assert rank.keys() == uninterrupted.keys()
         for key, value in uninterrupted.items():
             np.testing.assert_allclose(rank[key], value, rtol=1e-4, atol=2e-6, err_msg=key)
+
+
+def test_adam_on_a_cpu_goes_on_under_another_layout(tmp_path: Path) -> None:
+    for kind in ("row_wise", "column_wise"):
+        cluster_file(tmp_path, kind, kind)
+    (whole,) = run_ranks(_laid_out, 1, tmp_path / "whole", LAYOUTS["one"], range(4), "adam")
+    run_ranks(_laid_out, 3, tmp_path / "parts", LAYOUTS["columns"], range(3), "adam")
+    for rank in run_ranks(_laid_out, 2, tmp_path / "parts", LAYOUTS["rows"], range(3, 4), "adam"):
+        for key, value in whole.items():
+            np.testing.assert_allclose(rank[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
 def _refused_columns(context: DistributedContext, run: Path) -> str:

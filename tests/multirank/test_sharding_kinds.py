@@ -71,17 +71,22 @@ def pull(vectors: Tensor) -> Tensor:
 
 def look_up_profiles(embeddings: ShardedEmbeddings, profile: Tensor) -> dict[str, Tensor]:
     """x_u [B, A·d] by use, of value indices [A, B]; no items."""
+    return look_up(embeddings, torch.zeros(0, dtype=torch.int64), profile)[1]
+
+
+def look_up(embeddings: ShardedEmbeddings, items: Tensor, profile: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rows of items [U], and x_u [B, A·d] by use, of value indices [A, B]: in one step."""
     nothing = torch.zeros(0, dtype=torch.int64)
     batch = Batch(
         users=nothing,
-        item_ids=nothing,
+        item_ids=items,
         history=History(items=nothing, lengths=nothing, buckets=()),
         user_rows=nothing,
         context_lengths=nothing,
         targets=nothing,
         **distinct_values(profile.numpy()),
     )
-    return embeddings.look_up_batch(batch)[1]
+    return embeddings.look_up_batch(batch)
 
 
 def whole(embeddings: ShardedEmbeddings) -> dict[str, np.ndarray]:
