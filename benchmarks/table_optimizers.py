@@ -2,9 +2,9 @@
 
     taskset -c 1 python -m benchmarks.table_optimizers [--steps 20] [--out results.md]
 
-One rank, one thread; CPU time of the process, so that others on the machine count little. Of the tables alone: looking up the distinct rows of a batch and updating them in the backward
-pass. Of a whole training step: SASRec of two layers, width 64, 256 users of 25 to 50 clicks, softmax over 512
-uniform and the batch's own candidates.
+One rank, one thread; CPU time of the process, so that others on the machine count little. Of the tables alone: looking
+up the distinct rows of a batch and updating them in the backward pass. Of a whole training step: SASRec of two layers,
+width 64, 256 users of 25 to 50 clicks, softmax over 512 uniform and the batch's own candidates.
 """
 
 from __future__ import annotations
