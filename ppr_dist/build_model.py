@@ -7,6 +7,7 @@ from torch import nn
 from ppr_dist import read_config
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
+from ppr_dist.errors import UserError
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.tuning import TUNING_METHODS
@@ -31,6 +32,8 @@ def attach(model: SequentialModel, method: str | None, config: Config, catalogue
         tuning.attach(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(tuning.trainable(name))
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise UserError(f"--method {method}: nothing to train: the data has no profiles, and no objective a head")
     return pretrained
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import ClassVar
+
+from torch import nn
 
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Tables
@@ -53,3 +56,11 @@ class TuningMethod:
 def is_attached(name: str) -> bool:
     """Whether a parameter of that name is new."""
     return name.startswith(ATTACHED)
+
+
+def replace_modules(parent: nn.Module, names: Iterable[str], make: Callable[[nn.Module], nn.Module]) -> None:
+    """Put ``make(module)`` in the place of each submodule of ``parent`` named (dotted)."""
+    for name in names:
+        owner, _, child = name.rpartition(".")
+        holder = parent.get_submodule(owner)
+        setattr(holder, child, make(holder.get_submodule(child)))

@@ -38,6 +38,18 @@ class Backbone(nn.Module):
         """Submodules (dotted names) whose output [R, D] is added to a residual: adapters go behind them."""
         return ()
 
+    def patchable(self) -> tuple[str, ...]:
+        """Layers (dotted names), two in each block that has two, called with rows [R, …] first and giving [R, D]:
+        patches go behind them or beside them.
+        """
+        return self.adaptable()
+
+    def projections(self) -> tuple[str, ...]:
+        """Layers (dotted names) that are products with a weight matrix, called with rows [R, …] first and giving rows:
+        those of attention and feed-forward networks. LoRA goes beside them, masks on their weights.
+        """
+        return tuple(name for name, module in self.named_modules() if isinstance(module, nn.Linear))
+
     def last_layer(self) -> tuple[str, ...]:
         """How the names of its last layer's parameters begin, and of what stands behind it; none: it has no such."""
         return ()

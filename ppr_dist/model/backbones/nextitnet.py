@@ -59,6 +59,12 @@ class NextItNet(Backbone):
     def adaptable(self) -> tuple[str, ...]:
         return tuple(f"blocks.{n}.out" for n in range(len(self.blocks)))
 
+    def patchable(self) -> tuple[str, ...]:
+        return tuple(f"blocks.{n}.{layer}" for n in range(len(self.blocks)) for layer in ("first", "second"))
+
+    def projections(self) -> tuple[str, ...]:
+        return self.patchable()
+
     def last_layer(self) -> tuple[str, ...]:
         return (f"blocks.{len(self.blocks) - 1}.",)
 
@@ -71,21 +77,25 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, kernel: int, dilation: int, dropout: float) -> None:
         super().__init__()
-        self.first = nn.Conv1d(dim, dim, kernel, dilation=dilation)
+        self.first = CausalConv1d(dim, dim, kernel, dilation=dilation)
         self.norm = nn.LayerNorm(dim)
-        self.second = nn.Conv1d(dim, dim, kernel, dilation=2 * dilation)
+        self.second = CausalConv1d(dim, dim, kernel, dilation=2 * dilation)
         self.out = nn.Sequential(nn.LayerNorm(dim), nn.ReLU())
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         """[R, D] → [R, D]."""
-        hidden = F.relu(self.norm(convolve(self.first, x, sequences)))
-        mixed: Tensor = x + self.dropout(self.out(convolve(self.second, hidden, sequences)), sequences)
+        hidden = F.relu(self.norm(self.first(x, sequences)))
+        mixed: Tensor = x + self.dropout(self.out(self.second(hidden, sequences)), sequences)
         return mixed
 
 
-def convolve(convolution: nn.Conv1d, x: Tensor, sequences: PackedSequences) -> Tensor:
-    """A row of x [R, D] and what stands before it in its sequence, zeros before the first: [R, D]."""
-    before = convolution.dilation[0] * (convolution.kernel_size[0] - 1)
-    # Padding stands behind the rows that are real, so they do not know of it.
-    return sequences.unpad([convolution(F.pad(padded.mT, (before, 0))).mT for padded in sequences.pad(x)])
+class CausalConv1d(nn.Conv1d):
+    """A convolution over a row and what stands before it in its sequence, zeros before the first."""
+
+    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:  # type: ignore[override]
+        """[R, D] → [R, D]."""
+        before = self.dilation[0] * (self.kernel_size[0] - 1)
+        # Padding stands behind the rows that are real, so they do not know of it.
+        padded = [F.pad(each.mT, (before, 0)) for each in sequences.pad(x)]
+        return sequences.unpad([F.conv1d(each, self.weight, self.bias, dilation=self.dilation).mT for each in padded])

@@ -33,9 +33,9 @@ def test_an_adapter_adds_nothing_before_it_is_trained_and_then_what_its_formula_
     branch, x = torch.nn.Linear(8, 8), torch.randn(5, 8)
     adapted = Adapted(branch, 8, 3)
     assert torch.equal(adapted(x), branch(x))
-    torch.nn.init.normal_(adapted.adapter["up"].weight)
+    torch.nn.init.normal_(adapted.adapter.up.weight)
     h = branch(x)
-    down, up = adapted.adapter["down"], adapted.adapter["up"]
+    down, up = adapted.adapter.down, adapted.adapter.up
     hidden = h @ down.weight.T + down.bias
     gelu = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
     torch.testing.assert_close(adapted(x), h + gelu @ up.weight.T + up.bias)
