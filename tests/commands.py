@@ -33,7 +33,7 @@ def run_command(
     module: str,
     *argv: Any,
     world_size: int = 0,
-    timeout: float = 60,
+    timeout: float = 120,
     end_with_first: bool = False,
     variables: Mapping[str, str] | None = None,
 ) -> Done:

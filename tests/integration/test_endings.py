@@ -23,7 +23,7 @@ FAULTS = {
 def test_one_failing_rank_says_why_and_leaves_at_once(kind: str) -> None:
     """Also where destroy_process_group would wait for the others for ever, as under NCCL."""
     status, said = FAULTS[kind]
-    done = run_command("tests.failing", kind, world_size=2, timeout=30)
+    done = run_command("tests.failing", kind, world_size=2)
     assert done.codes == [3, status], done
     assert re.fullmatch(r"ppr_dist: rank 0 ends: another rank is gone \(.*\)", done.err[0].strip()), done
     *before, line = done.err[1].splitlines()

@@ -23,6 +23,7 @@ from tests.integration.test_methods import ITEM, of
 from tests.oracle import tensors
 from tests.ranks import free_port
 
+pytestmark = pytest.mark.timeout(900)  # each wait has a limit of its own
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -118,6 +119,12 @@ def last_step(run: Path) -> int:
     return max(logged(run), default=0)
 
 
+def gets_on(job: Launched, run: Path) -> None:
+    """Wait until a run that has just been resumed trains beyond where it was cut, its log cut back meanwhile."""
+    last = last_step(run)
+    job.until(lambda: last_step(run) > last + 20)
+
+
 def test_a_killed_launcher_takes_its_ranks_along_and_leaves_the_run_to_the_next(
     catalogue: Path, tmp_path: Path, launch: Callable[..., Launched]
 ) -> None:
@@ -136,7 +143,7 @@ def test_a_killed_launcher_takes_its_ranks_along_and_leaves_the_run_to_the_next(
 
     job.process.kill()
     job.process.wait()
-    job.until(job.all_gone, seconds=10)
+    job.until(job.all_gone, seconds=30)
     assert "Traceback" not in job.log.read_text()
     again = long_training(catalogue, run, "--resume", "--train.max_minutes", 0.01)
     succeed("pretrain", *again, world_size=1)
@@ -151,9 +158,9 @@ def test_what_ends_the_launcher_ends_its_ranks(tmp_path: Path, launch: Callable[
         next(rank for rank in ranks if rank.environ()["RANK"] == "1").kill()
     else:
         os.killpg(job.process.pid, signal.SIGINT)  # as the terminal does: ranks have a group of their own
-    assert job.process.wait(30) != 0
+    assert job.process.wait(60) != 0
     assert ("ppr_dist: interrupted" in job.said) == (ending == "ctrl-c")
-    job.until(job.all_gone, seconds=5)
+    job.until(job.all_gone, seconds=30)
 
 
 @pytest.mark.exhaustive  # torchrun waits 30 s for the stopped rank before it kills it
@@ -161,14 +168,14 @@ def test_a_stopped_rank_ends_the_job_and_the_other_says_where_it_waited(
     catalogue: Path, tmp_path: Path, launch: Callable[..., Launched]
 ) -> None:
     run = tmp_path / "run"
-    job = launch("ppr_dist.pretrain", *long_training(catalogue, run, "--train.hang_minutes", 0.1), ranks=2)
+    job = launch("ppr_dist.pretrain", *long_training(catalogue, run, "--train.hang_minutes", 0.25), ranks=2)
     job.until(lambda: trains(run))
     job.note_processes()
     job.rank(1).suspend()
-    assert job.process.wait(80) != 0
-    job.until(job.all_gone, seconds=10)
+    assert job.process.wait(150) != 0
+    job.until(job.all_gone, seconds=30)
     said = job.log.read_text()
-    assert "ppr_dist: error (rank 0): nothing done for 0.1 minutes (train.hang_minutes)" in said
+    assert "ppr_dist: error (rank 0): nothing done for 0.25 minutes (train.hang_minutes)" in said
     assert re.search(r'File ".*/ppr_dist/trainer.py", line \d+ in train$', said, re.MULTILINE)
     assert (run / "flight_recorder" / "rank_0").stat().st_size > 0
 
@@ -223,9 +230,10 @@ def test_torchrun_restarts_after_each_of_two_kills(
     job = launch("ppr_dist.pretrain", *long_training(catalogue, run), meet=("--standalone", "--max-restarts=3"))
     job.until(lambda: trains(run))
     for victim in (1, 0):
-        resumed, lines = job.resumed, len(logged(run))
+        resumed = job.resumed
         job.rank(victim).kill()
-        job.until(lambda: job.resumed > resumed and len(logged(run)) > lines + 3)  # noqa: B023 (at once)
+        job.until(lambda: job.resumed > resumed)  # noqa: B023 (at once)
+        gets_on(job, run)
     assert job.resumed == 2
     made = logged(run)
     assert made[-1] > 6
@@ -246,16 +254,14 @@ def test_the_node_that_hosts_the_rendezvous_goes_on_without_the_other_and_with_o
     other.note_processes()
     other.process.kill()
     other.process.wait()
-    last = last_step(run)
     host.until(lambda: host.resumed == 1)
-    host.until(lambda: last_step(run) > last + 5)
-    other.until(other.all_gone, seconds=5)
+    gets_on(host, run)
+    other.until(other.all_gone, seconds=30)
     assert len(json.loads((run / "plan.json").read_text())["ranks"]) == 1
 
     launch(*train, ranks=1, meet=(*meet, "--rdzv-conf=is_host=0"))
     host.until(lambda: len(json.loads((run / "plan.json").read_text())["ranks"]) == 2)
-    last = last_step(run)
-    host.until(lambda: last_step(run) > last + 5)
+    gets_on(host, run)
     made = logged(run)
     assert set(made) == set(range(1, max(made) + 1))
 

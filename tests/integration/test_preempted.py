@@ -19,9 +19,7 @@ STEPS = 120
 def test_a_signal_on_one_rank_stops_and_saves_and_the_run_goes_on(catalogue: Path, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     train = ("--data", catalogue, *TINY, "--train.epochs", STEPS, "--train.max_steps", STEPS, "--train.log_every", 1)
-    told = run_command(
-        "tests.signalled", "SIGUSR1", run / "metrics.jsonl", *train, "--run-dir", run, world_size=2, timeout=100
-    )
+    told = run_command("tests.signalled", "SIGUSR1", run / "metrics.jsonl", *train, "--run-dir", run, world_size=2)
     assert told.codes == [75, 75], told
     notice = json.loads((run / "preempted").read_text())
     step = notice["step"]

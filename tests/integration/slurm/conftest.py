@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,13 +14,13 @@ from tests.integration.slurm.cluster import Cluster, missing
 
 
 @pytest.fixture(scope="session")
-def cluster(worker_id: str) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     if reason := missing():
         pytest.skip(f"no Slurm cluster: {reason}")
     # Not pytest's folder: a socket's path has 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="ppr-slurm-"))
-    worker = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
-    started = Cluster(folder, first_job=1 + 1000 * worker)
+    # Of another test worker, of this session or another one, the numbers are others.
+    started = Cluster(folder, first_job=1 + 50 * (os.getpid() % 400))
     try:
         started.start()
         yield started

@@ -19,8 +19,9 @@ from tests.integration.conftest import TINY
 from tests.integration.slurm.cluster import NODES, Cluster, until
 from tests.oracle import tensors
 
+pytestmark = pytest.mark.timeout(1800)  # each wait has a limit of its own
 ROOT = Path(__file__).resolve().parents[3]
-STEPS = 300
+STEPS = 600
 """Of a run that a test interrupts: seconds."""
 
 
@@ -60,7 +61,7 @@ class Jobs:
 
     def run(self, *words: str, **variables: Any) -> str:
         environment = self.variables | {name: str(value) for name, value in variables.items()}
-        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done
         return done.stdout.strip()
 
@@ -68,10 +69,10 @@ class Jobs:
         """All that the jobs have printed."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.out")))
 
-    def until(self, happens: Callable[[], bool], what: str, seconds: float = 150) -> None:
+    def until(self, happens: Callable[[], bool], what: str, seconds: float = 300) -> None:
         until(happens, what, seconds, say=lambda: self.said() + self.cluster.log())
 
-    def ends(self, number: int, state: str = "COMPLETED", seconds: float = 150) -> None:
+    def ends(self, number: int, state: str = "COMPLETED", seconds: float = 300) -> None:
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
         self.until(lambda: self.cluster.job(number, "JobState") in over, f"job {number} ends", seconds)
         assert self.cluster.job(number, "JobState") == state, self.said()
@@ -147,7 +148,7 @@ def test_a_node_that_is_lost_puts_the_job_back_and_one_node_goes_on(dies: str, c
     jobs.until(lambda: len(steps(run)) > 30, "it trains")
     jobs.cluster.kill_node(NODES[1], slurmd_alone=dies == "slurmd")
     try:
-        jobs.until(lambda: jobs.cluster.job(number, "JobState") == "PENDING", "Slurm puts the job back", seconds=120)
+        jobs.until(lambda: jobs.cluster.job(number, "JobState") == "PENDING", "Slurm puts the job back")
         before = len(steps(run))
         jobs.cluster.ask("scontrol", "update", f"JobId={number}", "NumNodes=1", "NumCPUs=1", "NumTasks=1")
         jobs.until(lambda: len(steps(run)) > before + 5, "it goes on")
@@ -169,7 +170,7 @@ def test_a_time_limit_shorter_than_checkpoint_every_still_gets_on(catalogue: Pat
     run = jobs.folder / "run"
     never = ("--train.checkpoint_every", 10**6, "--train.max_steps", 10**6)
     number = jobs.submit("pretrain", *never, DATA=catalogue, RUN=run, sbatch=("--time", "2", "--signal", "B:TERM@60"))
-    jobs.until(lambda: "resumed from step" in jobs.said(), "the time is up, and it goes on", seconds=240)
+    jobs.until(lambda: "resumed from step" in jobs.said(), "the time is up, and it goes on", seconds=480)
     jobs.cluster.ask("scancel", str(number))
     jobs.ends(number, "CANCELLED")
     assert steps(run) == list(range(1, steps(run)[-1] + 1))
@@ -207,9 +208,6 @@ def test_an_array_is_one_run_for_each_seed(catalogue: Path, jobs: Jobs) -> None:
         assert steps(folder) == [1, 2, 3]
 
 
-# Of evaluate's two torchruns the one with the store may leave first, and the other, which has nothing left to do, then
-# ends with status 1 (seen twice): srun calls the job failed. Short jobs of two nodes only; not understood yet.
-@pytest.mark.xfail(strict=False, reason="torchrun's launchers may part before both have said goodbye")
 @pytest.mark.exhaustive
 def test_the_whole_way_by_one_command(raw: Path, jobs: Jobs) -> None:
     (tuning := jobs.folder / "tune.yaml").write_text("train: {global_batch_size: 32, max_steps: 3, log_every: 1}\n")
@@ -229,7 +227,7 @@ def test_the_whole_way_by_one_command(raw: Path, jobs: Jobs) -> None:
     numbers = [int(line.split()[2].rstrip(":")) for line in said.splitlines()]
     assert len(numbers) == 6
     for number in numbers:
-        jobs.ends(number, seconds=280)
+        jobs.ends(number)
     for method in ("ppr-light", "fine-tune"):
         (line,) = (jobs.folder / f"run-{method}" / "evaluations.jsonl").read_text().splitlines()
         assert json.loads(line)["task"] == "few-shot"
