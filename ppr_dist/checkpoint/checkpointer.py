@@ -188,7 +188,7 @@ def _why(error: BaseException, run: Path) -> str:
     causes = [each for each, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
     cause = next((each for each in causes if isinstance(each, OSError)), causes[0])
     if isinstance(cause, OSError):
-        what = f"{cause.filename}: {cause.strerror}" if cause.filename else str(cause.strerror)
+        what = f"{cause.filename or run / 'checkpoints'}: {cause.strerror}"
     # torch.save's words for any failed write.
     elif "inline_container" in str(cause) or "PytorchStreamWriter" in str(cause):
         what = f"a write failed ({shutil.disk_usage(run).free / 1e6:,.0f} MB are free there)"

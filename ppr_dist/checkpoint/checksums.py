@@ -54,7 +54,12 @@ class Writer(dcp.FileSystemWriter):
 
 
 def seal(folder: Path, known: dict[str, str], previous: Path | None) -> None:
-    """Write ``checksums.json`` of a folder's files, and sync them all; ``known``: sums already taken."""
+    """Write ``checksums.json`` of a folder's files, and sync them all; ``known``: sums taken by who wrote them.
+
+    Raises :class:`UserError` where one of those is not there: the ranks have written to unlike folders of one name.
+    """
+    if gone := sorted(name for name in known if not (folder / name).is_file()):
+        raise UserError(f"{folder / gone[0]}: another rank wrote it, and it is not here: is RUN shared by all nodes?")
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or sha256(path)}
         for path in sorted(folder.iterdir())

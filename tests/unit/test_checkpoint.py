@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from ppr_dist.checkpoint import checkpointer as checkpoint
+from ppr_dist.checkpoint import checksums
 from ppr_dist.checkpoint.checkpointer import Checkpointer
 from ppr_dist.checkpoint.position import Best, Position, checkpoint_of, checkpoints, chosen
 from ppr_dist.data.stream.user_stream import StreamState
+from ppr_dist.errors import UserError
 
 STREAM = StreamState(fingerprint="f", split="pretrain", seed=0, batch=1)
 
@@ -25,6 +27,12 @@ def test_the_best_is_the_highest_the_earliest_of_equals_and_a_number() -> None:
     worst = Best(metric="auc", value=math.nan, step=10)
     assert worst.then(math.nan, 20).since == 1
     assert worst.then(0.0, 20) == Best(metric="auc", value=0.0, step=20)
+
+
+def test_what_another_rank_wrote_elsewhere_makes_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "__0_0.distcp").write_text("tensors")
+    with pytest.raises(UserError, match=r"__1_0\.distcp: another rank wrote it, and it is not here"):
+        checksums.seal(tmp_path, {"__0_0.distcp": "0" * 64, "__1_0.distcp": "1" * 64}, None)
 
 
 def save(run: Path, step: int, best: int | None = None, keep: int = 2, keep_every: int | None = None) -> None:
