@@ -46,6 +46,19 @@ def sampled_softmax(
     return loss
 
 
+def merged(candidates: Tensor, candidate_ids: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates [N, D] with their ids and log Q [N], those of one id as one: the same loss from fewer products.
+
+    1 / Q of the one is the sum of theirs; its gradient goes to the first of them, whose vector is that of all. A third
+    of 3,000 uniform draws from 3,416 items are repeats.
+    """
+    ids, place = torch.unique(candidate_ids, return_inverse=True)
+    inverse_q = log_q.new_zeros(len(ids)).index_add_(0, place, torch.exp(-log_q))
+    each = torch.arange(len(place), device=place.device)
+    first = torch.full_like(ids, len(place)).scatter_reduce_(0, place, each, "amin")
+    return candidates.index_select(0, first), ids, -inverse_q.log()
+
+
 class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(

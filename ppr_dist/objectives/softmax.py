@@ -21,7 +21,7 @@ from ppr_dist.config import Config
 from ppr_dist.data.counter_random import integers
 from ppr_dist.data.stream.step_users import Drawn, StepUsers
 from ppr_dist.errors import UserError, require_positive
-from ppr_dist.loss.softmax import sampled_softmax
+from ppr_dist.loss.softmax import merged, sampled_softmax
 from ppr_dist.objectives.base import NEGATIVE, Cost, Objective, Step, StepShape
 from ppr_dist.parallel.collectives import AsyncAllGather
 
@@ -124,13 +124,17 @@ class SampledSoftmax(Objective):
         positive, positive_ids = step.targets()
         ids, bits = step.exchanged.integers.chunk(2, dim=1)
         assert step.started is not None
+        candidates, ids = step.started.wait(), ids.reshape(-1)
+        log_q = bits.reshape(-1).to(torch.int32).view(torch.float32)
+        if candidates.device.type == "cpu":  # a GPU would be waited for, to know how many are left
+            candidates, ids, log_q = merged(candidates, ids, log_q)
         return sampled_softmax(
             step.encoded.user,
             positive,
-            step.started.wait(),
+            candidates,
             positive_ids=positive_ids,
-            candidate_ids=ids.reshape(-1),
-            log_q=bits.reshape(-1).to(torch.int32).view(torch.float32),
+            candidate_ids=ids,
+            log_q=log_q,
             temperature=self.scores.temperature,
             logit_chunk=self.scores.logit_chunk,
             precision=self.scores.precision,

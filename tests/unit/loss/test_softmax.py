@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ppr_dist.loss.softmax import sampled_softmax
+from ppr_dist.loss.softmax import merged, sampled_softmax
 
 ITEMS, WIDTH, PREDICTIONS = 23, 5, 9
 
@@ -90,6 +90,26 @@ def test_value_and_gradients_are_those_of_the_definition_for_any_chunk(logit_chu
         gradients(sampled_softmax, given, logit_chunk=logit_chunk), gradients(materialised, given), strict=True
     ):
         torch.testing.assert_close(found, want, rtol=1e-11, atol=1e-12)
+
+
+def test_repeated_candidates_may_be_merged() -> None:
+    given = problem()
+
+    def of_merged(candidates: Tensor, candidate_ids: Tensor, log_q: Tensor, **rest: Any) -> Tensor:
+        candidates, candidate_ids, log_q = merged(candidates, candidate_ids, log_q)
+        assert len(candidate_ids.unique()) == len(candidates) == len(log_q) < 31
+        return sampled_softmax(
+            candidates=candidates, candidate_ids=candidate_ids, log_q=log_q, **rest, logit_chunk=100
+        )
+
+    *found, by_candidate = gradients(of_merged, given)
+    *want, by_each = gradients(materialised, given)
+    torch.testing.assert_close(found, want, rtol=1e-11, atol=1e-12)
+    # A row of the table is given what all candidates of its id are.
+    by_id = torch.zeros(2, ITEMS, WIDTH, dtype=torch.float64)
+    for into, grad in zip(by_id, (by_candidate, by_each), strict=True):
+        into.index_add_(0, given["candidate_ids"], grad)
+    torch.testing.assert_close(by_id[0], by_id[1], rtol=1e-11, atol=1e-12)
 
 
 def test_gradcheck() -> None:
