@@ -98,9 +98,7 @@ def test_repeated_candidates_may_be_merged() -> None:
     def of_merged(candidates: Tensor, candidate_ids: Tensor, log_q: Tensor, **rest: Any) -> Tensor:
         candidates, candidate_ids, log_q = merged(candidates, candidate_ids, log_q)
         assert len(candidate_ids.unique()) == len(candidates) == len(log_q) < 31
-        return sampled_softmax(
-            candidates=candidates, candidate_ids=candidate_ids, log_q=log_q, **rest, logit_chunk=100
-        )
+        return sampled_softmax(candidates=candidates, candidate_ids=candidate_ids, log_q=log_q, **rest, logit_chunk=100)
 
     *found, by_candidate = gradients(of_merged, given)
     *want, by_each = gradients(materialised, given)
