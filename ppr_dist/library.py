@@ -19,12 +19,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ppr_dist import convert as convert_command
 from ppr_dist import evaluate as evaluate_command
 from ppr_dist import prepare as prepare_command
 from ppr_dist import pretrain as pretrain_command
 from ppr_dist import recommend as recommend_command
 from ppr_dist import tune as tune_command
+from ppr_dist.data.readers.convert import Converted
 from ppr_dist.errors import UserError
+
+
+def convert(**options: Any) -> Converted:
+    """Write the public data set ``raw``, of the kind ``from_`` ("ml-1m", …), to ``out`` as ``prepare`` reads it."""
+    return convert_command.main(words(options))
 
 
 def prepare(**options: Any) -> None:

@@ -51,6 +51,9 @@ class StrictParser(ArgumentParser):
     The docstring under a field is the help of its option.
     """
 
+    positional: str | None = None
+    """The option that a word without one in front is for."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
         super().__init__(*args, allow_abbrev=False, add_help=False, formatter_class=Help, **kwargs)
@@ -107,14 +110,21 @@ class StrictParser(ArgumentParser):
     def _with_values(self, words: list[str]) -> list[str]:
         """Write a flag as ``--flag true`` and the words of a list as one JSON list, as jsonargparse reads them."""
         written: list[str] = []
+        alone: list[str] = []
         while words:
             (word, *rest), values = words, []
+            if self.positional and not word.startswith("-"):
+                alone.append(word)
+                words = rest
+                continue
             option, equals, value = word.partition("=")
             if equals:
                 values.append(value)
-            while not equals and rest and not rest[0].startswith("--"):
-                values.append(rest.pop(0))
             kind = getattr(self._option_string_actions.get(option), "_typehint", None)
+            while not equals and rest and not rest[0].startswith("--"):
+                if self.positional and (values or (kind is bool and rest[0] not in ("true", "false"))):
+                    break  # one word each; the next one stands alone
+                values.append(rest.pop(0))
             if kind is bool and not values:
                 values = ["true"]
             always = _is_list(kind) and values not in ([], ["null"])
@@ -122,7 +132,9 @@ class StrictParser(ArgumentParser):
                 values = [json.dumps(values, ensure_ascii=False)]
             written += [f"{option}={values[0]}"] if equals else [option, *values]
             words = rest
-        return written
+        if len(alone) > 1:
+            self.error(f"unexpected word: {alone[1]}")
+        return [*written, *(f"--{self.positional}={word}" for word in alone)]
 
     def _underscored(self, argument: str) -> str:
         if not argument.startswith("--"):
@@ -133,6 +145,8 @@ class StrictParser(ArgumentParser):
             # A key of the user's own below an option (--buckets.my-column) keeps its hyphens.
             option, dot, key = name[2:].partition(".")
             known = "--" + option.replace("-", "_") + dot + key
+            if f"{known}_" in self._option_string_actions:  # a word of Python's: --from is the field from_
+                known += "_"
         return known + equals + value
 
     def build(self, parsed: Any) -> Any:
@@ -172,6 +186,7 @@ def parse(
     sections: Mapping[str, type] | None = None,
     description: str | None = None,
     parts: Mapping[str, Iterable[str]] | None = None,
+    positional: str | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Read ``--config FILE.yaml`` and flags into dataclasses.
 
@@ -180,6 +195,7 @@ def parse(
         sections: dataclasses by section name (``--train.lr``).
         description: what --help says of the command; by default the docstring of the module of the first ``flat``.
         parts: by option, the names it may have, for --help alone.
+        positional: the option whose value may stand alone; then no option takes several words.
 
     Returns the instances of ``flat`` in order, and those of ``sections`` by name. Raises :class:`UserError` naming
     the key where one is unknown, missing or of the wrong type, and what the dataclasses' own checks raise.
@@ -187,13 +203,18 @@ def parse(
     about = description or (sys.modules[flat[0].__module__].__doc__ or "").split("\n\n")[0]
     about = re.sub("^``python -m .*?``: (.)", lambda first: first[1].upper(), about)
     parser = StrictParser(prog=f"python -m {prog}", description=about.replace("``", ""))
+    parser.positional = positional
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options.")
     print_config = parser._option_string_actions["--print_config"]
     print_config.help, print_config.metavar = "Print all options as YAML and exit.", ""
     for arguments in flat:
         parser.add_class_arguments(arguments, as_group=False)
     parser.add_argument("-h", "--help", action="help", help="Show this and exit.")
-    needed = [_option(action.dest) + _values(action) for action in parser._actions if action.required]
+    needed = [
+        action.dest.upper() if action.dest == positional else _option(action.dest) + _values(action)
+        for action in parser._actions
+        if action.required
+    ]
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
     _add(parser, sections or {})
     for key, names in (parts or {}).items():
@@ -221,7 +242,7 @@ def read_file(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
 def _option(key: str) -> str:
     """An option as it is typed: a section's keys as in YAML."""
     name = key.lstrip("-")
-    return key if key == "-h" else "--" + (name if "." in name else name.replace("_", "-"))
+    return key if key == "-h" else "--" + (name if "." in name else name.removesuffix("_").replace("_", "-"))
 
 
 def _hyphened(key: re.Match[str]) -> str:

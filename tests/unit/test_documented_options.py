@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ppr_dist import dashboard, evaluate, plan, prepare, pretrain, read_config, recommend, report, tune, verify
+from ppr_dist import convert, dashboard, evaluate, plan, prepare, pretrain, read_config, recommend, report, tune, verify
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.synthetic.catalogue import SyntheticConfig
 from ppr_dist.data.synthetic.fractal_base import FractalConfig
@@ -16,12 +16,13 @@ from tests.unit.test_links import DOCUMENTS, name
 
 SECTIONS = {section: {f.name for f in dataclasses.fields(of)} for section, of in read_config.sections().items()}
 COMMANDS = [
-    module.Arguments for module in (prepare, pretrain, tune, evaluate, recommend, plan, report, dashboard, verify)
+    module.Arguments
+    for module in (convert, prepare, pretrain, tune, evaluate, recommend, plan, report, dashboard, verify)
 ]
 FLAGS = {
     *("config", "print-config", "help"),
     *(
-        field.name.replace("_", "-")
+        field.name.removesuffix("_").replace("_", "-")
         for arguments in (*COMMANDS, PrepareConfig, SyntheticConfig, FractalConfig)
         for field in dataclasses.fields(arguments)
     ),

@@ -202,10 +202,15 @@ def test_a_runs_configuration_comes_back_and_its_errors_name_the_file(tmp_path: 
         read_config.read(tmp_path / "absent.yaml")
 
 
-@pytest.mark.parametrize("command", ["prepare", "pretrain", "tune", "evaluate", "recommend", "report", "plan"])
+COMMANDS = ["convert", "prepare", "pretrain", "tune", "evaluate", "recommend", "report", "plan"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_waits_for_no_heavy_import(command: str) -> None:
-    heavy = ["torchrec", "fbgemm_gpu", "deepspeed", "duckdb", "matplotlib", "wandb"]
-    if command not in ("pretrain", "tune", "plan"):  # whose options are those of their parts
+    heavy = ["torchrec", "fbgemm_gpu", "deepspeed", "matplotlib", "wandb"]
+    if command != "convert":  # which lists its readers
+        heavy += ["duckdb"]
+    if command not in ("convert", "pretrain", "tune", "plan"):  # whose options are those of their parts
         heavy += ["torch", "pyarrow"]
     program = (
         f"import sys, ppr_dist.{command} as command\n"
@@ -215,3 +220,41 @@ def test_help_waits_for_no_heavy_import(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
     assert done.stdout.startswith(f"usage: python -m ppr_dist.{command}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conversion:
+    from_: str
+    """Kind."""
+    raw: Path
+    """What."""
+    fresh: bool = False
+    """Whether."""
+    limit: str | None = None
+    """How much."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--from kind here --limit 4GB --fresh",
+        "--fresh here --from=kind --limit=4GB",
+        "here --from kind --fresh --limit 4GB",
+        "--limit 4GB here --fresh true --from kind",
+        "--from kind --raw here --fresh --limit 4GB",
+        "--from kind --limit 4GB --fresh here",
+    ],
+)
+def test_one_option_may_stand_without_its_name(words: str) -> None:
+    (read,), _ = options.parse("x", words.split(), [Conversion], positional="raw")
+    assert read == Conversion(from_="kind", raw=Path("here"), fresh=True, limit="4GB")
+
+
+def test_a_second_word_without_an_option_is_refused_and_a_missing_one_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"^unexpected word: there$"):
+        options.parse("x", ["--from", "kind", "here", "there"], [Conversion], positional="raw")
+    with pytest.raises(UserError, match=r"^the following arguments are required: --from, --raw$"):
+        options.parse("x", [], [Conversion], positional="raw")
+    with pytest.raises(SystemExit):
+        options.parse("x", ["--help"], [Conversion], positional="raw")
+    assert "usage: python -m x --from TEXT RAW [options]" in capsys.readouterr().out

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -18,8 +16,8 @@ from ppr_dist.data.prepare import logs, shard_writer, splits
 from ppr_dist.data.prepare.clicks import Clicks
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.content import ids_sha256
-from ppr_dist.data.prepare.folder import new_folder, work_folder
-from ppr_dist.data.prepare.sources import connect, limit_memory, open_source, scalars
+from ppr_dist.data.prepare.folder import new_folder
+from ppr_dist.data.prepare.sources import open_source, scalars, work_database
 from ppr_dist.data.prepare.times import all_have_times
 from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.errors import UserError, warn
@@ -40,7 +38,10 @@ def prepare(
     for path in (interactions, users):
         if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
             raise UserError(f"{path}: lies inside --out {out}, which would be replaced")
-    with new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder, _database(folder, config) as con:
+    with (
+        new_folder(out, overwrite=overwrite, marker=MANIFEST) as folder,
+        work_database(folder, config.temp_dir, config.memory_limit) as con,
+    ):
         # delay: a refusal of the input comes within the first second and is then the only line.
         with tqdm(total=STAGES, desc="prepare", unit="stage", delay=1.0) as bar:
 
@@ -52,23 +53,6 @@ def prepare(
         manifest = _files(con, folder, manifest, config).sealed()
         manifest.save(folder)
     return manifest
-
-
-@contextlib.contextmanager
-def _database(folder: Path, config: PrepareConfig) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a connection to a database file, beside its spills in a work folder that is gone afterwards."""
-    parent = folder if config.temp_dir is None else Path(config.temp_dir)
-    try:
-        with work_folder(parent) as work, connect(str(work / "tables.duckdb")) as con:
-            limit_memory(con, work / "spill", config.memory_limit)
-            yield con
-    except duckdb.OutOfMemoryException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"out of memory or temporary space; raise memory_limit or name another temp_dir ({reason})"
-        ) from error
-    except duckdb.IOException as error:
-        raise UserError(f"{parent}: {str(error).splitlines()[0]}") from error
 
 
 def _tables(

@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
+from ppr_dist.data.prepare.folder import work_folder
 from ppr_dist.errors import UserError
 
 SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv"}
@@ -102,6 +103,27 @@ def limit_memory(con: duckdb.DuckDBPyConnection, spill: Path, limit: str | None)
             raise UserError(f"memory_limit: {limit!r} is not a size such as 4GB") from error
 
 
+@contextlib.contextmanager
+def work_database(folder: Path, temp_dir: str | None, memory_limit: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection to a database file, beside its spills in a work folder that is gone afterwards.
+
+    The work folder lies in ``temp_dir``, or in ``folder``. Raises :class:`UserError` where memory or disk do not
+    suffice.
+    """
+    parent = folder if temp_dir is None else Path(temp_dir)
+    try:
+        with work_folder(parent) as work, connect(str(work / "tables.duckdb")) as con:
+            limit_memory(con, work / "spill", memory_limit)
+            yield con
+    except duckdb.OutOfMemoryException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"out of memory or temporary space; raise memory_limit or name another temp_dir ({reason})"
+        ) from error
+    except duckdb.IOException as error:
+        raise UserError(f"{parent}: {str(error).splitlines()[0]}") from error
+
+
 def open_source(con: duckdb.DuckDBPyConnection, path: str) -> Source:
     """Find the file, glob or folder ``path`` and read its columns."""
     files = _files(path)
@@ -114,7 +136,7 @@ def open_source(con: duckdb.DuckDBPyConnection, path: str) -> Source:
         table = f"read_parquet({names}, union_by_name = true, hive_partitioning = false)"
     else:
         # Nothing is guessed from the first rows: comma-separated, with a header, every value text.
-        types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in _csv_header(path, files))
+        types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in csv_header(path, files))
         table = (
             f"read_csv({names}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"',"
             f" hive_partitioning = false, columns = {{{types}}})"
@@ -175,7 +197,7 @@ def _refuse_table_format(folder: Path) -> None:
         )
 
 
-def _csv_header(path: str, files: list[Path]) -> list[str]:
+def csv_header(path: str, files: list[Path]) -> list[str]:
     """Return the column names, which every file must state in the same order."""
     headers = {}
     for file in files:
