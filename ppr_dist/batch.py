@@ -38,6 +38,8 @@ class History:
     """Clicks of each user, int64 [B]."""
     buckets: tuple[Bucket, ...]
     """Cover the users in order; at least one."""
+    masked: Tensor | None = None
+    """Which clicks show the model's mask in place of their item, bool [T]; None: none."""
     times: Tensor | None = None
     """When each click was, Unix seconds, int64 [T]; None where the data has no times."""
     asked_at: Tensor | None = None
@@ -70,7 +72,8 @@ class Batch:
     user_rows: Tensor
     """User (row of this batch) of each target, int64 [P]."""
     context_lengths: Tensor
-    """How many clicks of its user's history each target is predicted from, 0 … length, int64 [P]."""
+    """How many clicks of its user's history each target is predicted from, 0 … length, int64 [P]; where targets are
+    masked clicks of it, all of it is seen, and the state is that of the last of these."""
     targets: Tensor
     """Row of item_ids of each target, int64 [P]."""
     profile_values: Tensor

@@ -29,8 +29,9 @@ class Arguments:
     predictions: Path | None = None
     """Parquet data set to write, a folder of part files: user_id, position (clicks before the target), item_id, rank
     (1 = best), candidates; in the order of user index and position."""
-    baseline: Literal["popularity"] | None = None
-    """Score by this baseline in place of the model."""
+    baseline: Literal["popularity", "first-clicks"] | None = None
+    """Score by this baseline in place of the model: an item's clicks in pre-training, or how often it was the first
+    click of a user whom training may see."""
     leave_out_seen: bool = False
     """Leave out instances whose target the user had clicked before; how many there are is said either way."""
     target_time: bool | None = None

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from ppr_dist.tasks.base import Evaluated, Evaluation, Protocol
 
 if TYPE_CHECKING:
     from ppr_dist.evaluate import Arguments
+    from ppr_dist.trained import Trained
 
 
 @torch.no_grad()
@@ -124,8 +125,8 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
         if any(TASKS[task].cold for task in arguments.task):
             on_main(lambda: runs.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))
         scorer: Scorer = trained.scorer
-        if arguments.baseline == "popularity":
-            counts = torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
+        if arguments.baseline:
+            counts = _counts(arguments.baseline, trained, context, arguments.batch)
             scorer = PopularityScorer(counts.to(context.device), context.device)
         keep = None
         if folder:
@@ -160,3 +161,24 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
                 files.append_line(arguments.run_dir / "evaluations.jsonl", rows[-1])
                 print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def _counts(
+    baseline: Literal["popularity", "first-clicks"], trained: Trained, context: DistributedContext, batch: int
+) -> torch.Tensor:
+    """What a baseline ranks items by, float32 [N], the same on all ranks. A collective."""
+    if baseline == "popularity":
+        return torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
+    counts = torch.zeros(trained.manifest.items, dtype=torch.int64)
+    for split in ("pretrain", "tune-train"):
+        if not trained.manifest.split(split).users:
+            continue
+        _, parts = users_in_order(
+            trained.data, trained.manifest, split, rank=context.rank, world_size=context.world_size, at_once=batch
+        )
+        # A warm user's last two clicks are targets of validation and test.
+        fewest = 3 if split == "pretrain" else 1
+        for users in parts:
+            first = users.items[users.offsets[:-1][users.lengths >= fewest]]
+            counts += torch.from_numpy(np.bincount(first, minlength=len(counts)))
+    return all_sum(counts.to(context.device)).float()

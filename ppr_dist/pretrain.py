@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from ppr_dist import cli
 from ppr_dist.data.remote import DataFolder
@@ -13,6 +14,9 @@ from ppr_dist.data.remote import DataFolder
 class Arguments:
     data: DataFolder
     """Folder that prepare wrote, or its address (s3://, gs://, http://)."""
+    split: list[Literal["pretrain", "tune-train"]] = dataclasses.field(default_factory=lambda: ["pretrain"])
+    """Users to train on: the warm ones, or with tune-train the cold ones to tune on too. The last two clicks of each
+    warm user are held out; of the others none is."""
     run_dir: Path
     """Folder for configuration, metrics and checkpoints."""
     resume: bool = False

@@ -46,6 +46,8 @@ class RunInfo:
     """Cardinality by attribute."""
     init: str | None = None
     """The run this one started from."""
+    splits: list[str] = dataclasses.field(default_factory=list)
+    """Whose users it trains on; of runs of before: none, which means the stage's own."""
     cold_users: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The options of ``prepare`` that decide whose clicks training does not see (:data:`COLD_USERS`)."""
     seeds: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -81,6 +83,7 @@ def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> Tab
         columns=tuple(n for n, name in enumerate(catalogue.attributes) if name in catalogue.profile),
         attribute_dim=config.profiles.attribute_dim,
         uses=TUNING_METHODS[method].profile_uses if method and catalogue.profile else (),
+        reference_items=TUNING_METHODS[method].reference_items(config, catalogue) if method else (),
     )
 
 
@@ -130,8 +133,8 @@ def check_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest
 def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> None:
     """Raise :class:`UserError` where training may have seen clicks that ``data`` holds out: its cold users are others.
 
-    Another tune/test share moves users that pre-training never sees, so a pre-trained run fits it as it is; a tuned
-    run may have been tuned on what are test users now, which is said on stderr.
+    Another tune/test share moves users that pre-training on warm users never sees, so such a run fits it as it is; one
+    that saw tuning users may have seen what are test users now, which is said on stderr.
     """
     now = describe(info.stage, info.method, data, manifest)
     for name in ("cold_threshold", "simulate_cold"):
@@ -142,16 +145,17 @@ def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> 
                 f"{again} has other cold users than {run} was trained with ({name} {then} then, {found} now), whose "
                 "clicks it may have seen: pre-train again"
             )
-    if info.stage != "tune":
+    if info.stage != "tune" and "tune-train" not in info.splits:
         return
+    did = "tuned" if info.method else "pre-trained"
     then, found = (users.get("tune_test_fold", 1) for users in (info.cold_users, now.cold_users))
     if then != found:
-        raise UserError(f"{run} was tuned on the users that {data} tests (tune_test_fold {then} then, {found} now)")
+        raise UserError(f"{run} was {did} on the users that {data} tests (tune_test_fold {then} then, {found} now)")
     then, found = info.cold_users["tune_test_fraction"], now.cold_users["tune_test_fraction"]
     if found > then:
         warn(
-            f"{run} was tuned with tune_test_fraction {then}, {data} has {found}: it may have been "
-            "tuned on users that are for testing now"
+            f"{run} was {did} with tune_test_fraction {then}, {data} has {found}: it may have been "
+            f"{did} on users that are for testing now"
         )
 
 

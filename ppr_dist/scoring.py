@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ppr_dist.batch import Batch
+from ppr_dist.data.stream.cloze import ask_by_mask
 from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.model.encoded import Encoded
 from ppr_dist.model.sequential import SequentialModel
@@ -74,7 +75,8 @@ class ModelScorer:
 
     @property
     def needs_clicks(self) -> bool:
-        return self._module.prompt is None and self._module.profile_encoder is None
+        module = self._module
+        return all(part is None for part in (module.prompt, module.profile_encoder, module.user_model))
 
     @property
     def _module(self) -> SequentialModel:
@@ -82,7 +84,7 @@ class ModelScorer:
         return module
 
     def user_vectors(self, batch: Batch) -> Tensor:
-        return self.encode(batch).user
+        return self.encode(batch if self._module.backbone.causal else ask_by_mask(batch)).user
 
     def encode(self, batch: Batch) -> Encoded:
         """All the model makes of a batch. A collective."""
@@ -110,10 +112,10 @@ class ModelScorer:
 
 @dataclasses.dataclass(frozen=True)
 class PopularityScorer:
-    """Every user gets the items most clicked in training: the baseline to beat."""
+    """Every user gets the same items, those with the highest counts: the baseline to beat."""
 
     counts: Tensor
-    """Training clicks of each item, float32 [N]."""
+    """Of each item, such as its clicks in training, float32 [N]."""
     device: torch.device
     needs_clicks: bool = False
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ppr_dist import preemption, read_config, restarts, runs
-from ppr_dist.build_model import attach, untuned_model
+from ppr_dist.build_model import attach, cloze_of, untuned_model
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint.checkpointer import Checkpointer
 from ppr_dist.checkpoint.loading import load_dense, load_tables
@@ -19,7 +19,7 @@ from ppr_dist.checkpoint.position import Position, checkpoint_of, chosen
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.stream.collate import Collator
-from ppr_dist.data.stream.item_shares import ItemShares
+from ppr_dist.data.stream.item_shares import Counted, ItemShares, MixedShares
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError, choose
@@ -60,6 +60,7 @@ class Run:
     manifest: Manifest
     info: RunInfo
     split: str
+    """Its name, or several names with "+" between them."""
     config: Config
     context: DistributedContext
     profile: bool = False
@@ -75,8 +76,26 @@ class Run:
 
     @property
     def hold_out(self) -> int:
-        """Last interactions of each user kept out of training."""
-        return 2 if self.split == "pretrain" else 0
+        """Last interactions of each warm user kept out of training."""
+        return 2 if self.trains_warm else 0
+
+    @property
+    def trains_warm(self) -> bool:
+        """Whether warm users are trained on."""
+        return "pretrain" in self.split.split("+")
+
+    @property
+    def item_shares(self) -> ItemShares | MixedShares:
+        """Each item's share of the clicks that are trained on."""
+        shares, clicks = [], []
+        for name in self.split.split("+"):
+            counted: Counted = "train" if name == "pretrain" else "tune"
+            shares.append(ItemShares(self.data, counted, self.manifest.items))
+            split = self.manifest.split(name)
+            clicks.append(split.events - (self.hold_out * split.users if name == "pretrain" else 0))
+        if len(shares) == 1:
+            return shares[0]
+        return MixedShares(tuple((each, n / max(sum(clicks), 1)) for each, n in zip(shares, clicks, strict=True)))
 
     @property
     def first_target(self) -> int:
@@ -92,7 +111,7 @@ class Run:
     @property
     def validation(self) -> tuple[str, str]:
         """Task and split that choose the best checkpoint; training sees none of it."""
-        usual = "validation" if self.split == "pretrain" else self.config.train.validation_task
+        usual = "validation" if self.trains_warm else self.config.train.validation_task
         task = OBJECTIVES[self.config.train.objectives[0]].task or usual
         return task, "tune-validation" if TASKS[task].cold else "pretrain"
 
@@ -112,9 +131,11 @@ def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
             resume=arguments.resume or restarts.goes_on(arguments.run_dir),
             manifest=manifest,
             info=dataclasses.replace(
-                runs.describe("pretrain", None, arguments.data, manifest), seeds={"pretrain": config.train.seed}
+                runs.describe("pretrain", None, arguments.data, manifest),
+                splits=list(arguments.split),
+                seeds={"pretrain": config.train.seed},
             ),
-            split="pretrain",
+            split="+".join(arguments.split),
             config=config,
             context=context,
             profile=arguments.profile,
@@ -154,6 +175,7 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             info=dataclasses.replace(
                 info,
                 init=str(arguments.init.resolve()),
+                splits=list(dict.fromkeys([*pretrained_info.splits, arguments.split])),
                 seeds={"pretrain": pretrained.train.seed, "tune": config.train.seed},
                 trained_on_validation=pretrained_info.trained_on_validation,
             ),
@@ -205,11 +227,13 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
     collator = Collator(
         objectives=objectives,
         items=run.manifest.items,
-        probability=ItemShares(run.data, "train" if run.split == "pretrain" else "tune", run.manifest.items),
+        probability=run.item_shares,
         max_length=config.model.max_length,
         hold_out=run.hold_out,
         first_target=run.first_target,
         last_target=run.last_target,
+        cloze=cloze_of(config),
+        held_out_below=run.manifest.split("pretrain").users,
         seed=config.train.seed,
         rank=context.rank,
         world_size=context.world_size,

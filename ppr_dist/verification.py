@@ -182,7 +182,8 @@ def _replay(arguments: Arguments, first: Path, last: Path) -> None:
         on_main(lambda: _make_replay(folder, run, first))  # in place of what a replay that failed has left
     data = arguments.data or here(info.data)
     if info.method is None:
-        pretrain(PretrainArguments(data=data, run_dir=folder, resume=True), config)
+        splits: Any = read_position(first).stream.split.split("+")
+        pretrain(PretrainArguments(data=data, run_dir=folder, resume=True, split=splits), config)
     else:
         assert info.init is not None
         split: Any = read_position(first).stream.split

@@ -101,9 +101,22 @@ class Manifest:
         (folder / MANIFEST).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
 
     def split(self, name: str) -> Split:
-        if name not in self.splits:
-            raise UserError(f"no split {name!r} in the data: it has {', '.join(self.splits)}")
-        return self.splits[name]
+        """The split of that name, or several as one (``pretrain+tune-train``).
+
+        Raises :class:`UserError` where there is none such, or one is named twice.
+        """
+        names = name.split("+")
+        for each in names:
+            if each not in self.splits:
+                raise UserError(f"no split {each!r} in the data: it has {', '.join(self.splits)}")
+            if names.count(each) > 1:
+                raise UserError(f"split {each!r} is named twice: its users would be read twice in an epoch")
+        parts = [self.splits[each] for each in names]
+        return Split(
+            users=sum(part.users for part in parts),
+            events=sum(part.events for part in parts),
+            shards=tuple(shard for part in parts for shard in part.shards),
+        )
 
 
 def load_manifest(folder: Path) -> Manifest:

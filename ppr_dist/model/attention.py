@@ -1,4 +1,4 @@
-"""Causal self-attention over packed sequences.
+"""Self-attention over packed sequences, causal or not.
 
 Shapes: R rows of all sequences, D width, H heads; a bucket has s sequences padded to L rows.
 """
@@ -14,20 +14,38 @@ from torch import Tensor
 from ppr_dist.model.packed_sequences import PackedSequences, gather_rows, scattered
 
 
-def attend(qkv: Tensor, sequences: PackedSequences, heads: int, dropout: float = 0.0) -> Tensor:
-    """Causal self-attention of each sequence, queries, keys and values side by side: [R, 3·D] → [R, D].
+def attend(qkv: Tensor, sequences: PackedSequences, heads: int, dropout: float = 0.0, *, causal: bool = True) -> Tensor:
+    """Self-attention of each sequence, queries, keys and values side by side: [R, 3·D] → [R, D].
 
-    ``dropout``: probability on attention weights. Padding goes behind the rows that are real, so the causal
-    mask is the only mask needed.
+    ``dropout``: probability on attention weights. ``causal``: a row sees itself and what stands before it. Padding goes
+    behind the rows that are real, so the causal mask is the only mask needed; without it padding is masked.
     """
     padded = _PadHeads.apply(qkv, sequences, heads)
-    mixed = [_attend(padded[3 * i : 3 * i + 3], slots, dropout) for i, slots in enumerate(sequences.slots)]
+    real = [None] * len(sequences.slots) if causal else _real_rows(sequences)
+    mixed = [
+        _attend(padded[3 * i : 3 * i + 3], slots, dropout, causal, mask)
+        for i, (slots, mask) in enumerate(zip(sequences.slots, real, strict=True))
+    ]
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
-def _attend(padded: tuple[Tensor, ...], slots: Tensor | None, dropout: float) -> Tensor:
+def _real_rows(sequences: PackedSequences) -> list[Tensor | None]:
+    """Of each bucket which rows are no padding, bool [s, 1, 1, L]; None: all."""
+    lengths = (sequences.lengths + sequences.prompt_rows).split([bucket.sequences for bucket in sequences.buckets])
+    return [
+        # Of an empty sequence too one row is seen: a softmax over nothing is no number.
+        None
+        if slots is None
+        else (torch.arange(bucket.width, device=count.device) < count.clamp(min=1)[:, None])[:, None, None]
+        for slots, bucket, count in zip(sequences.slots, sequences.buckets, lengths, strict=True)
+    ]
+
+
+def _attend(
+    padded: tuple[Tensor, ...], slots: Tensor | None, dropout: float, causal: bool, mask: Tensor | None
+) -> Tensor:
     query, key, value = padded
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout)
     return _by_row(mixed) if slots is None else gather_rows(_by_row(mixed), slots)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppr_dist.batch import Batch, View
+from ppr_dist.batch import Batch, History, View
 from ppr_dist.config import Model
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.model.dropout import drop
@@ -25,7 +25,8 @@ _PROFILE = -1  # a draw beside those of the backbone's dropout layers
 
 
 class SequentialModel(nn.Module):
-    """Backbone and heads, and what a tuning method attaches: prompt generator, profile encoder, adapters.
+    """Backbone and heads, a mask where one is needed, and what a tuning method attaches: prompt generator, profile
+    encoder, adapters.
 
     ``user vector after t clicks = u_a + u_s(t)`` (PPR eq. 4): u_a = profile_encoder(x_u) where there is one, u_s(t) the
     backbone's state after [prompt | first t clicks]; without a prompt u_s(0) = 0.
@@ -41,10 +42,23 @@ class SequentialModel(nn.Module):
         self.prompt: ProfileMLP | None = None
         self.profile_encoder: ProfileMLP | None = None
         self.heads = nn.ModuleDict()
+        self.mask: nn.Parameter | None = None
+        self.user_model: Any = None
+
+    def attach_mask(self, wanted: bool) -> None:
+        """Have a vector that stands for a masked item, or none; one there already stays as it is."""
+        if not wanted:
+            self.mask = None
+        elif self.mask is None:
+            self.mask = nn.Parameter(torch.randn(self.dim) * 0.02)
 
     def attach_heads(self, heads: dict[str, nn.Module]) -> None:
         """Have the heads of these objectives and no others; those there already stay as they are."""
         self.heads = nn.ModuleDict({name: dict(self.heads.items()).get(name, head) for name, head in heads.items()})
+
+    def attach_user_model(self, module: nn.Module) -> None:
+        """Make user vectors by ``module(items, batch, profiles)`` → [P, D] in place of backbone and profile encoder."""
+        self.user_model = module
 
     def attach_prompt(self, rows: int, features: int, hidden: int) -> None:
         """Put ``rows`` prompt rows, generated from profiles [B, features], before the clicks."""
@@ -64,8 +78,14 @@ class SequentialModel(nn.Module):
             "profile_encoder").
         """
         views = [View(), *(view for wanted in batch.views.values() for view in wanted)]
+        if self.user_model is not None and len(views) == 1 and not self.heads:
+            user = self.user_model(self.scored(items), batch, profiles)
+            return Encoded(user=self.scored(user.float()), final=None, heads={})
         sequences, states = self._states(items, batch, views, profiles.get("prompt"))
-        user = sequences.after(states, batch.user_rows, batch.context_lengths)
+        if self.user_model is not None:
+            user = self.user_model(self.scored(items), batch, profiles)
+        else:
+            user = sequences.after(states, batch.user_rows, batch.context_lengths)
         u_a = None
         if self.profile_encoder is not None and "profile_encoder" in profiles:
             u_a = self.profile_encoder(profiles["profile_encoder"])
@@ -103,12 +123,20 @@ class SequentialModel(nn.Module):
             asked_at=_joined([history.asked_at for history in histories]),
             keys=_joined([None if batch.keys is None else mixed(batch.keys + n) for n in range(len(views))]),
         )
-        clicks = torch.cat([history.items for history in histories])
-        x = self.backbone.embed(F.embedding(clicks, items), sequences)
+        x = self.backbone.embed(self._vectors(items, histories), sequences)
         if self.prompt is not None and x_u is not None:
             x_us = [self._dropped(x_u, batch, view) for view in views]
             x = sequences.insert_prompts(x, self.prompt(torch.cat(x_us)).view(-1, self.dim))
         return sequences, self.backbone(x, sequences)
+
+    def _vectors(self, items: Tensor, histories: list[History]) -> Tensor:
+        """What stands for the clicks of all histories [T, D]: their items' vectors, or the mask."""
+        x = F.embedding(torch.cat([history.items for history in histories]), items)
+        if self.mask is None:
+            return x
+        # Also where nothing is masked: the mask then has a gradient still, 0 on any number of ranks.
+        parts = [torch.zeros_like(h.items, dtype=torch.bool) if h.masked is None else h.masked for h in histories]
+        return torch.where(torch.cat(parts)[:, None], self.mask, x)
 
     def _dropped(self, x_u: Tensor, batch: Batch, view: View) -> Tensor:
         """Profiles [B, m·d] as a view has them."""

@@ -94,6 +94,9 @@ class Objective:
     task: ClassVar[str | None] = None
     """The task by which a run with this objective first is validated; None: the stage's own."""
 
+    masks: ClassVar[bool] = False
+    """Whether its views show the model's mask in place of some items."""
+
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         """Raises :class:`~ppr_dist.errors.UserError` on settings that do not fit the data."""
         self.scores = config.loss

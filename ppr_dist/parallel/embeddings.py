@@ -103,10 +103,13 @@ class ShardedEmbeddings:
         """Begin to send a batch's ids to the ranks that hold their rows. A collective."""
         values, counts, rows = self._visible(batch)
         profiles = self._start_profiles(values, counts)
-        return PendingLookUp(self._start_items(batch.item_ids), profiles, rows)
+        return PendingLookUp(self._start_items(self._with_references(batch.item_ids)), profiles, rows)
 
     def look_up(self, pending: PendingLookUp) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rows as they stand now: of items [U, D], and x_u [B, A·d] by use. A collective."""
+        """Rows as they stand now: of items [U, D], those of the reference items behind them, and x_u [B, A·d] by use.
+
+        A collective.
+        """
         return self._item_rows(pending.items), self._profiles(pending.profiles, pending.profile_rows)
 
     def look_up_batch(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -139,6 +142,11 @@ class ShardedEmbeddings:
             tuple(counts[column] for column in columns),
             torch.stack(rows) if rows else batch.profile_rows[:0],
         )
+
+    def _with_references(self, ids: Tensor) -> Tensor:
+        if not self.sizes.reference_items:
+            return ids
+        return torch.cat([ids, torch.tensor(self.sizes.reference_items).to(ids.device, non_blocking=True)])
 
     def _start_items(self, ids: Tensor) -> InputDistribution:
         return InputDistribution(self.model.module.items, ids, {"item": len(ids)})

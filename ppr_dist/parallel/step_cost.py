@@ -81,7 +81,8 @@ def step_cost(
     samples = samples_of(w) if device == "cuda" else 1
     # What of the items lies on this rank by choice does not travel, and what it has besides lies elsewhere.
     own = sum(cost.local_items for cost in costs.values())
-    items = shape.looked_up - own if own else other * shape.looked_up
+    looked_up = shape.looked_up + len(sizes.reference_items)
+    items = looked_up - own if own else other * looked_up
     values = other * len(sizes.uses) * shape.profile_values
     parameters = sum(parameter.numel() for parameter in model.parameters())
     attached = _attached_flops(model, _adapters(config, catalogue, model), shape)
@@ -136,9 +137,10 @@ class StepFlops:
 
 
 def _attached_flops(model: SequentialModel, adapters: int, shape: Shape) -> float:
-    """Forward and backward, of adapters, prompt and profile encoder."""
+    """Forward and backward, of adapters, prompt and profile encoder, and of a user model of its own."""
     mlps = sum(_weights(module) * times for module, times in ((model.prompt, shape.views), (model.profile_encoder, 1)))
-    return 3 * 2 * (shape.rows * adapters + shape.users * mlps)
+    user_model = 0.0 if model.user_model is None else model.user_model.flops(shape.targets)
+    return 3 * 2 * (shape.rows * adapters + shape.users * mlps) + user_model
 
 
 def _adapters(config: Config, catalogue: Catalogue, model: SequentialModel) -> int:

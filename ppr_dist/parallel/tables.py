@@ -42,6 +42,8 @@ class TableSizes:
     attribute_dim: int
     uses: tuple[str, ...] = ()
     """What profiles are embedded for; each use has tables of its own."""
+    reference_items: tuple[int, ...] = ()
+    """Items that every batch looks up beside its own, behind them."""
 
 
 def profile_table(use: str, attribute: str) -> str:

@@ -6,6 +6,7 @@ from ppr_dist.tuning.fine_tune import FineTune
 from ppr_dist.tuning.head import Head
 from ppr_dist.tuning.last_layer import LastLayer
 from ppr_dist.tuning.lora import LoRA
+from ppr_dist.tuning.melu import MeLU
 from ppr_dist.tuning.norms_and_biases import NormsAndBiases
 from ppr_dist.tuning.patch import Patch
 from ppr_dist.tuning.ppr import PPRFull, PPRLight
@@ -21,4 +22,5 @@ TUNING_METHODS: dict[str, type[TuningMethod]] = {
     "last-layer": LastLayer,
     "norms-and-biases": NormsAndBiases,
     "head": Head,
+    "melu": MeLU,
 }

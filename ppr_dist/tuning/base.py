@@ -11,7 +11,7 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Tables
 from ppr_dist.model.sequential import SequentialModel
 
-ATTACHED = ("prompt.", "profile_encoder.", "heads.")
+ATTACHED = ("prompt.", "profile_encoder.", "heads.", "user_model.")
 """How the names of parameters begin that a pre-trained model does not have."""
 
 
@@ -34,7 +34,7 @@ class TuningMethod:
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         """Raises :class:`~ppr_dist.errors.UserError` where the data has not what the method needs."""
-        self.config = config
+        self.config, self.catalogue = config, catalogue
         self.features = len(catalogue.profile) * config.profiles.attribute_dim
         """Width of a profile's embedding, m·d; 0 where the data has no profiles."""
 
@@ -42,6 +42,11 @@ class TuningMethod:
     def items_are_trainable(cls, tables: Tables) -> bool:
         """Whether the item table is trainable."""
         return cls.trains_items if tables.train_items is None else tables.train_items
+
+    @classmethod
+    def reference_items(cls, config: Config, catalogue: Catalogue) -> tuple[int, ...]:
+        """Items whose vectors the model is given in every step beside the batch's, behind them."""
+        return ()
 
     def attach(self, model: SequentialModel) -> None:
         """Add what the pre-trained model does not have: by default the profile encoder."""

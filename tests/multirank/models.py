@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ppr_dist.build_model import attach, untuned_model
+from ppr_dist.build_model import attach, cloze_of, untuned_model
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Model, Profiles, Tables, Train
 from ppr_dist.data.stream.collate import Collator
@@ -129,6 +129,7 @@ def make_collator(
         seed=5,
         rank=context.rank,
         world_size=context.world_size,
+        cloze=cloze_of(config),
     )
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from ppr_dist.batch import Batch, History, View, distinct_values
 from ppr_dist.checkpoint.certificate import hash_of
 from ppr_dist.data.counter_random import bits
-from ppr_dist.data.stream.item_shares import ItemShares
+from ppr_dist.data.stream.cloze import Cloze
+from ppr_dist.data.stream.item_shares import ItemShares, MixedShares
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
 from ppr_dist.data.stream.step_users import Drawn, DrawnView, StepUsers
 from ppr_dist.data.stream.users import Int64Array, Users
@@ -34,12 +35,12 @@ class Collator:
     """By name; each draws what it wants to see (:meth:`ppr_dist.objectives.base.Objective.draw`)."""
     items: int
     """Size of the catalogue."""
-    probability: npt.NDArray[np.float32] | ItemShares
+    probability: npt.NDArray[np.float32] | ItemShares | MixedShares
     """Share of each item among the split's training clicks, [items]; the in-batch proposal of logQ. Of whole histories,
     where targets are the last ``max_length`` of each: an item clicked early in long ones counts for a little more."""
     max_length: int
     hold_out: int
-    """Last interactions of each user kept out of training (2 in pre-training: validation and test target)."""
+    """Last interactions of each user kept out of training (2 of warm users: validation and test target)."""
     first_target: int
     """0 where the first interaction is a target too (the prompt or profile alone predicts it), else 1."""
     seed: int
@@ -49,6 +50,11 @@ class Collator:
     """Clicks of a user before the last that is a target; None: all are."""
     target_time: bool = False
     """Whether the model sees when each target was clicked."""
+    cloze: Cloze | None = None
+    """Which clicks are masked, for a model that sees all of a sequence: these are the targets. None: every click is the
+    target of those before it."""
+    held_out_below: int | None = None
+    """Users of this index or above are cold: nothing of theirs is held out. None: there are none such."""
     bucket_tokens: int | None = None
     """Tokens a padded bucket holds before a shorter history opens the next; None: what suits a CPU."""
 
@@ -56,7 +62,8 @@ class Collator:
         cut, times, is_target = self._cut(users, epoch, step, global_users)
         drawn = {name: objective.draw(cut) for name, objective in self.objectives.items()}
         is_history = np.ones(len(cut.clicks), np.bool_)
-        is_history[np.cumsum(cut.counts)[cut.counts > 0] - 1] = False  # all but each user's last click
+        if self.cloze is None:
+            is_history[np.cumsum(cut.counts)[cut.counts > 0] - 1] = False  # all but each user's last click
         item_ids, clicks, drawn_rows = _deduplicate(cut.clicks, drawn)
         history = History(
             items=torch.from_numpy(clicks[is_history]),
@@ -64,6 +71,7 @@ class Collator:
             buckets=cut.buckets,
             times=None if times is None else torch.from_numpy(times[is_history]),
             asked_at=torch.from_numpy(times[_after(is_history)]) if times is not None and self.target_time else None,
+            masked=None if self.cloze is None else torch.from_numpy(is_target),
         )
         return Batch(
             users=torch.from_numpy(cut.index),
@@ -89,7 +97,9 @@ class Collator:
         """The clicks that are trained on, users in descending order of how many they have; their times; which of them
         are targets.
         """
-        starts, stops = users.offsets[:-1], users.offsets[1:] - self.hold_out
+        starts, stops = users.offsets[:-1], users.offsets[1:]
+        warm = True if self.held_out_below is None else users.index < self.held_out_below
+        stops = stops - np.where(warm, self.hold_out, 0)
         if self.last_target is not None:
             stops = np.minimum(stops, starts + self.last_target + 1)
         whole = starts >= stops - (self.max_length + 1)
@@ -102,7 +112,10 @@ class Collator:
         first_target = np.where(whole[place], self.first_target, 1)
         row, position = ragged_arange(counts)
         kept = starts[row] + position
-        is_target = position >= first_target[row]
+        is_target, context, lengths = position >= first_target[row], position, np.maximum(counts - 1, 0)
+        if self.cloze is not None:
+            is_target = self.cloze.masked(counts, self.seed, epoch, users.index[place])
+            context, lengths = position + 1, counts
         cut = StepUsers(
             index=users.index[place],
             attributes=users.attributes[:, place],
@@ -110,8 +123,9 @@ class Collator:
             counts=counts,
             first_target=first_target,
             user_rows=row[is_target],
-            context_lengths=position[is_target],
-            buckets=bucket_by_length(np.maximum(counts - 1, 0), self.bucket_tokens),
+            context_lengths=context[is_target],
+            buckets=bucket_by_length(lengths, self.bucket_tokens),
+            lengths=lengths,
             place=place,
             epoch=epoch,
             step=step,
@@ -138,7 +152,12 @@ def _view(history: History, drawn: DrawnView | None, profile_dropout: float) -> 
     if drawn is None:
         return View(profile_dropout=profile_dropout)
     clicks = torch.from_numpy(drawn.clicks)
+    masked = None if history.masked is None else history.masked[clicks]
+    if drawn.masked is not None:
+        more = torch.from_numpy(drawn.masked)
+        masked = more if masked is None else masked | more
     changed = History(
+        masked=masked,
         items=history.items[clicks],
         lengths=torch.from_numpy(drawn.lengths),
         buckets=drawn.buckets,

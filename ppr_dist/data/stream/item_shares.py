@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +52,19 @@ class ItemShares:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ItemShares, (self.folder, self.counted, self.items)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedShares:
+    """Shares among the clicks of several splits together."""
+
+    parts: tuple[tuple[ItemShares, float], ...]
+    """Shares in each split, and the split's share of the clicks."""
+
+    def __getitem__(self, ids: Int64Array) -> npt.NDArray[np.float32]:
+        """As :class:`ItemShares`."""
+        mixed = sum(np.float32(weight) * shares[ids] for shares, weight in self.parts)
+        return np.asarray(mixed, np.float32)
 
 
 def _path(folder: Path, counted: Counted) -> Path:

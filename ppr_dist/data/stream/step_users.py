@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppr_dist.batch import Bucket, Int64Array
-from ppr_dist.data.stream.item_shares import ItemShares
+from ppr_dist.data.stream.item_shares import ItemShares, MixedShares
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,10 @@ class StepUsers:
     user_rows: Int64Array
     """User of each target, [P]."""
     context_lengths: Int64Array
-    """Clicks before each target, [P]."""
+    """Rows of the history after which each target is predicted, [P]: those of the clicks before it, and its own where
+    targets are masked."""
     buckets: tuple[Bucket, ...]
-    """Of the histories: all clicks but each user's last."""
+    """Of the histories."""
     place: Int64Array
     """Where each user stands in this rank's part of the global batch, [B]."""
     epoch: int
@@ -47,16 +48,13 @@ class StepUsers:
     """Users in the global batch."""
     items: int
     """Size of the catalogue."""
-    probability: npt.NDArray[np.float32] | ItemShares
+    probability: npt.NDArray[np.float32] | ItemShares | MixedShares
     """Share of each item among the split's training clicks, [items]."""
     seed: int
     rank: int
     world_size: int
-
-    @property
-    def lengths(self) -> Int64Array:
-        """Length of each history, [B]."""
-        return np.maximum(self.counts - 1, 0)
+    lengths: Int64Array
+    """Length of each history, [B]: all of a user's clicks but the last, or all where some are masked to be targets."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +63,8 @@ class DrawnView:
 
     clicks: Int64Array
     """Numbers of clicks among all histories' [T], user after user."""
+    masked: npt.NDArray[np.bool_] | None = None
+    """Which of them show the model's mask in place of their item; None: none more than the histories have."""
     lengths: Int64Array
     """How many each user has, [B]."""
     buckets: tuple[Bucket, ...]

@@ -40,6 +40,7 @@ class StreamState:
     fingerprint: str
     """Fingerprint of the data (manifest.json)."""
     split: str
+    """Its name, or several names with "+" between them."""
     seed: int
     batch: int
     """Users per global batch."""
@@ -81,7 +82,7 @@ class _Lane:
 
 
 class UserStream:
-    """Users of one split as this rank reads them.
+    """Users of one split as this rank reads them, or of several (:meth:`ppr_dist.data.manifest.Manifest.split`).
 
     ``shuffle=False`` keeps the order of the shards (evaluation). Raises :class:`UserError` on an empty split, on
     shards that are missing or changed, and on a batch smaller than the world.

@@ -1,6 +1,7 @@
 """Backbones: one file each, found here by name."""
 
 from ppr_dist.model.backbones.base import Backbone
+from ppr_dist.model.backbones.bert4rec import BERT4Rec
 from ppr_dist.model.backbones.gru4rec import GRU4Rec
 from ppr_dist.model.backbones.hstu import HSTU
 from ppr_dist.model.backbones.nextitnet import NextItNet
@@ -11,4 +12,5 @@ BACKBONES: dict[str, type[Backbone]] = {
     "gru4rec": GRU4Rec,
     "hstu": HSTU,
     "nextitnet": NextItNet,
+    "bert4rec": BERT4Rec,
 }

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ppr_dist.data.stream.cloze import Cloze
 from ppr_dist.model.packed_sequences import PackedSequences
 
 
@@ -21,10 +22,16 @@ class Backbone(nn.Module):
     reads_times: ClassVar[bool] = False
     """Whether it makes anything of times; otherwise ``model.target_time`` is refused."""
     causal: ClassVar[bool] = True
-    """Whether a state depends on what stands before it alone."""
+    """Whether a state depends on what stands before it alone. Otherwise it is trained and asked by masks: its targets
+    are masked clicks of the sequence (:meth:`cloze`), and a user's vector is the state of a mask behind the context."""
 
     def __init__(self, settings: Any, dim: int, max_length: int, dropout: float) -> None:
         super().__init__()
+
+    @classmethod
+    def cloze(cls, settings: Any) -> Cloze | None:
+        """Which clicks are masked in training; None: none, as the next click is predicted after each."""
+        return None
 
     def embed(self, items: Tensor, sequences: PackedSequences) -> Tensor:
         """Vectors of the clicks [T, D] → what enters :meth:`forward` for them [T, D]: positions, times, dropout."""

@@ -79,3 +79,15 @@ def test_other_versions_and_edits_are_refused(tmp_path: Path, times: bool, chang
     with pytest.raises(UserError, match=rf"manifest\.json: {said}") as refused:
         load_manifest(tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def test_several_splits_are_read_as_one_and_none_twice(tmp_path: Path) -> None:
+    parts = {"pretrain": random_users(30, 9), "tune-train": random_users(20, 9, first_index=30)}
+    manifest = write_data(tmp_path, parts, items=9, per_shard=8)
+    both = manifest.split("pretrain+tune-train")
+    assert (both.users, both.events) == (50, sum(len(users.items) for users in parts.values()))
+    assert both.shards == (*manifest.split("pretrain").shards, *manifest.split("tune-train").shards)
+    with pytest.raises(UserError, match="'tune-train' is named twice"):
+        manifest.split("tune-train+tune-train")
+    with pytest.raises(UserError, match="no split 'tune'"):
+        manifest.split("pretrain+tune")
