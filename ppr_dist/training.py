@@ -233,7 +233,7 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
         first_target=run.first_target,
         last_target=run.last_target,
         cloze=cloze_of(config),
-        held_out_below=run.manifest.split("pretrain").users,
+        held_out_below=run.manifest.split("pretrain").users if run.trains_warm else None,
         seed=config.train.seed,
         rank=context.rank,
         world_size=context.world_size,

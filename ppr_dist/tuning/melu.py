@@ -2,8 +2,8 @@
 
 As published, a perceptron is adapted to each user by gradient steps on what is known of them, and trained so that the
 adapted one predicts what comes next (Algorithm 1); embeddings are not adapted. What differs from the published model,
-which predicts a rating from user and item vectors: the perceptron makes a user vector of the profile and the mean vector
-of the clicked items, so that a dot product ranks the whole catalogue; the local loss is a softmax of the clicked items
+which predicts a rating from user and item vectors: the perceptron makes a user vector of the profile and the clicked
+items' mean vector, so that a dot product ranks the whole catalogue; the local loss is a softmax of the clicked items
 against reference items in place of squared errors of ratings; and no second derivative is taken.
 
 Shapes: P contexts, x features, D width, K reference items.
@@ -86,7 +86,7 @@ class Perceptron(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.references, self.temperature = settings, references, temperature
-        self.normalize = normalize
+        self.dim, self.normalize = dim, normalize
         self.net = _net(features + dim, settings.hidden, dim)
         # What is computed with given weights; in a tuple, so that it is no module of the engine, whose hooks would ask
         # for weights of its own.
@@ -145,8 +145,7 @@ class Perceptron(nn.Module):
     def flops(self, contexts: float) -> float:
         """Forward and backward; a local step is a forward and a backward pass too."""
         weights = sum(weight.numel() for weight in self.net.parameters())
-        dim = self.net[-1].out_features
-        local = self.settings.local_steps * (weights + self.references * dim)
+        local = self.settings.local_steps * (weights + self.references * self.dim)
         return 2.0 * 3 * (contexts + 1) * (weights + local)
 
 
