@@ -1,0 +1,90 @@
+"""What is compared: a method is one row of data; and the ranges that every method is searched over.
+
+To add one: a line in :data:`METHODS`, and its name in the tables (benchmarks/paper/tables.py) that show it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Options = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """How a model is made and asked."""
+
+    tune: str | None
+    """``tune --method``; None: the pre-trained run as it is, or a baseline."""
+    options: Options = dataclasses.field(default_factory=dict)
+    """Options of ``tune`` (sections and keys), which no trial changes."""
+    searched: tuple[str, ...] = ("new", "pretrained", "dropout")
+    """Names of :data:`RANGES` that it has; every method has as many trials."""
+    evaluate: Options = dataclasses.field(default_factory=dict)
+    """Options of ``evaluate``."""
+    answers_first: bool = True
+    """Whether it ranks items before the first click (zero-shot)."""
+
+
+PROMPTED = ("new", "dropout", "weight", "temperature")
+METHODS: dict[str, Method] = {
+    "popularity": Method(tune=None, evaluate={"baseline": "popularity"}),
+    "pre-train": Method(tune=None, answers_first=False),
+    "fine-tune": Method(tune="fine-tune"),
+    "ppr-light": Method(tune="ppr-light", searched=PROMPTED),
+    "ppr-full": Method(tune="ppr-full", searched=("pretrained", *PROMPTED)),
+    # Without the contrastive loss (Figure 3).
+    "ppr-light, no contrast": Method(
+        tune="ppr-light", searched=("new", "dropout"), options={"contrastive": {"weight": 0.0}}
+    ),
+    "ppr-full, no contrast": Method(tune="ppr-full", options={"contrastive": {"weight": 0.0}}),
+    # Controls: what of the difference is freezing, and what the prompt.
+    "fine-tune, items frozen": Method(tune="fine-tune", options={"tables": {"train_items": False}}),
+    "ppr-full, items frozen": Method(
+        tune="ppr-full", searched=("pretrained", *PROMPTED), options={"tables": {"train_items": False}}
+    ),
+}
+
+RANGES: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
+    "new": (("train.lr", "tables.lr"), (1.0, 0.3, 3.0)),
+    "pretrained": (("train.pretrained_lr", "tables.pretrained_lr"), (0.1, 0.03, 0.3, 0.01, 1.0)),
+    "dropout": (("model.dropout",), (0.1, 0.3)),
+    "weight": (("contrastive.weight",), (0.1, 0.03, 0.3)),
+    "temperature": (("contrastive.temperature",), (0.2, 0.1, 0.5)),
+}
+"""By name: the options it sets, and its values, of which the first is the starting point. Learning rates are multiples
+of :data:`UNITS`: dense parameters and tables go together."""
+UNITS = {"lr": {"train": 1e-3, "tables": 0.05}, "pretrained_lr": {"train": 1e-3, "tables": 0.05}}
+"""Adam's and row-wise Adagrad's learning rates in configs/ml-1m/tune.yaml."""
+
+
+def trial(method: Method, number: int, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Options of a trial: 0 has the first value of each range; the others walk each range in a seeded order.
+
+    A range is walked to its end before a value comes again. Methods share the walk: trial 3 has one learning rate.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for at, (name, (options, values)) in enumerate(RANGES.items()):
+        if name in method.searched:
+            draw = np.random.default_rng([seed, at])
+            walk = [values[0]]
+            while len(walk) <= number:
+                order = draw.permutation(values[1:] if len(walk) == 1 else values)
+                walk += [float(value) for value in order]
+            for option in options:
+                section, key = option.split(".")
+                found.setdefault(section, {})[key] = walk[number] * UNITS.get(key, {}).get(section, 1.0)
+    return found
+
+
+def merged(*parts: Options) -> dict[str, Any]:
+    """Options of all ``parts``, the later ones counting."""
+    out: dict[str, Any] = {}
+    for part in parts:
+        for section, value in part.items():
+            out[section] = {**out.get(section, {}), **value} if isinstance(value, Mapping) else value
+    return out

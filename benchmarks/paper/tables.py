@@ -1,0 +1,245 @@
+"""The paper's tables, each with what was measured here beside what the paper reports.
+
+A table function takes a :class:`~benchmarks.paper.study.Study` and returns Markdown and what of it is kept as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.paper import published
+from benchmarks.paper.jobs import PROTOCOLS, Job
+from benchmarks.paper.methods import METHODS
+from benchmarks.paper.statistics import Comparison, Sums, compare, holm
+from benchmarks.paper.study import Study, collect
+from ppr_dist.data.manifest import load_manifest
+from ppr_dist.errors import UserError
+
+Result = tuple[list[str], dict[str, Any]]
+BASELINE, PPR = "fine-tune", ("ppr-light", "ppr-full")
+TUNED = (BASELINE, *PPR)
+EVERY = ("popularity", "pre-train", *TUNED)
+"""Rows of Tables III and V; a rival is added by its name."""
+CONTROLS = (BASELINE, "fine-tune, items frozen", "ppr-full, items frozen", *PPR)
+SHOTS = (1, 3, 5, 7)
+"""Clicks before the last target, in Figure 4; users have one more."""
+TASKS = ("few-shot", "zero-shot", "joint")
+
+
+def table1(study: Study) -> Result:
+    """Share of the parameters that a method trains."""
+    done = study.tested(TUNED, "joint")[study.scale.folds[0]]
+    found = {name: of[0].result() for name, of in done.items()}
+    whole = found[BASELINE]["trainable"]
+    rows = [[name, f"{r['trainable']:,}", f"{r['trainable'] / whole:.2%}"] for name, r in found.items()]
+    told = ", ".join(f"{name} {share}" for name, share in published.TUNED_SHARE.items())
+    head = ["method", "trained parameters", "of those of fine-tune"]
+    return [*_markdown(head, rows), "", f"Paper, Table I, PPR(light): {told}."], {
+        name: r["trainable"] for name, r in found.items()
+    }
+
+
+def table2(study: Study) -> Result:
+    """Counts."""
+    manifest = load_manifest(study.data(study.scale.folds[0]))
+    users = {name: split.users for name, split in manifest.splits.items()}
+    warm, cold = manifest.splits["pretrain"], [s for name, s in manifest.splits.items() if name != "pretrain"]
+    counts = [sum(users.values()), manifest.items, warm.events, sum(split.events for split in cold)]
+    rows = [[study.log.name, *(f"{count:,}" for count in counts)]]
+    rows += [[f"{name} (paper)", *(f"{count:,}" for count in told)] for name, told in published.COUNTS.items()]
+    head = ["data", "users", "items", "pre-training clicks", "tuning clicks"]
+    split = ", ".join(f"{name} {count:,}" for name, count in users.items())
+    return [*_markdown(head, rows), "", f"Users of fold {study.scale.folds[0]}: {split}."], {"users": users}
+
+
+def table3(study: Study) -> Result:
+    """Few-shot, with weights of its own."""
+    return _rankings(study, EVERY, "few-shot", ("few-shot",), "III")
+
+
+def table4(study: Study) -> Result:
+    """Zero-shot, with weights of its own."""
+    return _rankings(study, ("popularity", *TUNED), "zero-shot", ("zero-shot",), "IV")
+
+
+def table5(study: Study) -> Result:
+    """Few-shot and zero-shot with one set of weights, together (the paper's Table V) and apart."""
+    return _rankings(study, EVERY, "joint", ("joint", "few-shot", "zero-shot"), "V")
+
+
+def table6(study: Study) -> Result:
+    """Few-shot, from a model pre-trained by CL4SRec."""
+    if "cl4srec" not in study.log.pretrain:
+        raise UserError("table6 needs the objective cl4srec, which this version has not")
+    return _rankings(study, ("pre-train", *TUNED), "few-shot", ("few-shot",), "VI", pretrained="cl4srec")
+
+
+def table8(study: Study) -> Result:
+    """Gender and age from the clicks; the model does not see the attribute it predicts."""
+    names, rows, kept = ("accuracy", "precision", "recall", "f1"), [], {}
+    for attribute in study.log.attributes:
+        done = study.tested(TUNED, "joint", attribute=attribute)
+        for method in TUNED:
+            lines = [job.result()["lines"][0] for of in done.values() for job in of[method]]
+            of_seed = np.array([[line[name] for name in names] for line in lines])
+            cells = [f"{m:.4f} ± {s:.4f}" for m, s in zip(of_seed.mean(0), of_seed.std(0, ddof=1), strict=True)]
+            rows.append([attribute, method, f"{np.mean([line['majority_rate'] for line in lines]):.4f}", *cells])
+            kept[f"{attribute} {method}"] = of_seed.tolist()
+    head = ["attribute", "method", "most frequent value", *names]
+    told = "; ".join(f"{name} {' / '.join(map(str, of))}" for name, of in published.PREDICTION.items())
+    note = (
+        "Means over folds and seeds ± standard deviation between them. Precision, recall and F1 are means over the"
+        f" values. Paper, Table VIII (graduate state, one value against the other): {told}."
+    )
+    return [*_markdown(head, rows), "", note], kept
+
+
+def figure3(study: Study) -> Result:
+    """Few-shot without the contrastive loss."""
+    return _rankings(study, (*TUNED, *(f"{name}, no contrast" for name in PPR)), "few-shot", ("few-shot",), None)
+
+
+def controls(study: Study) -> Result:
+    """What freezing does, and what the prompt: one set of weights."""
+    return _rankings(study, CONTROLS, "joint", ("few-shot", "zero-shot"), None)
+
+
+def figure4(study: Study) -> Result:
+    """Few-shot on histories cropped to k clicks before the target, in training and test of tuning."""
+    found, lines = {}, []
+    chosen = study.search(TUNED, "few-shot")
+    for shots in SHOTS:
+        done = study.tested(TUNED, "few-shot", searched=chosen, cold_clicks=shots + 1)
+        found[str(shots)] = collect(done, "few-shot", "sampled-99")
+    rows = [
+        [shots, method, *(_gain(compare(of[metric], method, BASELINE)) for metric in ("auc", "hit@10", "ndcg@10"))]
+        for shots, of in found.items()
+        for method in PPR
+    ]
+    lines = _markdown(["k", "method", "AUC", "HIT@10", "NDCG@10"], rows)
+    note = (
+        "Gain over fine-tune, 95 % interval; options as the search for few-shot on whole histories chose them. A user"
+        " has k + 1 clicks, so the longest history before a target has k."
+    )
+    kept = {
+        shots: {metric: of[metric].as_json() for metric in ("auc", "hit@10", "ndcg@10")} for shots, of in found.items()
+    }
+    return [*lines, "", note], kept
+
+
+TABLES: dict[str, Callable[[Study], Result]] = {
+    "table1": table1,
+    "table2": table2,
+    "table3": table3,
+    "table4": table4,
+    "table5": table5,
+    "table6": table6,
+    "table8": table8,
+    "figure3": figure3,
+    "figure4": figure4,
+    "controls": controls,
+}
+
+
+def _rankings(
+    study: Study, methods: Sequence[str], task: str, shown: Sequence[str], table: str | None, **variant: Any
+) -> Result:
+    """Means of all methods, and every one that is tuned against fine-tuning."""
+    searched = study.search(methods, task, **variant)
+    done = study.tested(methods, task, searched=searched, **variant)
+    lines = _of_search(searched)
+    kept: dict[str, Any] = {"options": {name: options for name, (options, _) in searched.items()}}
+    for protocol in PROTOCOLS:
+        for which in shown:
+            of = collect(done, which, protocol)
+            kept[f"{which} {protocol}"] = {metric: each.as_json() for metric, each in of.items()}
+            instances = f"{int(of['auc'].total[-1]):,} instances of {of['auc'].users:,} users"
+            lines += ["", f"### {which}, {_WORDS[protocol]}", "", f"{instances}; ± is the deviation between seeds.", ""]
+            lines += _means(of)
+            lines += ["", *_against(of, table if protocol == "sampled-99" else None)]
+    kept["passports"] = _passports(done)
+    return lines, kept
+
+
+_WORDS = {"sampled-99": "among 99 sampled items", "full": "in the whole catalogue"}
+
+
+def _passports(done: Mapping[int, Mapping[str, Sequence[Job]]]) -> list[Any]:
+    """Of each protocol, as the first fold's lines have them; seeds of tuning apart they are all alike."""
+    first = next(iter(next(iter(done.values())).values()))[0]
+    return [line["passport"] for line in first.result()["lines"]]
+
+
+def _of_search(searched: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, (options, trials) in searched.items():
+        words = ", ".join(f"{section}.{key} {value:g}" for section, of in options.items() for key, value in of.items())
+        best = max(trials, key=lambda each: each["validation"])
+        found = ", ".join(f"{each['validation']:.4f}" for each in trials)
+        rows.append([name, words, str(best["epochs"]), found])
+    head = ["method", "options of the best trial", "best epoch", "validation NDCG@50 of all trials"]
+    return ["Search on fold 1's validation users:", "", *_markdown(head, rows)]
+
+
+def _means(of: Mapping[str, Sums]) -> list[str]:
+    any_of = next(iter(of.values()))
+    rows = []
+    for name in any_of.names:
+        spread = {metric: each.seed_deviations[name] for metric, each in of.items()}
+        tuned = METHODS[name].tune is not None
+        cells = [
+            f"{each.means[name]:.4f}"
+            + (f" ± {spread[metric]:.4f}" if tuned and spread[metric] == spread[metric] else "")
+            for metric, each in of.items()
+        ]
+        rows.append([name, *cells])
+    return _markdown(["method", *(metric.upper() for metric in of)], rows)
+
+
+def _against(of: Mapping[str, Sums], table: str | None) -> list[str]:
+    """Each tuned method but fine-tuning against it: one family of tests."""
+    names = [name for name in next(iter(of.values())).names if METHODS[name].tune and name != BASELINE]
+    found = {(name, metric): compare(each, name, BASELINE) for name in names for metric, each in of.items()}
+    adjusted = dict(zip(found, holm([each.p for each in found.values()]), strict=True))
+    rows = []
+    for (name, metric), each in found.items():
+        told = published.gains(table, name, metric) if table and name in PPR else {}
+        cells = [f"{each.difference:+.4f} ± {each.error:.4f}", _gain(each), f"{each.effect:+.3f}", f"{each.p:.3g}"]
+        paper = ", ".join(f"{data} {100 * gain:+.1f} %" for data, gain in told.items())
+        rows.append([name, metric.upper(), *cells, f"{adjusted[name, metric]:.3g}", *([paper] if table else [])])
+    head = ["method", "metric", "difference", "gain, 95 % interval", "effect d", "p", "p (Holm)"]
+    won = [key for key in found if adjusted[key] < 0.05 and found[key].difference > 0]
+    lost = [key for key in found if adjusted[key] < 0.05 and found[key].difference < 0]
+    told_head = [f"the paper's gain (Table {table})"] if table else []
+    verdict = (
+        f"Against {BASELINE}, paired by user, standard errors clustered by user, Holm over these {len(found)} tests at"
+        f" 5 %: better {_said(won)}; worse {_said(lost)}."
+    )
+    return [verdict, "", *_markdown([*head, *told_head], rows)]
+
+
+def _said(keys: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} {metric.upper()}" for name, metric in keys) or "nowhere"
+
+
+def _gain(each: Comparison) -> str:
+    return f"{100 * each.gain:+.1f} % [{100 * each.gain_low:+.1f}, {100 * each.gain_high:+.1f}]"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def scale_words(study: Study) -> str:
+    """What was run, in a sentence."""
+    s = dataclasses.asdict(study.scale)
+    folds = ", ".join(map(str, s["folds"]))
+    return (
+        f"{s['trials']} trials for each method on fold 1's validation users; test users of folds {folds} of 5,"
+        f" {s['seeds']} seeds of tuning, one pre-training; at most {s['epochs']} epochs, best by validation, patience"
+        f" {s['patience']}."
+    )
