@@ -73,12 +73,14 @@ def scalars(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def named_errors(path: str) -> Iterator[None]:
-    """Turn DuckDB's complaints while reading ``path`` into a :class:`UserError`."""
+    """Turn DuckDB's complaints while reading ``path`` into a :class:`UserError`; not those of memory and disk."""
     try:
         yield
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
+        if isinstance(error, duckdb.IOException) and "Could not write" in str(error):
+            raise  # a full disk is no fault of what is read
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # DuckDB goes on with advice on its own options; only the place (line, file) is of use here.
         said = list(itertools.takewhile(lambda line: not line.startswith("Possible fixes"), lines[:3]))

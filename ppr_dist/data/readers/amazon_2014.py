@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ppr_dist.data.readers.amazon_2018 import reviews
+from ppr_dist.data.readers.amazon_2018 import clicks, metadata
 from ppr_dist.data.readers.base import Log, Raw, Reader, first_of_each
 from ppr_dist.errors import UserError
 
@@ -55,14 +55,14 @@ class Amazon2014(Reader):
     terms = "its authors ask to be cited; the terms on that page"
 
     def read(self, raw: Raw) -> Log:
-        meta = raw.optional("meta_*.json")
+        file = raw.file("reviews_*.json", "ratings_*.csv")
+        meta = metadata(raw, file)
         if meta is not None:
             known = products(meta)
             parts = iter(lambda: list(itertools.islice(known, LINES)), [])
             batches = (pa.RecordBatch.from_pylist(part, ITEM) for part in parts)
             raw.con.register("products_2014", pa.RecordBatchReader.from_batches(ITEM, batches))
-        columns = ("user_id", "item_id", "rating", "timestamp")
         return Log(
-            interactions=reviews(raw, "reviews_*.json", "ratings_*.csv", rating_columns=columns),
+            interactions=clicks(raw, file, ("user_id", "item_id", "rating", "timestamp")),
             items=first_of_each("item_id", "SELECT * FROM products_2014") if meta is not None else None,
         )

@@ -9,6 +9,8 @@ stands twice in the metadata is taken as it first stands there.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ppr_dist.data.readers.base import Log, Raw, Reader, first_of_each
 
 REVIEW = {"reviewerID": "VARCHAR", "asin": "VARCHAR", "overall": "DOUBLE", "unixReviewTime": "BIGINT"}
@@ -21,9 +23,14 @@ META = {
 }
 
 
-def reviews(raw: Raw, *patterns: str, rating_columns: tuple[str, ...]) -> str:
-    """SQL of the clicks: JSON lines of reviews, or a CSV of ``rating_columns`` without a header."""
-    file = raw.file(*patterns, without="meta_*")
+def metadata(raw: Raw, file: Path) -> Path | None:
+    """The metadata of the category whose reviews or ratings are ``file``, or None."""
+    category = file.name.split(".")[0].removeprefix("reviews_").removeprefix("ratings_").removesuffix("_5")
+    return raw.optional(f"meta_{category}.json", f"meta_{category}.jsonl")
+
+
+def clicks(raw: Raw, file: Path, rating_columns: tuple[str, ...]) -> str:
+    """SQL of the clicks of JSON lines of reviews, or of a CSV of ``rating_columns`` without a header."""
     if ".csv" in file.name:
         kinds = {"user_id": "VARCHAR", "item_id": "VARCHAR", "rating": "DOUBLE", "timestamp": "BIGINT"}
         table = raw.csv(file, {name: kinds[name] for name in rating_columns})
@@ -40,7 +47,8 @@ class Amazon2018(Reader):
     terms = "its authors ask to be cited; the terms on that page"
 
     def read(self, raw: Raw) -> Log:
-        meta = raw.optional("meta_*.json")
+        file = raw.file("*.json", "*.csv", without="meta_*")
+        meta = metadata(raw, file)
         items = None
         if meta is not None:
             items = first_of_each(
@@ -48,5 +56,4 @@ class Amazon2018(Reader):
                 "SELECT asin AS item_id, title, brand, category, imageURLHighRes[1] AS image"
                 f" FROM {raw.json(meta, META)}",
             )
-        log = reviews(raw, "*.json", "*.csv", rating_columns=("item_id", "user_id", "rating", "timestamp"))
-        return Log(interactions=log, items=items)
+        return Log(interactions=clicks(raw, file, ("item_id", "user_id", "rating", "timestamp")), items=items)

@@ -8,6 +8,7 @@ all. Beside them meta_CATEGORY.jsonl, where it is there: title, categories, stor
 
 from __future__ import annotations
 
+from ppr_dist.data.readers.amazon_2018 import metadata
 from ppr_dist.data.readers.base import Log, Raw, Reader, first_of_each
 
 REVIEW = {"user_id": "VARCHAR", "parent_asin": "VARCHAR", "rating": "DOUBLE", "timestamp": "BIGINT"}
@@ -29,7 +30,7 @@ class Amazon2023(Reader):
     def read(self, raw: Raw) -> Log:
         file = raw.file("*.jsonl", "*.csv", without="meta_*")
         log = raw.csv(file, REVIEW, header=True) if ".csv" in file.name else raw.json(file, REVIEW)
-        meta = raw.optional("meta_*.jsonl")
+        meta = metadata(raw, file)
         items = None
         if meta is not None:
             items = first_of_each(

@@ -58,7 +58,10 @@ class Reader(ABC):
 
 
 class Raw:
-    """Where the user has the files: a folder (they may lie below it), one file, or the publisher's zip."""
+    """Where the user has the files: a folder (they may lie below it), the publisher's zip, or one file.
+
+    Of one file those beside it are found too: it says which is meant where there are several.
+    """
 
     def __init__(self, path: Path, con: duckdb.DuckDBPyConnection, unpacked: Path) -> None:
         """``unpacked``: a folder for the members of a zip; only those that are asked for are unpacked."""
@@ -71,8 +74,10 @@ class Raw:
         """The files whose names fit one of ``patterns`` (or do with .gz behind them) and not ``without``, sorted."""
         if self._zip:
             return self._members(patterns, without)
-        found = [self.path] if self.path.is_file() else sorted(p for p in self.path.rglob("*") if p.is_file())
-        return [file for file in found if _fits(file, patterns, without)]
+        if self.path.is_file() and _fits(self.path, patterns, without):
+            return [self.path]
+        found = self.path.parent.glob("*") if self.path.is_file() else self.path.rglob("*")
+        return [file for file in sorted(found) if _fits(file, patterns, without) and file.is_file()]
 
     def some(self, *patterns: str) -> list[Path]:
         """The files that fit. Raises :class:`UserError` where none does."""
@@ -91,7 +96,8 @@ class Raw:
         """The one file that fits. Raises :class:`UserError` where none or several do."""
         found = self.optional(*patterns, without=without)
         if found is None:
-            raise UserError(f"{self.path}: no {' or '.join(patterns)} in it")
+            where = "beside it" if self.path.is_file() and not self._zip else "in it"
+            raise UserError(f"{self.path}: no {' or '.join(patterns)} {where}")
         return found
 
     def csv(

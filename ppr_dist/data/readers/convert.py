@@ -77,7 +77,9 @@ def convert(
     ):
         try:
             log = reader.read(Raw(raw, con, unpacked))
-            result = _write(con, name, reader, log, raw, folder, min_rating)
+            if min_rating is not None:
+                log = _rated(con, log, raw, min_rating)
+            result = _write(con, name, reader, log, raw, folder)
         except UserError as error:
             raise UserError(f"{error}; {reader.published()}") from error
         (folder / SUMMARY).write_text(json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False) + "\n")
@@ -91,15 +93,12 @@ def _write(
     log: Log,
     raw: Path,
     folder: Path,
-    min_rating: float | None,
 ) -> Converted:
     tables, columns = {}, {}
     queries = {"interactions": log.interactions, "users": log.users, "items": log.items, **log.more}
     for table, query in queries.items():
         if query is None:
             continue
-        if table == "interactions" and min_rating is not None:
-            query = _rated(con, query, raw, min_rating)
         file = folder / f"{table}.parquet"
         with named_errors(str(raw)):
             con.execute(f"COPY ({query}) TO {literal(str(file))} (FORMAT parquet)")
@@ -111,10 +110,10 @@ def _write(
         if table in tables:
             _check_keys(con, raw, table, key)
     users, items = scalars(con, "SELECT count(DISTINCT user_id), count(DISTINCT item_id) FROM interactions")
-    left_out = {}
+    counts = {}
     for said, query in log.left_out.items():
         with named_errors(str(raw)):
-            (left_out[said],) = scalars(con, query)
+            (counts[said],) = scalars(con, query)
     return Converted(
         reader=name,
         page=reader.page,
@@ -124,16 +123,19 @@ def _write(
         items=items,
         tables=tables,
         columns=columns,
-        left_out={said: count for said, count in left_out.items() if count},
+        left_out={said: count for said, count in counts.items() if count},
     )
 
 
-def _rated(con: duckdb.DuckDBPyConnection, query: str, raw: Path, least: float) -> str:
+def _rated(con: duckdb.DuckDBPyConnection, log: Log, raw: Path, least: float) -> Log:
+    """Return ``log`` without the clicks rated below ``least``, which it counts."""
     with named_errors(str(raw)):
-        names = [row[0] for row in con.execute(f"DESCRIBE {query}").fetchall()]
+        names = [row[0] for row in con.execute(f"DESCRIBE {log.interactions}").fetchall()]
     if "rating" not in names:
         raise UserError("--min-rating: the data set has no ratings")
-    return f"SELECT * FROM ({query}) WHERE rating >= {least}"
+    kept, clicks = f"coalesce(rating >= {least}, false)", f"FROM ({log.interactions})"
+    lower = {f"clicks not rated {least:g} or more": f"SELECT count(*) {clicks} WHERE NOT {kept}"}
+    return dataclasses.replace(log, interactions=f"SELECT * {clicks} WHERE {kept}", left_out={**log.left_out, **lower})
 
 
 def _check_clicks(con: duckdb.DuckDBPyConnection, raw: Path, names: list[str], rows: int) -> None:

@@ -15,6 +15,7 @@ from ppr_dist import convert as command
 from ppr_dist import library
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.pipeline import prepare
+from ppr_dist.data.prepare.sources import named_errors
 from ppr_dist.data.readers import READERS
 from ppr_dist.data.readers.base import seconds_or_milliseconds
 from ppr_dist.data.readers.convert import Converted, convert
@@ -92,6 +93,7 @@ def test_ratings_of_amazon_have_their_years_columns(name: str, file: str, text: 
 def test_lower_ratings_may_be_left_out(tmp_path: Path) -> None:
     result, frame = read("ml-1m", tmp_path, min_rating=3)
     assert (result.clicks, sorted(frame.rating)) == (2, [3.0, 5.0])
+    assert result.left_out == {"clicks not rated 3 or more": 1}
     with pytest.raises(UserError, match="--min-rating: the data set has no ratings"):
         convert("tenrec", READERS["tenrec"], PUBLISHED["tenrec"].write(tmp_path / "x"), tmp_path / "y", min_rating=1)
 
@@ -123,6 +125,22 @@ def test_a_file_that_is_there_twice_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"raw: holds 2 files .* \(QB-video\.csv, QK-article\.csv\); name one; Tenrec"):
         convert("tenrec", READERS["tenrec"], raw, tmp_path / "log")
     assert convert("tenrec", READERS["tenrec"], raw / "QB-video.csv", tmp_path / "log").clicks == 4
+
+
+def test_one_file_says_which_of_several_is_meant_and_finds_its_companions(tmp_path: Path) -> None:
+    raw = PUBLISHED["amazon-2018"].write(tmp_path / "raw")
+    (raw / "Toys_5.json").write_text("")
+    (raw / "meta_Toys.json").write_text("")
+    convert("amazon-2018", READERS["amazon-2018"], raw / "All_Beauty_5.json", tmp_path / "log")
+    assert pq.read_table(tmp_path / "log" / "items.parquet")["title"].to_pylist() == ["Soap"]
+    (raw / "other.txt").write_text("")
+    with pytest.raises(UserError, match=r"other\.txt: no ratings\.dat beside it; MovieLens 1M is published"):
+        convert("ml-1m", READERS["ml-1m"], raw / "other.txt", tmp_path / "other")
+
+
+def test_a_full_disk_is_not_said_to_be_the_fault_of_the_data(tmp_path: Path) -> None:
+    with pytest.raises(duckdb.IOException, match="No space left"), named_errors("data"):
+        raise duckdb.IOException('IO Error: Could not write file "x": No space left on device')
 
 
 def test_the_test_part_of_mind_is_refused(tmp_path: Path) -> None:
@@ -161,15 +179,6 @@ def test_a_user_of_ttl_with_two_rows_in_one_file_has_no_value(tmp_path: Path) ->
     assert users.age[2] == 1
     # Both rows, that of click with the same items, and the like of before.
     assert result.left_out == {"rows of other files that fit several users": 4}
-
-
-def test_the_order_of_a_large_file_is_kept(tmp_path: Path) -> None:
-    """DuckDB reads a file of this size by several threads."""
-    n = 400_000
-    head = "user_id,item_id,click,follow,like,share,video_category,watching_times,gender,age\n"
-    text = head + "".join(f"{k % 7},{k},1,0,0,0,1,1,1,1\n" for k in range(n))
-    frame = read_only("tenrec", tmp_path, **{"QB-video__csv": text})
-    assert (frame.sort_values("position").item_id.to_numpy() == range(n)).all()
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
