@@ -2,11 +2,11 @@
 
     python -m benchmarks.paper table3 table5 --log FOLDER --work FOLDER [--out FOLDER] [--quick]
 
-``all`` is every one; ``controls`` tells freezing from prompting. ``--log`` (or PPR_DIST_ML1M) holds MovieLens-1M as
-interactions.parquet and users.parquet; without it the synthetic catalogue is measured alone. What is in ``--work`` is
-not run again: an interrupted command goes on where it was. ``--out`` takes paper_NAME_LOG.md, its figures as .png and
-.svg, and .json with means and the sums that paired tests need; nothing of a single user. ``--quick``: every table with
-settings too small to mean anything.
+``all`` is every one; ``controls`` tells freezing from prompting, ``users`` and ``pretrainings`` vary what they name.
+``--log`` (or PPR_DIST_ML1M) holds MovieLens-1M as interactions.parquet and users.parquet; without it the synthetic
+catalogue is measured alone. What is in ``--work`` is not run again: an interrupted command goes on where it was.
+``--out`` takes paper_NAME_LOG.md, its figures as .png and .svg, and .json with means and the sums that paired tests
+need; nothing of a single user. ``--quick``: every table with settings too small to mean anything.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
+import shlex
 from pathlib import Path
 
 from benchmarks.hardware import hardware, heading
 from benchmarks.paper.figures import draw
+from benchmarks.paper.methods import METHODS
 from benchmarks.paper.study import Scale, Study, ml_1m, synthetic
 from benchmarks.paper.tables import TABLES, scale_words
-from ppr_dist.errors import UserError
 
 QUICK = Scale(trials=1, seeds=2, folds=(1,), epochs=1, pretrain_epochs=1, pretrainings=1)
 
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=Scale.seeds)
     parser.add_argument("--folds", type=int, nargs="+", default=list(Scale.folds))
     parser.add_argument("--logs", nargs="+", choices=["ml-1m", "synthetic"], default=["ml-1m", "synthetic"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", default=[], help="rows to have")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     scale = QUICK if options.quick else Scale(trials=options.trials, seeds=options.seeds, folds=tuple(options.folds))
@@ -48,13 +49,9 @@ def main() -> None:
     names = list(TABLES) if "all" in options.tables else list(dict.fromkeys(options.tables))
     done = []
     for log in logs:
-        study = Study(log, scale, work, options.workers)
+        study = Study(log, scale, work, options.workers, tuple(options.methods))
         for name in names:
-            try:
-                lines, kept = TABLES[name](study)
-            except UserError as error:
-                print(f"{name}, {log.name}: {error}", file=sys.stderr)
-                continue
+            lines, kept = TABLES[name](study)
             title = f"{name}: {TABLES[name].__doc__} {log.name}"
             text = [*heading(title, hardware(), scale_words(study)), f"    {_command(name, log.name, options)}", ""]
             print("\n".join([*text, *lines, ""]), flush=True)
@@ -72,7 +69,8 @@ def main() -> None:
 def _command(name: str, log: str, options: argparse.Namespace) -> str:
     sizes = "--quick" if options.quick else f"--trials {options.trials} --seeds {options.seeds}"
     folds = "" if options.quick else f" --folds {' '.join(map(str, options.folds))}"
-    return f"python -m benchmarks.paper {name} --log FOLDER --work FOLDER --logs {log} {sizes}{folds}"
+    methods = f" --methods {shlex.join(options.methods)}" if options.methods else ""
+    return f"python -m benchmarks.paper {name} --log FOLDER --work FOLDER --logs {log} {sizes}{folds}{methods}"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class Method:
 
     tune: str | None
     """``tune --method``; None: the pre-trained run as it is, or a baseline."""
+    pretrained: str | None = None
+    """What it starts from, of :data:`PRETRAINED`; None: what its table starts from."""
     options: Options = dataclasses.field(default_factory=dict)
     """Options of ``tune`` (sections and keys), which no trial changes."""
     searched: tuple[str, ...] = ("new", "pretrained", "dropout")
@@ -37,17 +39,35 @@ METHODS: dict[str, Method] = {
     "fine-tune": Method(tune="fine-tune"),
     "ppr-light": Method(tune="ppr-light", searched=PROMPTED),
     "ppr-full": Method(tune="ppr-full", searched=("pretrained", *PROMPTED)),
+    # The rivals of Table III, with the same profiles: docs/training.md.
+    "first-clicks": Method(tune=None, evaluate={"baseline": "first-clicks"}),
+    "BERT4Rec": Method(tune="head", pretrained="bert4rec-both", searched=("new", "dropout")),
+    "SASRec": Method(tune="head", pretrained="sasrec-both", searched=("new", "dropout")),
+    "CL4SRec": Method(tune="head", pretrained="cl4srec-both", searched=("new", "dropout")),
+    "MeLU": Method(tune="melu", searched=("new", "pretrained", "local")),
     # Without the contrastive loss (Figure 3).
     "ppr-light, no contrast": Method(
         tune="ppr-light", searched=("new", "dropout"), options={"contrastive": {"weight": 0.0}}
     ),
     "ppr-full, no contrast": Method(tune="ppr-full", options={"contrastive": {"weight": 0.0}}),
     # Controls: what of the difference is freezing, and what the prompt.
+    "profile encoder only": Method(tune="head", searched=("new", "dropout")),
     "fine-tune, items frozen": Method(tune="fine-tune", options={"tables": {"train_items": False}}),
     "ppr-full, items frozen": Method(
         tune="ppr-full", searched=("pretrained", *PROMPTED), options={"tables": {"train_items": False}}
     ),
 }
+
+BOTH = {"split": ["pretrain", "tune-train"]}
+"""Pre-trained on the users to tune on too: once for each fold."""
+PRETRAINED: dict[str, Options] = {
+    "sasrec": {},
+    "cl4srec": {"train": {"objectives": ["softmax", "cl4srec"]}},
+    "sasrec-both": BOTH,
+    "cl4srec-both": {**BOTH, "train": {"objectives": ["softmax", "cl4srec"]}},
+    "bert4rec-both": {**BOTH, "model": {"backbone": "bert4rec"}, "train": {"objectives": ["full_softmax"]}},
+}
+"""Options of ``pretrain``, in addition to the log's."""
 
 RANGES: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "new": (("train.lr", "tables.lr"), (1.0, 0.3, 3.0)),
@@ -55,6 +75,7 @@ RANGES: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "dropout": (("model.dropout",), (0.1, 0.3)),
     "weight": (("contrastive.weight",), (0.1, 0.03, 0.3)),
     "temperature": (("contrastive.temperature",), (0.2, 0.1, 0.5)),
+    "local": (("melu.local_lr",), (0.1, 5e-6, 0.01, 1.0)),
 }
 """By name: the options it sets, and its values, of which the first is the starting point. Learning rates are multiples
 of :data:`UNITS`: dense parameters and tables go together."""

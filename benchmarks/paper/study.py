@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.ml_1m import ROOT
 from benchmarks.paper import jobs
 from benchmarks.paper.jobs import Job
-from benchmarks.paper.methods import METHODS, merged, trial
+from benchmarks.paper.methods import METHODS, PRETRAINED, merged, trial
 from benchmarks.paper.statistics import Sums, sums
 from ppr_dist.errors import UserError
 from ppr_dist.passport import difference
@@ -53,8 +53,8 @@ class Log:
     interactions: Path
     users: Path
     prepare: Mapping[str, Any]
-    pretrain: Mapping[str, Mapping[str, Any]]
-    """Options of ``pretrain`` by the name of the pre-trained model; ``config`` is a file."""
+    pretrain: Mapping[str, Any]
+    """Options of ``pretrain``."""
     tune: Path
     attributes: tuple[str, ...]
     """To be predicted in Table VIII."""
@@ -66,6 +66,8 @@ class Study:
     scale: Scale
     work: Path
     workers: int
+    only: tuple[str, ...] = ()
+    """Rows that rankings have; empty: all."""
 
     def data(self, fold: int, **variant: int) -> Path:
         """Prepared data of a fold; ``variant``: further options of ``prepare``."""
@@ -81,15 +83,17 @@ class Study:
             prepare(**{**files, **self.log.prepare, **options})
         return out
 
-    def pretrained(self, name: str = "sasrec", seed: int = 0) -> Path:
-        """The run of a pre-training, on the warm users."""
-        out = self.work / self.log.name / f"pretrain-{name}-{seed}"
+    def pretrained(self, name: str, seed: int, fold: int) -> Path:
+        """The run of a pre-training, on the warm users; where it sees users to tune on too, one for each fold."""
+        of_fold = "split" in PRETRAINED[name]
+        out = self.work / self.log.name / f"pretrain-{name}-{seed}{f'-fold-{fold}' if of_fold else ''}"
         if not (out / "done").is_file():
             from ppr_dist.library import pretrain
 
             epochs = {"epochs": self.scale.pretrain_epochs} if self.scale.pretrain_epochs else {}
-            options = merged(self.log.pretrain[name], {"train": {"seed": seed, **epochs}})
-            pretrain(data=self._prepared("warm", {}), run_dir=out, resume=True, **options)
+            options = merged(self.log.pretrain, PRETRAINED[name], {"train": {"seed": seed, **epochs}})
+            data = self.data(fold) if of_fold else self._prepared("warm", {})
+            pretrain(data=data, run_dir=out, resume=True, **options)
             (out / "done").touch()
         return out
 
@@ -113,7 +117,7 @@ class Study:
             folder=self.work / self.log.name / "runs" / place / f"fold-{fold}" / method.replace(", ", "-") / folder,
             config=self.log.tune,
             data=self.data(fold, **variant),
-            init=self.pretrained(pretrained, seed),
+            init=self.pretrained(METHODS[method].pretrained or pretrained, seed, fold),
             method=METHODS[method],
             options=merged(options, {"train": usual}, asked),
             task="attribute" if attribute else "joint",
@@ -235,7 +239,7 @@ def synthetic(work: Path, *, quick: bool) -> Log:
         interactions=folder / "interactions.parquet",
         users=folder / "users.parquet",
         prepare={"buckets": {"age": 6}},
-        pretrain={"sasrec": {"config": configs / "pretrain.yaml", "logging": {"progress": False}}},
+        pretrain={"config": configs / "pretrain.yaml"},
         tune=configs / "tune.yaml",
         attributes=("gender", "age"),
     )
@@ -257,7 +261,7 @@ def ml_1m(folder: Path) -> Log:
         interactions=folder / "interactions.parquet",
         users=folder / "users.parquet",
         prepare={"min_item_count": 5, "attributes": ["gender", "age", "occupation"], "simulate_cold": 0.2},
-        pretrain={"sasrec": fast},
+        pretrain=fast,
         tune=configs / "tune.yaml",
         attributes=("gender", "age"),
     )

@@ -17,17 +17,16 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.statistics import Comparison, Sums, compare, holm
 from benchmarks.paper.study import Study, collect
 from ppr_dist.data.manifest import load_manifest
-from ppr_dist.errors import UserError
 
 Result = tuple[list[str], dict[str, Any]]
 BASELINE, PPR = "fine-tune", ("ppr-light", "ppr-full")
 TUNED = (BASELINE, *PPR)
-EVERY = ("popularity", "pre-train", *TUNED)
-"""Rows of Tables III and V; a rival is added by its name."""
-CONTROLS = (BASELINE, "fine-tune, items frozen", "ppr-full, items frozen", *PPR)
+RIVALS = ("BERT4Rec", "SASRec", "MeLU", "CL4SRec")
+CONTROLS = (BASELINE, "fine-tune, items frozen", "profile encoder only", "ppr-full, items frozen", *PPR)
 SHOTS = (1, 3, 5, 7)
 """Clicks before the last target, in Figure 4; users have one more."""
-TASKS = ("few-shot", "zero-shot", "joint")
+USERS = (100, 300)
+"""To tune on, beside all of them."""
 
 
 def table1(study: Study) -> Result:
@@ -58,23 +57,22 @@ def table2(study: Study) -> Result:
 
 def table3(study: Study) -> Result:
     """Few-shot, with weights of its own."""
-    return _rankings(study, EVERY, "few-shot", ("few-shot",), "III")
+    return _rankings(study, ("popularity", *RIVALS, "pre-train", *TUNED), "few-shot", ("few-shot",), "III")
 
 
 def table4(study: Study) -> Result:
     """Zero-shot, with weights of its own."""
-    return _rankings(study, ("popularity", *TUNED), "zero-shot", ("zero-shot",), "IV")
+    return _rankings(study, ("popularity", "first-clicks", *TUNED), "zero-shot", ("zero-shot",), "IV")
 
 
 def table5(study: Study) -> Result:
     """Few-shot and zero-shot with one set of weights, together (the paper's Table V) and apart."""
-    return _rankings(study, EVERY, "joint", ("joint", "few-shot", "zero-shot"), "V")
+    methods = ("popularity", "first-clicks", "pre-train", *TUNED)
+    return _rankings(study, methods, "joint", ("joint", "few-shot", "zero-shot"), "V")
 
 
 def table6(study: Study) -> Result:
     """Few-shot, from a model pre-trained by CL4SRec."""
-    if "cl4srec" not in study.log.pretrain:
-        raise UserError("table6 needs the objective cl4srec, which this version has not")
     return _rankings(study, ("pre-train", *TUNED), "few-shot", ("few-shot",), "VI", pretrained="cl4srec")
 
 
@@ -110,25 +108,50 @@ def controls(study: Study) -> Result:
 
 def figure4(study: Study) -> Result:
     """Few-shot on histories cropped to k clicks before the target, in training and test of tuning."""
-    found, lines = {}, []
-    chosen = study.search(TUNED, "few-shot")
-    for shots in SHOTS:
-        done = study.tested(TUNED, "few-shot", searched=chosen, cold_clicks=shots + 1)
-        found[str(shots)] = collect(done, "few-shot", "sampled-99")
+    lines, kept = _varied(study, "k", {shots: {"cold_clicks": shots + 1} for shots in SHOTS})
+    return [*lines, "A user has k + 1 clicks, so the longest history before a target has k."], kept
+
+
+def users(study: Study) -> Result:
+    """Few-shot when tuned on fewer users."""
+    there = load_manifest(study.data(study.scale.folds[0])).splits["tune-train"].users
+    return _varied(study, "users", {n: {"tune_train_users": n} for n in USERS if n < there} | {there: {}})
+
+
+def _varied(study: Study, what: str, variants: Mapping[int, Mapping[str, int]]) -> Result:
+    """Gains over fine-tuning on data prepared otherwise, with the options that the search chose for few-shot."""
+    chosen, found = study.search(TUNED, "few-shot"), {}
+    for value, options in variants.items():
+        found[str(value)] = collect(
+            study.tested(TUNED, "few-shot", searched=chosen, **options), "few-shot", "sampled-99"
+        )
+    shown = ("auc", "hit@10", "ndcg@10")
     rows = [
-        [shots, method, *(_gain(compare(of[metric], method, BASELINE)) for metric in ("auc", "hit@10", "ndcg@10"))]
-        for shots, of in found.items()
+        [value, method, *(_gain(compare(of[metric], method, BASELINE)) for metric in shown)]
+        for value, of in found.items()
         for method in PPR
     ]
-    lines = _markdown(["k", "method", "AUC", "HIT@10", "NDCG@10"], rows)
-    note = (
-        "Gain over fine-tune, 95 % interval; options as the search for few-shot on whole histories chose them. A user"
-        " has k + 1 clicks, so the longest history before a target has k."
-    )
-    kept = {
-        shots: {metric: of[metric].as_json() for metric in ("auc", "hit@10", "ndcg@10")} for shots, of in found.items()
-    }
-    return [*lines, "", note], kept
+    note = "Gain over fine-tune with its 95 % interval; options as the search for few-shot on whole data chose them."
+    kept = {value: {metric: of[metric].as_json() for metric in shown} for value, of in found.items()}
+    return [*_markdown([what, "method", *(metric.upper() for metric in shown)], rows), "", note], kept
+
+
+def pretrainings(study: Study) -> Result:
+    """Share of the variance that is pre-training's: NDCG@10 with one set of weights, fold 1."""
+    first = Study(study.log, dataclasses.replace(study.scale, folds=(1,)), study.work, study.workers)
+    chosen, rows, kept = first.search(TUNED, "joint"), [], {}
+    by_seed = [
+        collect(first.tested(TUNED, "joint", searched=chosen, pretrain_seed=seed), "joint", "sampled-99")["ndcg@10"]
+        for seed in range(study.scale.pretrainings)
+    ]
+    for method in TUNED:
+        means = [of.means[method] for of in by_seed]
+        within = float(np.sqrt(np.mean([of.seed_deviations[method] ** 2 for of in by_seed])))
+        between = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+        rows.append([method, ", ".join(f"{mean:.4f}" for mean in means), f"{between:.4f}", f"{within:.4f}"])
+        kept[method] = {"means": means, "between": between, "within": within}
+    head = ["method", "by pre-training", "deviation between pre-trainings", "between seeds of tuning"]
+    return _markdown(head, rows), kept
 
 
 TABLES: dict[str, Callable[[Study], Result]] = {
@@ -142,6 +165,8 @@ TABLES: dict[str, Callable[[Study], Result]] = {
     "figure3": figure3,
     "figure4": figure4,
     "controls": controls,
+    "users": users,
+    "pretrainings": pretrainings,
 }
 
 
@@ -149,6 +174,7 @@ def _rankings(
     study: Study, methods: Sequence[str], task: str, shown: Sequence[str], table: str | None, **variant: Any
 ) -> Result:
     """Means of all methods, and every one that is tuned against fine-tuning."""
+    methods = [name for name in methods if not study.only or name in study.only]
     searched = study.search(methods, task, **variant)
     done = study.tested(methods, task, searched=searched, **variant)
     lines = _of_search(searched)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.paper import published, tables
-from benchmarks.paper.methods import METHODS, RANGES, merged, trial
+from benchmarks.paper.methods import METHODS, PRETRAINED, RANGES, merged, trial
 from ppr_dist.library import words
 from ppr_dist.read_config import parse_tuning
 from ppr_dist.tune import Arguments
@@ -41,7 +41,8 @@ def round_to_4(x: float) -> float:
 
 
 def test_tables_name_methods_that_there_are() -> None:
-    assert set(tables.EVERY) | set(tables.CONTROLS) <= set(METHODS)
+    assert {*tables.RIVALS, *tables.TUNED, *tables.CONTROLS} <= set(METHODS)
+    assert {method.pretrained for method in METHODS.values()} - {None} <= set(PRETRAINED)
 
 
 def test_the_paper_s_gains() -> None:
