@@ -32,6 +32,7 @@ FLAGS = {
     "build-arg",  # podman's
     "logdir",  # TensorBoard's
     *("no-deps", "strict", "log", "work"),  # of pip, mypy and the benchmarks
+    *("quick", "trials", "seeds", "folds", "methods"),  # of benchmarks.paper
 }
 # Changes name what was there before, and results what was typed then.
 SPEAKING = [file for file in DOCUMENTS if file.parent.name != "results" and file.name != "CHANGELOG.md"]
