@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from ppr_dist.checkpoint.certificate import Certificate
+from ppr_dist.checkpoint.certificate import Certificate, hash_of_options
 from ppr_dist.checkpoint.checkpointer import Checkpointer
 from ppr_dist.checkpoint.position import Best, Position
 from ppr_dist.config import Config
@@ -66,7 +66,8 @@ def train(
     deadline = time.monotonic() + 60 * (config.train.max_minutes or 1e9)
     step, lr, agreement, preemption = position.step, config.train.lr, Agreement(), preemption or Preemption()
     finite = FiniteGuard(checkpointer.run, loader.stream.folder)
-    certificate = Certificate(position.trained, step)
+    options = on_main(lambda: hash_of_options(checkpointer.run / "config.yaml"))
+    certificate = Certificate(position.trained, step, options)
 
     def raise_failures() -> None:
         checkpointer.finish()

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ppr_dist import runs
+from ppr_dist import read_config, runs
 from ppr_dist import tune as tune_command
 from ppr_dist.batch import Int64Array
 from ppr_dist.checkpoint import checksums, reader
-from ppr_dist.checkpoint.certificate import MODULUS, hash_of, of_steps
+from ppr_dist.checkpoint.certificate import MODULUS, Span, hash_of, of_steps
 from ppr_dist.checkpoint.position import Position, checkpoint_of, checkpoints, read_position, step_of
+from ppr_dist.checkpoint.wrong_steps import Step, name_fault
 from ppr_dist.config import Logging
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.remote import here
@@ -80,10 +81,8 @@ def check_trained(position: Position, stream: UserStream) -> str:
         if span.start != start:
             break
         if int(span.users, 16) != of_steps(_users(stream, span.start, span.stop)):
-            raise UserError(
-                f"steps {span.start} to {span.stop - 1}: not the users that were to be trained: some were left out, "
-                "repeated or trained in another step"
-            )
+            fault = _name_fault(span, stream) or "some were left out, repeated or trained in another step"
+            raise UserError(f"steps {span.start} to {span.stop - 1}: not the users that were to be trained: {fault}")
         start = span.stop
     if start != position.step:
         raise UserError(f"steps {start} to {position.step - 1}: nothing says what was trained")
@@ -130,6 +129,13 @@ def _users(stream: UserStream, start: int, stop: int) -> Iterator[tuple[int, int
             yield epoch, first + step, users.index
 
 
+def _name_fault(span: Span, stream: UserStream) -> str | None:
+    first = max(span.start - 1, 0)
+    steps = [Step(*each) for each in _users(stream, first, span.stop + 1)]
+    before = steps.pop(0) if first < span.start else None
+    return name_fault(int(span.users, 16), steps[:-1], (before, steps[-1]))
+
+
 def _hash_of_split(stream: UserStream) -> int:
     """Of all users, as the shards have them."""
     _, blocks = users_in_order(stream.folder, stream.manifest, stream.split, rank=0, world_size=1, at_once=65_536)
@@ -149,12 +155,18 @@ def _span_to_replay(arguments: Arguments, world_size: int) -> tuple[Path, Path]:
             raise UserError(f"--replay {arguments.replay}: no checkpoint of step {step_of(path)}; there are {there}")
     if step_of(first) >= step_of(last):
         raise UserError(f"--replay {arguments.replay}: the first is to be the earlier one")
+    options = read_position(last).trained[-1].options
     between = (span for span in read_position(last).trained if span.stop > step_of(first))
     for span in between:
+        steps = f"steps {span.start} to {span.stop - 1} were trained"
         if span.world_size != world_size:
             raise UserError(
-                f"steps {span.start} to {span.stop - 1} were trained on {span.world_size} rank(s), "
-                f"this is {world_size}: rounding differs; replay on as many"
+                f"{steps} on {span.world_size} rank(s), this is {world_size}: rounding differs; replay on as many"
+            )
+        if span.options != options:
+            raise UserError(
+                f"{steps} with other options than those before {last.name}: replay each part for itself, A:B being "
+                f"two of {there}"
             )
     return first, last
 
@@ -162,8 +174,10 @@ def _span_to_replay(arguments: Arguments, world_size: int) -> tuple[Path, Path]:
 def _replay(arguments: Arguments, first: Path, last: Path) -> None:
     """Train from ``first`` in a folder of its own and compare with ``last``. A collective."""
     run, stop = arguments.run_dir, step_of(last)
-    config, info = runs.read(run)
+    _, info = runs.read(run)
     folder = run / ".replay"
+    kept = last / "config.yaml"  # the options it was trained with; an earlier version kept the run's last ones alone
+    config = read_config.read(kept if kept.is_file() else run / "config.yaml")
     config = dataclasses.replace(
         config,
         train=dataclasses.replace(
@@ -213,7 +227,6 @@ def _compare(again: Path, saved: Path) -> None:
         if not torch.equal(one, other):
             raise UserError(
                 f"{saved}: {name} is not what training again comes to: {int((one != other).sum())} of {one.numel()} "
-                f"values differ, by {float((one.double() - other.double()).abs().max()):.3g} at most (trained with the "
-                "options of the run's last start: had an earlier one others?)"
+                f"values differ, by {float((one.double() - other.double()).abs().max()):.3g} at most"
             )
     print(f"{saved.name}: trained again, all {len(names)} tensors are equal to the bit", flush=True)

@@ -8,17 +8,29 @@ changes the sum. It is taken of the batch that went through the update, not of w
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import yaml
 
 from ppr_dist.batch import Int64Array
 from ppr_dist.data.counter_random import bits
 
 MODULUS = 2**128
 _HIGH, _LOW, _STEP = 21, 22, 23  # what a hash is for, as its seed
+_OTHERWISE_ALIKE = {
+    "train": {
+        *("epochs", "max_steps", "max_minutes", "patience", "eval_every_epochs", "validation_task", "best_metric"),
+        *("checkpoint_every", "keep_checkpoints", "keep_every", "async_checkpoint", "on_failed_checkpoint"),
+        *("log_every", "hang_minutes", "dry_step"),
+    },
+    "stream": {"workers"},
+}
 _LIMBS = tuple(range(0, 128, 32))
 
 
@@ -31,6 +43,8 @@ class Span:
     users: str
     """:func:`sum_of_step` over steps and users, in hexadecimal digits."""
     world_size: int
+    options: str = ""
+    """:func:`hash_of_options` of the run as it was then; empty: written by a version that did not note it."""
 
 
 def hash_of(users: Int64Array) -> int:
@@ -44,6 +58,12 @@ def hash_of(users: Int64Array) -> int:
     return total % MODULUS
 
 
+def hashes_of(users: Int64Array) -> list[int]:
+    """The hash of each of user indices int64 [B]."""
+    high, low = (bits(seed, users).tolist() for seed in (_HIGH, _LOW))
+    return [one << 64 | other for one, other in zip(high, low, strict=True)]
+
+
 def sum_of_step(epoch: int, step: int, users: int) -> int:
     """What a step adds, of the hashes of its users or of some of them (:func:`hash_of`)."""
     high, low = (int(bits(_STEP, epoch, step, half)[0]) for half in (0, 1))
@@ -53,9 +73,9 @@ def sum_of_step(epoch: int, step: int, users: int) -> int:
 class Certificate:
     """Of a run on this rank, as far as it has been trained."""
 
-    def __init__(self, spans: tuple[Span, ...], step: int) -> None:
-        """Of a run that has come to ``step`` by ``spans``."""
-        self.spans, self.start, self.sum = spans, step, 0
+    def __init__(self, spans: tuple[Span, ...], step: int, options: str = "") -> None:
+        """Of a run that has come to ``step`` by ``spans``, and goes on with these options."""
+        self.spans, self.start, self.sum, self.options = spans, step, 0, options
 
     def add(self, epoch: int, step: int, users: int) -> None:
         """Note a step that was trained; ``users``: :func:`hash_of` this rank's users of it."""
@@ -65,9 +85,24 @@ class Certificate:
         """All spans, the last of which ends before ``step``. A collective."""
         if step > self.start:
             users = f"{over_ranks(self.sum):032x}"
-            span = Span(start=self.start, stop=step, users=users, world_size=dist.get_world_size())
+            ranks = dist.get_world_size()
+            span = Span(start=self.start, stop=step, users=users, world_size=ranks, options=self.options)
             self.spans, self.start, self.sum = (*self.spans, span), step, 0
         return self.spans
+
+
+def hash_of_options(config: Path) -> str:
+    """Of those of a run's ``config.yaml`` that training depends on, in hexadecimal digits; empty without the file.
+
+    Left out: how long it trains, what it saves, measures and shows, and what only decides how fast it is.
+    """
+    if not config.is_file():
+        return ""
+    body = yaml.safe_load(config.read_text())
+    body = {name: section for name, section in body.items() if name != "logging"}
+    for section, names in _OTHERWISE_ALIKE.items():
+        body[section] = {name: value for name, value in body.get(section, {}).items() if name not in names}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def over_ranks(mine: int) -> int:

@@ -1,7 +1,7 @@
 """Checkpoints: tables through DCP, dense state by parameter name, atomic on disk.
 
-Layout: ``RUN/checkpoints/step-00000100/`` with DCP's files and ``position.json``. A folder of that name is complete:
-it is written as ``.step-…`` and renamed at the end, and back before it is deleted.
+Layout: ``RUN/checkpoints/step-00000100/`` with DCP's files, ``position.json`` and ``config.yaml``. A folder of that
+name is complete: it is written as ``.step-…`` and renamed at the end, and back before it is deleted.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ class Checkpointer:
 
     def _complete(self, partial: Path, folder: Path, position: Position, sums: dict[str, str]) -> None:
         (partial / "position.json").write_text(json.dumps(dataclasses.asdict(position), indent=1) + "\n")
+        if (config := self.run / "config.yaml").is_file():
+            shutil.copy(config, partial)  # the run's may be another one at its next start
         before = checkpoints(self.run)
         checksums.seal(partial, sums, before[-1] if before else None)
         os.replace(partial, folder)

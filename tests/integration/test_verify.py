@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 from ppr_dist import trainer
-from ppr_dist.checkpoint import certificate, checksums
+from ppr_dist.checkpoint import certificate, checksums, wrong_steps
 from ppr_dist.checkpoint.position import checkpoints, read_position
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.pretrain import main as pretrain
@@ -70,18 +72,56 @@ def plant(fault: str) -> Callable[..., Iterator[Any]]:
 
 
 def trained_with(context: DistributedContext, fault: str, data: Path, run: Path) -> None:
+    small = ("--train.global_batch_size", 16, "--train.max_steps", 5)  # all in one epoch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "prefetch", plant(fault))
-        pretrain([str(word) for word in ("--data", data, "--run-dir", run, *SAVES, "--train.max_steps", 5)])
+        pretrain([str(word) for word in ("--data", data, "--run-dir", run, *SAVES, *small)])
 
 
-@pytest.mark.parametrize("fault", ["left out", "repeated", "repeated in place of another", "swapped"])
+FAULTS = {
+    "left out": "the batch of step 2 was left out: from there on each step trained that of the next one",
+    "repeated": "step 3 trained the batch of step 2 again",
+    "repeated in place of another": "step 3 trained the batch of step 2 again",
+    "swapped": "steps 2 and 3 were swapped",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_loop_that_trains_other_users_is_found(fault: str, catalogue: Path, tmp_path: Path) -> None:
     """The chain of files is whole: only the sums tell."""
     run_ranks(_alone, 1, fault, catalogue, tmp_path / "run")
     done = run_command("verify", "--run-dir", tmp_path / "run")
     assert done.codes == [2]
-    assert re.search(r"steps 2 to 3: not the users that were to be trained", done.err[0])
+    assert f"steps 2 to 3: not the users that were to be trained: {FAULTS[fault]}" in done.err[0]
+
+
+@pytest.mark.parametrize("did", ["left out", "trained once more"])
+def test_one_user_is_named(did: str) -> None:
+    steps = [wrong_steps.Step(0, step, np.arange(step * 10, step * 10 + 10)) for step in range(4)]
+    right = certificate.of_steps((s.epoch, s.step, s.users) for s in steps)
+    one = certificate.sum_of_step(0, 2, certificate.hash_of(np.array([27])))
+    found = (right + (one if did == "trained once more" else -one)) % certificate.MODULUS
+    assert wrong_steps.name_fault(found, steps, (None, None)) == f"in step 2, user 27 was {did}"
+    assert wrong_steps.name_fault(found + 1, steps, (None, None)) is None
+
+
+def test_a_batch_repeated_early_in_a_span_is_named() -> None:
+    steps = [wrong_steps.Step(0, step, np.arange(step * 10, step * 10 + 10)) for step in range(5)]
+    trained = [steps[0], *(dataclasses.replace(s, users=b.users) for b, s in itertools.pairwise(steps))]
+    found = certificate.of_steps((s.epoch, s.step, s.users) for s in trained[1:])
+    said = "from step 1 on each step trained the batch of the one before: one was repeated"
+    assert wrong_steps.name_fault(found, steps[1:], (steps[0], None)) == said
+
+
+def test_a_span_of_other_options_is_trained_again_with_its_own(catalogue: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for steps, lr in ((4, 1e-2), (8, 1e-3)):
+        flags = (*SAVES, "--train.max_steps", steps, "--train.lr", lr, *(("--resume",) if run.is_dir() else ()))
+        succeed("pretrain", "--data", catalogue, "--run-dir", run, *flags)
+    for span in ("2:4", "4:8"):
+        assert "are equal to the bit" in succeed("verify", "--run-dir", run, "--replay", span).out[0]
+    done = run_command("verify", "--run-dir", run, "--replay", "2:6")
+    assert "steps 2 to 3 were trained with other options than those before step-00000006: replay each" in done.err[0]
 
 
 def _alone(context: DistributedContext, fault: str, data: Path, run: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_time_limit_shorter_than_checkpoint_every_still_gets_on(catalogue: Pat
     """A real one: Slurm counts it in minutes, looks every half minute, and sends the signal up to a minute early."""
     run = jobs.folder / "run"
     never = ("--train.checkpoint_every", 10**6, "--train.max_steps", 10**6)
-    number = jobs.submit("pretrain", *never, DATA=catalogue, RUN=run, sbatch=("--time", "2", "--signal", "B:TERM@60"))
+    number = jobs.submit("pretrain", *never, DATA=catalogue, RUN=run, sbatch=("--time", "3", "--signal", "B:TERM@60"))
     jobs.until(lambda: "resumed from step" in jobs.said(), "the time is up, and it goes on", seconds=480)
     jobs.cluster.ask("scancel", str(number))
     jobs.ends(number, "CANCELLED")
