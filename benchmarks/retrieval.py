@@ -78,7 +78,7 @@ def _measure(items: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     config, catalogue = Config(model=Model(dim=DIM)), Catalogue(items=items, attributes={})
     with distributed_context() as context, tempfile.TemporaryDirectory() as folder, torch.no_grad():
         embeddings = make_embeddings(table_sizes(config, catalogue, None), config, context)
-        ((_, weights),) = embeddings.own_rows() or []
+        ((_, weights, _, _),) = embeddings.local_shards()
         _fill(weights)
         scorer = ModelScorer(embeddings, untuned_model(config, catalogue), context.device)
         nothing = np.zeros(0, np.int64)

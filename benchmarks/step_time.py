@@ -150,7 +150,7 @@ def _ours(config: Config, items: int, context: DistributedContext) -> tuple[Step
         train_step(parallel, fetch(batch.to(context.device), parallel.embeddings, objectives), objectives)
 
     def look_up_and_update(batch: Batch) -> None:
-        vectors = parallel.embeddings.look_up_items(batch.item_ids.to(context.device, non_blocking=True))
+        vectors = parallel.embeddings.look_up_items(batch.item_ids.to(context.device, non_blocking=True))["id"]
         vectors.backward(vectors.detach())
 
     return step, look_up_and_update

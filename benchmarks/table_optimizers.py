@@ -59,7 +59,7 @@ def measure(optimizer: str, items: int, steps: int, context: DistributedContext)
     batches = [random_batch(config, items, number, shortest=25) for number in range(BATCHES)]
 
     def tables(batch: Batch) -> None:
-        vectors = parallel.embeddings.look_up_items(batch.item_ids)
+        vectors = parallel.embeddings.look_up_items(batch.item_ids)["id"]
         vectors.backward(vectors.detach())
 
     def whole(batch: Batch) -> None:

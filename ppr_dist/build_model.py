@@ -10,6 +10,8 @@ from ppr_dist.config import Config
 from ppr_dist.data.stream.cloze import Cloze
 from ppr_dist.errors import UserError
 from ppr_dist.model.backbones import BACKBONES
+from ppr_dist.model.item_encoders import ITEM_ENCODERS
+from ppr_dist.model.item_encoders.combined import CombinedItems
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.tuning import TUNING_METHODS
@@ -17,10 +19,19 @@ from ppr_dist.tuning import TUNING_METHODS
 
 def untuned_model(config: Config, catalogue: Catalogue) -> SequentialModel:
     """The model as pre-training makes it."""
-    model = SequentialModel(config.model, read_config.section(config, config.model.backbone))
+    settings = read_config.section(config, config.model.backbone)
+    model = SequentialModel(config.model, settings, _item_encoder(config, catalogue))
     model.attach_heads(_heads(config, None, catalogue))
     model.attach_mask(_needs_mask(config, None, catalogue))
     return model
+
+
+def _item_encoder(config: Config, catalogue: Catalogue) -> CombinedItems:
+    encoders, dim = {}, config.model.dim
+    for name, reads in read_config.item_data_read(config, catalogue).items():
+        known = {each: catalogue.item_data[each] for each in reads}
+        encoders[name] = ITEM_ENCODERS[name](read_config.section(config, name), dim, known)
+    return CombinedItems(encoders, dim, config.model.combine_items)
 
 
 def attach(model: SequentialModel, method: str | None, config: Config, catalogue: Catalogue) -> list[nn.Parameter]:

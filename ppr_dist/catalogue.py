@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from ppr_dist.data.manifest import ItemData
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Catalogue:
@@ -12,6 +14,8 @@ class Catalogue:
     items: int
     attributes: dict[str, int]
     """Values of each profile attribute, the unknown one (0) included."""
+    item_data: dict[str, ItemData] = dataclasses.field(default_factory=dict)
+    """What is known of each item, by name."""
     hidden: frozenset[str] = frozenset()
     """Attributes that the model may not see, since it is to predict them."""
 

@@ -25,8 +25,11 @@ class Model:
 
     backbone: str = "sasrec"
     """What makes states of a history (ppr_dist/model/backbones); its settings are the section of its name."""
-    item_encoder: str = "id"
-    """What makes vectors of items (ppr_dist/model/item_encoders)."""
+    item_encoders: list[str] = dataclasses.field(default_factory=lambda: ["id"])
+    """What makes vectors of items (ppr_dist/model/item_encoders): id, features, …; the settings of each are the section
+    of its name. Without id there is no table of trained rows."""
+    combine_items: Literal["sum", "concat"] = "sum"
+    """What becomes of the vectors of several item encoders: they are added up, or joined and projected."""
     dim: int = 64
     """Width of item vectors, user vectors and the backbone."""
     max_length: int = 50

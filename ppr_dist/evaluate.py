@@ -15,8 +15,8 @@ class Arguments:
     run_dir: Path
     """A pre-trained or tuned run."""
     task: list[str]
-    """few-shot, zero-shot, joint (cold test users), next-item, validation (warm users), attribute (runs of that
-    objective); one or several."""
+    """few-shot, zero-shot, joint (cold test users), next-item, cold-item, validation (warm users), attribute
+    (runs of that objective); one or several."""
     data: DataFolder | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     cluster: Path | None = None

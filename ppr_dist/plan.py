@@ -24,8 +24,11 @@ class Arguments:
     """Rows of the item table; 1e9 may be written."""
     attributes: dict[str, int] = dataclasses.field(default_factory=dict)
     """Values of each attribute, the unknown one included: --attributes.city 300."""
+    item_data: dict[str, int] = dataclasses.field(default_factory=dict)
+    """What is known of each item, for model.item_encoders: numbers of a vector, by any name (--item-data.text 128),
+    codes of an item (--item-data.codes 4), words of a text (--item-data.tokens 16)."""
     data: DataFolder | None = None
-    """Folder that prepare wrote, in place of --items and --attributes."""
+    """Folder that prepare wrote, in place of --items, --attributes and --item-data."""
     method: str | None = None
     """How the model is tuned, which decides on its profile tables; null = pre-training, which has none."""
     dim: int | None = None

@@ -29,6 +29,11 @@ class Arguments:
     """Click log, Parquet or CSV: a file, a glob or a folder."""
     users: str | None = None
     """Profiles, likewise; null = no attributes."""
+    items: str | None = None
+    """Texts of items, Parquet or CSV with the item column: the words of the item encoder ``tokens``; null = none."""
+    item_features: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Vectors of items by name (--item-features.text FILE): Parquet with the item column and a column of lists, or .npy
+    whose row n is of item n. Their items are in the catalogue, clicked or not; stored in half precision."""
     out: str
     """Folder to write."""
     overwrite: bool = False
@@ -43,7 +48,13 @@ def main(argv: list[str] | None = None) -> None:
 
     started = time.perf_counter()
     manifest = prepare(
-        arguments.interactions, arguments.users, Path(arguments.out), config, overwrite=arguments.overwrite
+        arguments.interactions,
+        arguments.users,
+        Path(arguments.out),
+        config,
+        items=arguments.items,
+        item_features=arguments.item_features,
+        overwrite=arguments.overwrite,
     )
     print(summary(manifest, arguments.out, time.perf_counter() - started))
 
@@ -55,6 +66,9 @@ def summary(manifest: Manifest, out: str, seconds: float) -> str:
         for name, split in manifest.splits.items()
     }
     rows["attributes"] = ", ".join(f"{a.name} ({a.cardinality})" for a in manifest.attributes) or "none"
+    if manifest.item_data:
+        data = manifest.item_data.items()
+        rows["item data"] = "; ".join(f"{n}: {d.columns} numbers of {d.known:,} items" for n, d in data)
     read, dropped = manifest.clicks["read"], manifest.settings["deduplicate"]
     left_out = {"duplicate": dropped is not None, "repeated": dropped == "consecutive"}
     shares = [

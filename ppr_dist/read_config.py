@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from ppr_dist import options
+from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.errors import UserError, choose
 from ppr_dist.model.backbones import BACKBONES
@@ -22,7 +23,7 @@ Arguments = TypeVar("Arguments")
 CHOICES: dict[str, dict[str, Any]] = {
     "method": dict(TUNING_METHODS),
     "model.backbone": dict(BACKBONES),
-    "model.item_encoder": dict(ITEM_ENCODERS),
+    "model.item_encoders": dict(ITEM_ENCODERS),
     "train.objectives": dict(OBJECTIVES),
 }
 """The parts that an option may name."""
@@ -44,7 +45,8 @@ def parse_tuning(
 
     Returns besides what the command line says of that model, by section: only what was given (:func:`same_model`).
     """
-    of_model = {n: _all_optional(section) for n, section in sections().items() if n == "model" or n in BACKBONES}
+    of_a_model = {"model", *BACKBONES, *ITEM_ENCODERS}
+    of_model = {name: _all_optional(section) for name, section in sections().items() if name in of_a_model}
     (own,), found = options.parse(prog, argv, [arguments], sections() | of_model, parts=CHOICES)
     given = {name: dataclasses.asdict(found.pop(name)) for name in of_model}
     asked = {name: {k: v for k, v in values.items() if v is not None} for name, values in given.items()}
@@ -82,7 +84,7 @@ def read(path: Path) -> Config:
 @functools.cache
 def part_sections() -> dict[str, type]:
     """The sections of all parts by name."""
-    rooms: list[dict[str, Any]] = [dict(BACKBONES), dict(OBJECTIVES), dict(TUNING_METHODS)]
+    rooms: list[dict[str, Any]] = [dict(BACKBONES), dict(ITEM_ENCODERS), dict(OBJECTIVES), dict(TUNING_METHODS)]
     parts = {name: part for room in rooms for name, part in room.items()}
     found = {section_of(name, part): part.section for name, part in parts.items()}
     return {name: section for name, section in found.items() if section is not None}
@@ -106,12 +108,12 @@ def section(config: Config, name: str) -> Any:
 
 def model_sections(config: Config) -> list[str]:
     """Those that say what the model of ``config`` is; sections of backbones it did not choose say nothing."""
-    return [name for name in ("model", config.model.backbone) if name in sections()]
+    return [n for n in ("model", config.model.backbone, *config.model.item_encoders) if n in sections()]
 
 
 def chosen_sections(config: Config, method: str | None) -> dict[str, dict[str, Any]]:
     """All settings that a run used, by section: those of parts that it did not choose are left out."""
-    names = [config.model.backbone, *config.train.objectives]
+    names = [config.model.backbone, *config.model.item_encoders, *config.train.objectives]
     if method is not None:
         tuning = TUNING_METHODS[method]
         names += [section_of(method, tuning), *tuning.objectives]
@@ -124,12 +126,25 @@ def _config(found: dict[str, Any]) -> Config:
     parts = {name: found.pop(name) for name in part_sections() if name in found}
     config = Config(**found, parts=parts)
     choose("model.backbone", config.model.backbone, BACKBONES)
-    choose("model.item_encoder", config.model.item_encoder, ITEM_ENCODERS)
-    for name in config.train.objectives:
-        choose("train.objectives", name, OBJECTIVES)
-    if not config.train.objectives or len(set(config.train.objectives)) < len(config.train.objectives):
-        raise UserError(f"train.objectives {config.train.objectives}: name at least one, and each once")
+    lists: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("model.item_encoders", config.model.item_encoders, dict(ITEM_ENCODERS)),
+        ("train.objectives", config.train.objectives, dict(OBJECTIVES)),
+    ]
+    for option, names, parts_of in lists:
+        for name in names:
+            choose(option, name, parts_of)
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{option} {names}: name at least one, and each once")
     return config
+
+
+def item_data_read(config: Config, catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
+    """What each item encoder of a run reads of ``catalogue.item_data``.
+
+    Raises :class:`UserError` where the data does not have it.
+    """
+    encoders = {name: ITEM_ENCODERS[name] for name in config.model.item_encoders}
+    return {name: each.reads(section(config, name), catalogue.item_data) for name, each in encoders.items()}
 
 
 def _all_optional(section: type) -> type:

@@ -18,9 +18,10 @@ from ppr_dist import files, read_config
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.config import Config
-from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.manifest import ItemData, Manifest
 from ppr_dist.data.remote import address_of, present
 from ppr_dist.errors import UserError, warn
+from ppr_dist.model.item_encoders import ITEM_ENCODERS
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.parallel.tables import TableSizes
 from ppr_dist.tracking.wandb_run import WANDB_ID
@@ -44,6 +45,8 @@ class RunInfo:
     items: int
     attributes: dict[str, int]
     """Cardinality by attribute."""
+    item_data: dict[str, ItemData] = dataclasses.field(default_factory=dict)
+    """What the data knows of each item, by name."""
     init: str | None = None
     """The run this one started from."""
     splits: list[str] = dataclasses.field(default_factory=list)
@@ -57,7 +60,7 @@ class RunInfo:
 
     def catalogue_for(self, config: Config) -> Catalogue:
         """The sizes of its data, and what of it a model of ``config`` may not see."""
-        return catalogue_for(config, self.items, self.attributes)
+        return catalogue_for(config, self.items, self.attributes, self.item_data)
 
     @property
     def uses_profiles(self) -> bool:
@@ -67,15 +70,18 @@ class RunInfo:
         return table_sizes(config, self.catalogue_for(config), self.method)
 
 
-def catalogue_for(config: Config, items: int, attributes: dict[str, int]) -> Catalogue:
+def catalogue_for(
+    config: Config, items: int, attributes: dict[str, int], item_data: dict[str, ItemData] | None = None
+) -> Catalogue:
     """``items`` and ``attributes`` (cardinality by name), without what a model of ``config`` is to predict."""
     objectives = [OBJECTIVES[name] for name in config.train.objectives]
     hidden = frozenset(name for objective in objectives for name in objective.hides(config, attributes))
-    return Catalogue(items=items, attributes=attributes, hidden=hidden)
+    return Catalogue(items=items, attributes=attributes, item_data=item_data or {}, hidden=hidden)
 
 
 def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> TableSizes:
     """The tables of a model that is tuned by ``method``, or pre-trained."""
+    read = dict.fromkeys(n for names in read_config.item_data_read(config, catalogue).values() for n in names)
     return TableSizes(
         items=catalogue.items,
         dim=config.model.dim,
@@ -84,6 +90,8 @@ def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> Tab
         attribute_dim=config.profiles.attribute_dim,
         uses=TUNING_METHODS[method].profile_uses if method and catalogue.profile else (),
         reference_items=TUNING_METHODS[method].reference_items(config, catalogue) if method else (),
+        ids=any(ITEM_ENCODERS[name].reads_ids for name in config.model.item_encoders),
+        item_data={name: catalogue.item_data[name].columns for name in read},
     )
 
 
@@ -96,6 +104,7 @@ def describe(stage: Literal["pretrain", "tune"], method: str | None, data: Path,
         catalogue={"items": manifest.tables["items.parquet"]} | {a.name: a.values for a in manifest.attributes},
         items=manifest.items,
         attributes={a.name: a.cardinality for a in manifest.attributes},
+        item_data=manifest.item_data,
         cold_users={name: manifest.settings.get(name, usual) for name, usual in COLD_USERS.items()},
     )
 
@@ -114,6 +123,11 @@ def check_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest
             f"{run} was trained on another catalogue ({info.items} items, data {info.data}) than {data} "
             f"({now.items} items)"
         )
+    for name in dict.fromkeys(
+        n for ns in read_config.item_data_read(config, info.catalogue_for(config)).values() for n in ns
+    ):
+        if manifest.item_data.get(name) != info.item_data[name]:
+            raise UserError(f"{run} was trained with other item data {name!r} than {data} has: {again}")
     used = info.attributes if info.uses_profiles else sorted(info.catalogue_for(config).hidden)
     if not used:
         return
@@ -206,6 +220,7 @@ def read(run: Path) -> tuple[Config, RunInfo]:
         body = json.loads((run / "run.json").read_text())
         if "stage" not in body:
             raise UserError(f"{run}: written by an earlier version of ppr_dist; train again")
+        body["item_data"] = {name: ItemData(**data) for name, data in body.get("item_data", {}).items()}
         info = RunInfo(**body)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{run}: not a run (no run.json)") from error

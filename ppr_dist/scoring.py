@@ -6,7 +6,7 @@ Shapes: I queries of this rank, X of all ranks, N items, D width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -66,12 +66,15 @@ def looked_up_in_turn(scorer: Scorer, items: int) -> Iterator[tuple[int, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class ModelScorer:
-    """The trained model."""
+    """The trained model, as it stands: where it is trained on, another one scores it."""
 
     embeddings: ShardedEmbeddings
     model: SequentialModel
     """Or an engine that holds it."""
     device: torch.device
+
+    _encoded: list[tuple[int, Tensor]] = dataclasses.field(default_factory=list)
+    """This rank's part of the catalogue, once it was encoded: (first item, vectors)."""
 
     @property
     def needs_clicks(self) -> bool:
@@ -96,18 +99,28 @@ class ModelScorer:
     def item_vectors(self, ids: Tensor) -> Tensor:
         return self._scored(self.embeddings.look_up_items(ids))
 
-    def _scored(self, rows: Tensor) -> Tensor:
+    def _scored(self, rows: Mapping[str, Tensor]) -> Tensor:
         return self._module.scored(self._module.item_encoder(rows))
 
     def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
-        rows = self.embeddings.own_rows()
-        if rows is None:
+        if self.embeddings.sizes.item_data:
+            # More than a look-up: kept from the first pass on, as large as a table of ids.
+            if not self._encoded:
+                self._encoded.extend(self._own_items(items))
+            yield from self._encoded
+        else:
+            yield from self._own_items(items)
+
+    def _own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        own = self.embeddings.own_rows()
+        if own is None:
             yield from looked_up_in_turn(self, items)
             return
+        first, count, rows = own
         at_once = ITEM_CHUNK[self.device.type]
-        for first, weights in rows:
-            for start in range(0, len(weights), at_once):
-                yield first + start, self._scored(weights[start : start + at_once].float())
+        # As many turns on every rank, the last of which may be empty: at ZeRO 3 each of them is a collective.
+        for start in range(0, -(-items // dist.get_world_size()), at_once):
+            yield first + start, self._scored(rows(min(start, count), min(start + at_once, count)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from ppr_dist.build_model import attach, untuned_model
 from ppr_dist.checkpoint.loading import load_dense, load_tables
 from ppr_dist.checkpoint.position import chosen
 from ppr_dist.config import ClusterFile, Config
+from ppr_dist.data.item_data import read_item_data
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.remote import here
 from ppr_dist.errors import UserError, warn
@@ -51,6 +52,7 @@ def load_trained(run: Path, data: Path | None, context: DistributedContext, clus
     checkpoint = on_main(lambda: chosen(run))
     embeddings = _embeddings(run, config, info, context, cluster)
     load_tables(embeddings, checkpoint.path, with_optimizer=False, strict=True)
+    embeddings.fill_item_data(read_item_data(folder, manifest, embeddings.sizes.item_data))
     model = untuned_model(config, info.catalogue_for(config))
     attach(model, info.method, config, info.catalogue_for(config))
     load_dense(model.to(context.device).eval(), checkpoint.path)

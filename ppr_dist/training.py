@@ -17,6 +17,7 @@ from ppr_dist.checkpoint.checkpointer import Checkpointer
 from ppr_dist.checkpoint.loading import load_dense, load_tables
 from ppr_dist.checkpoint.position import Position, checkpoint_of, chosen
 from ppr_dist.config import Config
+from ppr_dist.data.item_data import read_item_data
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.item_shares import Counted, ItemShares, MixedShares
@@ -146,6 +147,7 @@ def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
         torch.manual_seed(config.train.seed)
         model = untuned_model(config, run.catalogue)
         parallel = parallelize(run.info.table_sizes(config), model, config, context)
+        fill_item_data(run, parallel)
         fit(run, parallel, objectives, loader)
 
 
@@ -205,10 +207,17 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
         )
         same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
         load_tables(parallel.embeddings, start.path, with_optimizer=same_optimizer)
+        fill_item_data(run, parallel)
         if context.main:
             print(f"from {start}", flush=True)
             print(f"{run.name}: {trainable_share(parallel)}", flush=True)
         fit(run, parallel, objectives, loader)
+
+
+def fill_item_data(run: Run, parallel: Parallel) -> None:
+    """Give each rank its part of what the data knows of items."""
+    embeddings = parallel.embeddings
+    embeddings.fill_item_data(read_item_data(run.data, run.manifest, embeddings.sizes.item_data))
 
 
 def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
@@ -303,12 +312,11 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
 
 def make_validation(run: Run, parallel: Parallel) -> Validation:
     """Rank the run's validation task among the whole catalogue."""
-    scorer = ModelScorer(parallel.embeddings, parallel.engine, run.context.device)
     task, split = run.validation
 
     def validate() -> dict[str, float]:
         metrics = evaluate(
-            scorer,
+            ModelScorer(parallel.embeddings, parallel.engine, run.context.device),
             run.data,
             run.manifest,
             run.context,

@@ -7,6 +7,7 @@ A prepared folder ``DATA`` holds::
     train_share.npy      float32 [items]: each item's share of the train_counts; tune_share.npy of the tune_counts
     users.parquet        user_index int64, user_id, split string
     attributes.parquet   attribute string, value_index int64, value string               (index 0 = unknown)
+    item_data.NAME.npy   float16 [items, columns]: what is known of each item, where prepare was given it
     <split>/00000.tar    WebDataset shards; each member NNNNNNNN.arrow is an Arrow IPC stream of one
                          record batch: user int64, items list<int64> (oldest first), times list<int64> (of
                          each click, in Unix seconds; where the manifest says ``times``), one int64 column
@@ -30,6 +31,11 @@ UNTIMED_FORMAT = 2
 MANIFEST = "manifest.json"
 TIME_END = 4_133_980_800
 """2101-01-01 in Unix seconds: a click's time is at least 0 and less than this."""
+
+CODES, TOKENS = "codes", "tokens"
+"""Names of item data that ``prepare`` makes itself; the others are the user's features."""
+TOKEN_BASE = 2048
+"""Half precision holds whole numbers up to it exactly: a token has two digits of this base."""
 
 Kind = Literal["integer", "number", "boolean", "time", "text"]
 """What an attribute's values are; ``number``: cut into buckets, the others are categories."""
@@ -66,6 +72,25 @@ class Attribute:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemData:
+    """What is known of each item beside its id: ``item_data.NAME.npy``, float16 [items, columns]."""
+
+    kind: Literal["features", "codes", "tokens"]
+    columns: int
+    """Numbers of an item; all 0 where nothing is known of it. A token is two: its high digit, its low one."""
+    known: int
+    """Items of which something is known."""
+    sha256: str
+    """Of the numbers, row after row."""
+    values: int = 0
+    """Codes of a level, or words of the vocabulary; they count from 1."""
+
+
+def item_data_file(name: str) -> str:
+    return f"item_data.{name}.npy"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What ``prepare`` wrote. ``fingerprint`` is a SHA-256 over everything else in it."""
 
@@ -86,6 +111,8 @@ class Manifest:
     """The options ``prepare`` ran with (no paths)."""
     clicks: dict[str, int]
     """What the log held: :class:`ppr_dist.data.prepare.clicks.ClickCounts`."""
+    item_data: dict[str, ItemData] = dataclasses.field(default_factory=dict)
+    """What is known of each item, by name."""
     fingerprint: str = ""
 
     def sealed(self) -> Manifest:
@@ -93,6 +120,8 @@ class Manifest:
         body = dataclasses.asdict(dataclasses.replace(self, fingerprint=""))
         if not self.times:
             del body["times"]  # as in UNTIMED_FORMAT: a run on such data goes on with it
+        if not self.item_data:
+            del body["item_data"]  # as before there was any: likewise
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         return dataclasses.replace(self, fingerprint=digest)
 
@@ -139,6 +168,7 @@ def load_manifest(folder: Path) -> Manifest:
             name: Split(**{**s, "shards": tuple(Shard(**shard) for shard in s["shards"])})
             for name, s in body["splits"].items()
         }
+        body["item_data"] = {name: ItemData(**data) for name, data in body.get("item_data", {}).items()}
         manifest = Manifest(**body)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a manifest of ppr_dist ({error})") from error

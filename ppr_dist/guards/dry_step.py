@@ -78,7 +78,7 @@ def _forward_backward(parallel: Parallel, batch: Batch, objectives: dict[str, Ob
     fetched = fetch(batch, embeddings, objectives)
     with torch.no_grad():
         rows, profiles = embeddings.look_up(fetched.look_up)
-    leaves = [*profiles.values(), *([rows] if embeddings.train_items else [])]
+    leaves = [*profiles.values(), *([rows["id"]] if embeddings.train_items and "id" in rows else [])]
     for leaf in leaves:
         leaf.requires_grad_()
     items = parallel.item_vectors(rows)

@@ -17,7 +17,8 @@ from ppr_dist.config import Model
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.model.dropout import drop
 from ppr_dist.model.encoded import Encoded
-from ppr_dist.model.item_encoders import ITEM_ENCODERS
+from ppr_dist.model.item_encoders.combined import CombinedItems
+from ppr_dist.model.item_encoders.id import Id
 from ppr_dist.model.packed_sequences import PackedSequences, mixed
 from ppr_dist.model.profile import ProfileMLP
 
@@ -32,11 +33,11 @@ class SequentialModel(nn.Module):
     backbone's state after [prompt | first t clicks]; without a prompt u_s(0) = 0.
     """
 
-    def __init__(self, config: Model, settings: Any) -> None:
-        """The model as pre-training makes it; ``settings``: the backbone's section."""
+    def __init__(self, config: Model, settings: Any, item_encoder: CombinedItems | None = None) -> None:
+        """The model as pre-training makes it; ``settings``: the backbone's section; items are ids by default."""
         super().__init__()
         self.dim, self.normalize = config.dim, config.normalize
-        self.item_encoder = ITEM_ENCODERS[config.item_encoder]()
+        self.item_encoder = item_encoder or CombinedItems({"id": Id(None, config.dim, {})}, config.dim, "sum")
         self.backbone = BACKBONES[config.backbone](settings, config.dim, config.max_length, config.dropout)
         self.prompt_rows = 0
         self.prompt: ProfileMLP | None = None

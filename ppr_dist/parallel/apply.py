@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from ppr_dist.config import Config
 from ppr_dist.errors import UserError
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.cluster import Cluster, default_cluster, load_cluster
-from ppr_dist.parallel.dense import make_engine
+from ppr_dist.parallel.dense import autocast, make_engine
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.embeddings import PendingLookUp, ShardedEmbeddings
 from ppr_dist.parallel.tables import TableSizes
@@ -38,14 +38,19 @@ class Parallel:
     """DeepSpeed engine holding the sequential model and nothing else."""
 
     def look_up(self, pending: PendingLookUp) -> tuple[ItemVectors, dict[str, Tensor]]:
-        """Item vectors as they stand now, [U, D], and profiles by use. A collective."""
+        """Item vectors as the encoders make them of rows as they stand now, and profiles by use. A collective."""
         rows, profiles = self.embeddings.look_up(pending)
         return self.item_vectors(rows), profiles
 
-    def item_vectors(self, rows: Tensor) -> ItemVectors:
-        """Vectors of the items of which ``rows`` [U, D] were looked up."""
+    def item_vectors(self, rows: Mapping[str, Tensor]) -> ItemVectors:
+        """Vectors of the items of which ``rows`` were looked up. A collective at ZeRO 3.
+
+        A call of the engine's submodule: ZeRO's hooks are there and gather its parameters. The engine's own call would
+        prepare the backward pass a second time.
+        """
         model = self.engine.module
-        items = model.item_encoder(rows)
+        with autocast(self.engine):
+            items = model.item_encoder(rows)
         return ItemVectors(items, model.scored(items))
 
 

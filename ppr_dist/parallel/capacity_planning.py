@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Tables
-from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.manifest import CODES, TOKENS, ItemData, load_manifest
+from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.errors import UserError, choose
 from ppr_dist.parallel.cluster import Cluster, load_cluster
 from ppr_dist.parallel.planning import DoesNotFitError, make_plan
 from ppr_dist.parallel.step_cost import step_cost, typical
-from ppr_dist.parallel.tables import SparseModule, TableSizes, make_sharder, say_plan
+from ppr_dist.parallel.tables import SparseModule, TableSizes, make_sharders, say_plan
 from ppr_dist.runs import catalogue_for, table_sizes
 from ppr_dist.tuning import TUNING_METHODS
 
@@ -38,7 +39,7 @@ class Scenario:
         """Return ``describe_plan`` of the plan that training would make, or of the leanest and why it does not fit."""
         module, fault = SparseModule(self.sizes, self.tables.precision), None
         try:
-            plan = make_plan(module, self.cluster, self.world_size, [make_sharder(self.tables)])
+            plan = make_plan(module, self.cluster, self.world_size, make_sharders(self.tables))
         except DoesNotFitError as error:
             plan, fault = error.plan, error
         return say_plan(plan, module, self.tables, self.cluster, self.world_size), fault
@@ -183,15 +184,17 @@ def scenario_of(arguments: Arguments, config: Config) -> Scenario:
         raise UserError("name the cluster: --cluster sharding/gpu-32.yaml")
     cluster = load_cluster(path)
     items, attributes = arguments.items, arguments.attributes
+    item_data = {name: _planned(name, size) for name, size in arguments.item_data.items()}
     if arguments.data:
-        if items is not None or attributes:
-            raise UserError("--data says the items and attributes itself; leave --items and --attributes out")
+        if items is not None or attributes or arguments.item_data:
+            raise UserError("--data says it itself; leave --items, --attributes and --item-data out")
         manifest = load_manifest(arguments.data)
         items, attributes = manifest.items, {a.name: a.cardinality for a in manifest.attributes}
+        item_data = manifest.item_data
     if items is None:
         raise UserError("how many items? --items 1e9, or --data FOLDER")
-    if items < 1 or items != int(items) or min(attributes.values(), default=1) < 1:
-        raise UserError("--items and --attributes must be whole numbers of at least 1")
+    if items < 1 or items != int(items) or min([*attributes.values(), *arguments.item_data.values()], default=1) < 1:
+        raise UserError("--items, --attributes and --item-data must be whole numbers of at least 1")
     if config.model.dim % 4 or config.profiles.attribute_dim % 4:
         raise UserError("--dim and --profiles.attribute_dim must be multiples of 4")
     world_size = cluster.world_size if arguments.world_size is None else arguments.world_size
@@ -200,7 +203,7 @@ def scenario_of(arguments: Arguments, config: Config) -> Scenario:
         raise UserError(f"--world-size {world_size}: {path} has {cluster.world_size} GPUs ({have}); raise its nodes")
     if arguments.method is not None:
         choose("--method", arguments.method, TUNING_METHODS)
-    catalogue = catalogue_for(config, int(items), attributes)
+    catalogue = catalogue_for(config, int(items), attributes, item_data)
     return Scenario(
         cluster=cluster,
         world_size=world_size,
@@ -208,3 +211,11 @@ def scenario_of(arguments: Arguments, config: Config) -> Scenario:
         sizes=table_sizes(config, catalogue, arguments.method),
         tables=config.tables,
     )
+
+
+def _planned(name: str, size: int) -> ItemData:
+    """What ``prepare`` would make with its defaults."""
+    usual = PrepareConfig()
+    values = {CODES: usual.code_values, TOKENS: usual.vocabulary}.get(name, 0)
+    kind: Literal["features", "codes", "tokens"] = name if name in (CODES, TOKENS) else "features"  # type: ignore[assignment]
+    return ItemData(kind=kind, columns=2 * size if name == TOKENS else size, known=0, sha256="", values=values)

@@ -51,6 +51,8 @@ class TableConstraint:
             raise ValueError("ids_per_step must be above 0 and cache_load_factor in (0, 1]")
 
 
+ITEM_DATA = "item_data"
+"""The frozen table of what is known of each item, and its collection; it lies as the table ``item`` does."""
 DEFAULTS = {
     "item": TableConstraint(),
     "profile": TableConstraint(sharding_types=("table_wise",), ids_per_step=256.0),
@@ -103,8 +105,8 @@ class Cluster:
         return self.nodes * self.ranks_per_node
 
     def constraint(self, table: str) -> TableConstraint:
-        """The constraint of ``table``: its own, its group's, or the default (profiles table-wise)."""
-        group = "item" if table == "item" else "profile"
+        """The constraint of ``table``: its own, its group's (item data lies as items do), or the default."""
+        group = "item" if table in ("item", ITEM_DATA) else "profile"
         return self.constraints.get(table) or self.constraints.get(group) or DEFAULTS[group]
 
     def usable(self) -> dict[str, int]:

@@ -71,6 +71,11 @@ def make_engine(model: nn.Module, train: Train, world_size: int, pretrained: Seq
     return engine
 
 
+def autocast(engine: Any) -> torch.autocast:
+    """What the engine's forward pass runs under, for calls of its submodules."""
+    return torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.torch_autocast_enabled())
+
+
 def grad_norm(engine: Any) -> Tensor | float | None:
     """Norm of the dense parameters' gradients over all ranks in the step before, as it was before clipping.
 

@@ -10,7 +10,7 @@ from torchrec.distributed.types import ParameterSharding, ShardingPlan
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, data_type_to_dtype
 
 from ppr_dist.errors import UserError
-from ppr_dist.parallel.cluster import Cluster, TableConstraint
+from ppr_dist.parallel.cluster import ITEM_DATA, Cluster, TableConstraint
 
 OPTIMIZER_STATE = {
     "exact_sgd": (0, 0),
@@ -22,14 +22,17 @@ OPTIMIZER_STATE = {
 """Float32 bytes FBGEMM keeps (per weight, per row of a shard), whatever the weights' own type."""
 
 
-def state_bytes(optimizer: str, rows: int, columns: int) -> int:
+def state_bytes(optimizer: str, table: str, rows: int, columns: int) -> int:
     """Bytes of optimizer state for a shard of [rows, columns]; ``optimizer`` is an ``EmbOptimType`` value."""
+    if table == ITEM_DATA:  # frozen
+        return 0
     per_weight, per_row = OPTIMIZER_STATE[optimizer]
     return rows * (columns * per_weight + per_row)
 
 
 def _add(
     part: dict[str, dict[str, int]],
+    table: str,
     how: ParameterSharding,
     own: TableConstraint,
     optimizer: str,
@@ -41,7 +44,7 @@ def _add(
     rows, columns, element = shard
     home = "host" if "uvm" in how.compute_kernel else device
     part[home]["weights"] += rows * columns * element
-    part[home]["optimizer"] += state_bytes(optimizer, rows, columns)
+    part[home]["optimizer"] += state_bytes(optimizer, table, rows, columns)
     if how.compute_kernel == "fused_uvm_caching":  # rows, and to find them 4 bytes a row and 16 a cache slot
         load = own.cache_load_factor
         part["hbm"]["cache"] += math.ceil(rows * columns * element * load) + math.ceil(rows * (4 + 16 * load))
@@ -78,7 +81,7 @@ def describe_plan(
         for shard in how.sharding_spec.shards:
             rank, (rows, columns) = shard.placement.rank(), shard.shard_sizes
             shards.append([rank, rows, columns])
-            _add(ranks[rank], how, own, optimizer, (rows, columns, element), device, world_size)
+            _add(ranks[rank], table.name, how, own, optimizer, (rows, columns, element), device, world_size)
         described.append(
             {
                 "name": table.name,

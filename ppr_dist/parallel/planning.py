@@ -65,7 +65,7 @@ class _StorageEstimator(EmbeddingStorageEstimator):  # type: ignore[misc]
         for option in sharding_options:
             host = self._topology.compute_device == "cpu" or "uvm" in option.compute_kernel
             for shard in option.shards:
-                state = state_bytes(self._optimizer, *shard.size)
+                state = state_bytes(self._optimizer, option.name, *shard.size)
                 shard.storage += Storage(hbm=0 if host else state, ddr=state if host else 0)
 
 

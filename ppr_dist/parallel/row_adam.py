@@ -89,10 +89,14 @@ class _LookUp(torch.autograd.Function):
 
 @contextmanager
 def row_adam(wanted: bool) -> Iterator[None]:
-    """Have TorchRec make its kernels so while it shards tables, if ``wanted``; it takes no kernel from outside."""
+    """Have TorchRec make kernels of Adam so while it shards tables, if ``wanted``; it takes no kernel from outside."""
     its_own = batched_embedding_kernel.SplitTableBatchedEmbeddingBagsCodegen
+
+    def made(**arguments: Any) -> Any:  # frozen tables have no Adam
+        return (RowAdam if arguments["optimizer"] == EmbOptimType.ADAM else its_own)(**arguments)
+
     if wanted:
-        batched_embedding_kernel.SplitTableBatchedEmbeddingBagsCodegen = RowAdam
+        batched_embedding_kernel.SplitTableBatchedEmbeddingBagsCodegen = made
     try:
         yield
     finally:

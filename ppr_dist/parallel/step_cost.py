@@ -18,6 +18,7 @@ from ppr_dist.config import Config
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.objectives.base import StepShape
 from ppr_dist.parallel.input_distribution import samples_of
+from ppr_dist.parallel.tables import item_data_columns
 from ppr_dist.runs import table_sizes
 from ppr_dist.step_loss import make_objectives
 
@@ -84,11 +85,15 @@ def step_cost(
     looked_up = shape.looked_up + len(sizes.reference_items)
     items = looked_up - own if own else other * looked_up
     values = other * len(sizes.uses) * shape.profile_values
+    item_tables = sizes.ids + bool(sizes.item_data)
+    # Trained rows travel back as gradients; what is known of items is frozen, and in half precision.
+    row_bytes = 2 * shape.travelling * shape.dim * sizes.ids + 2 * item_data_columns(sizes)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     attached = _attached_flops(model, _adapters(config, catalogue, model), shape)
     parts: dict[str, tuple[float, float]] = {
-        "ids and lengths": (8 * (items + values) + 8 * (w - 1) * samples * (1 + tables / w), 0),
-        "looked-up vectors": (2 * shape.travelling * (shape.dim * items + sizes.attribute_dim * values), 0),
+        "ids and lengths": (8 * (item_tables * items + values) + 8 * (w - 1) * samples * (item_tables + tables / w), 0),
+        "looked-up vectors": (row_bytes * items + 2 * shape.travelling * sizes.attribute_dim * values, 0),
+        "item encoders": (0, model.item_encoder.step_flops() * shape.looked_up),
         **{name: (8 * (w - 1) + cost.bytes, cost.flops) for name, cost in costs.items()},
         "backbone": (0, model.backbone.step_flops(shape.rows, shape.squared) + attached),
         "dense gradients": ((3 if config.train.zero_stage == 3 else 2) * 4 * other * parameters, 0),

@@ -15,7 +15,7 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from ppr_dist.config import Tables
-from ppr_dist.parallel.cluster import Cluster
+from ppr_dist.parallel.cluster import ITEM_DATA, Cluster
 from ppr_dist.parallel.footprint import describe_plan
 
 OPTIMIZERS = {
@@ -26,6 +26,7 @@ OPTIMIZERS = {
     "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
 }
 _VECTORS = CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL
+_FLOAT16 = QCommsConfig(forward_precision=CommType.FP16)
 _BFLOAT16 = QCommsConfig(forward_precision=CommType.BF16, backward_precision=CommType.BF16)
 
 
@@ -44,6 +45,10 @@ class TableSizes:
     """What profiles are embedded for; each use has tables of its own."""
     reference_items: tuple[int, ...] = ()
     """Items that every batch looks up beside its own, behind them."""
+    ids: bool = True
+    """Whether there is a table of trained rows per item; without the item encoder ``id`` there is none."""
+    item_data: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Columns by name of what is known of each item, as the item encoders read it: one frozen table of all of them."""
 
 
 def profile_table(use: str, attribute: str) -> str:
@@ -51,35 +56,60 @@ def profile_table(use: str, attribute: str) -> str:
     return f"{use}:{attribute.replace('.', '%2E')}"
 
 
+def item_data_columns(sizes: TableSizes) -> int:
+    """Columns of the table of item data: a multiple of 4, as FBGEMM wants it."""
+    return -(-sum(sizes.item_data.values()) // 4) * 4
+
+
+class FrozenCollection(EmbeddingCollection):  # type: ignore[misc]
+    """Rows that are never trained: a class of its own, so that TorchRec makes no optimizer state for it."""
+
+
+class _FrozenSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
+    @property
+    def module_type(self) -> type[FrozenCollection]:
+        return FrozenCollection
+
+
 class SparseModule(nn.Module):
-    """The unsharded description: ``items`` and, where profiles are used, ``profiles``."""
+    """The unsharded description: ``items`` and, where they are used, ``profiles`` and ``item_data``."""
 
     def __init__(self, sizes: TableSizes, precision: Literal["float32", "float16"]) -> None:
         super().__init__()
         # On the meta device: no rank ever holds a whole table.
         meta = torch.device("meta")
         item = _table("item", sizes.items, sizes.dim, DataType.FP16 if precision == "float16" else DataType.FP32)
-        self.items = EmbeddingCollection(tables=[item], device=meta)
+        self.items = EmbeddingCollection(tables=[item], device=meta) if sizes.ids else None
         tables = [
             _table(profile_table(use, a), n, sizes.attribute_dim)
             for use in sizes.uses
             for a, n in sizes.attributes.items()
         ]
         self.profiles = EmbeddingCollection(tables=tables, device=meta) if tables else None
+        columns = item_data_columns(sizes)
+        frozen = [_table(ITEM_DATA, sizes.items, columns, DataType.FP16)] if columns else []
+        self.item_data = FrozenCollection(tables=frozen, device=meta) if frozen else None
 
     @property
     def tables(self) -> list[EmbeddingConfig]:
         """Every table: items first."""
-        return [t for c in (self.items, self.profiles) if c is not None for t in c.embedding_configs()]
+        collections = (self.items, self.item_data, self.profiles)
+        return [t for c in collections if c is not None for t in c.embedding_configs()]
 
 
-def make_sharder(config: Tables) -> EmbeddingCollectionSharder:
-    """TorchRec's sharder with the optimizer that FBGEMM fuses into backward."""
-    return EmbeddingCollectionSharder(
+def make_sharders(config: Tables) -> list[EmbeddingCollectionSharder]:
+    """TorchRec's sharders: with the optimizer that FBGEMM fuses into backward, and of what is frozen."""
+    trained = EmbeddingCollectionSharder(
         fused_params={"optimizer": OPTIMIZERS[config.optimizer], "learning_rate": config.lr, "eps": config.eps},
         use_index_dedup=False,  # ids come deduplicated from the loader (data/stream/collate.py)
         qcomm_codecs_registry=None if config.exchange == "float32" else {_VECTORS.name: get_qcomm_codecs(_BFLOAT16)},
     )
+    frozen = _FrozenSharder(
+        fused_params={"optimizer": EmbOptimType.EXACT_SGD, "learning_rate": 0.0},  # which keeps no state
+        use_index_dedup=False,
+        qcomm_codecs_registry={_VECTORS.name: get_qcomm_codecs(_FLOAT16)},  # rows are float16: nothing is lost
+    )
+    return [trained, frozen]
 
 
 def say_plan(

@@ -2,6 +2,7 @@
 
 from ppr_dist.tasks.attribute import Attribute
 from ppr_dist.tasks.base import Task
+from ppr_dist.tasks.cold_item import ColdItem
 from ppr_dist.tasks.few_shot import FewShot
 from ppr_dist.tasks.joint import Joint
 from ppr_dist.tasks.next_item import NextItem
@@ -13,6 +14,7 @@ TASKS: dict[str, Task] = {
     "zero-shot": ZeroShot(),
     "joint": Joint(),
     "next-item": NextItem(),
+    "cold-item": ColdItem(),
     "validation": Validation(),
     "attribute": Attribute(),
 }

@@ -41,12 +41,16 @@ class RankingTask(Task):
         """After which clicks of whom is asked."""
         raise NotImplementedError
 
+    def asked(self, evaluation: Evaluation, users: Users) -> Instances:
+        """Those of :meth:`instances` that are measured: by default all."""
+        return self.instances(users)
+
     def metric_names(self) -> tuple[str, ...]:
         return USUAL
 
     def sums(self, evaluation: Evaluation, users: Users) -> dict[str, Tensor]:
         items, scorer, full = evaluation.manifest.items, evaluation.scorer, evaluation.protocol == "full"
-        instances = self.instances(users)
+        instances = self.asked(evaluation, users)
         found, again = len(instances.user_rows), clicked_before(instances)
         counts = {"found": found, "seen": int(again.sum()), "unsampled": 0, "ranked_last": 0}
         if not evaluation.seen_targets:

@@ -132,7 +132,7 @@ class MetricLogger:
             slots=sum(bucket.sequences * bucket.width for bucket in history.buckets),
             asked=batch.asked_items,
             distinct=len(batch.item_ids),
-            rows=fetched.look_up.items.rows_asked(),
+            rows=next(iter(fetched.look_up.items.values())).rows_asked(),
         )
         self.steps += 1
         self.done += 1

@@ -140,9 +140,9 @@ class StepParts:
         """Backward comes to the tables last; what follows within it is theirs."""
         look_up = ShardedEmbeddings.look_up
 
-        def with_hook(embeddings: ShardedEmbeddings, pending: PendingLookUp) -> tuple[Tensor, dict[str, Tensor]]:
+        def with_hook(embeddings: ShardedEmbeddings, pending: PendingLookUp) -> tuple[dict[str, Tensor], ...]:
             items, profiles = look_up(embeddings, pending)
-            for rows in (items, *profiles.values()):
+            for rows in (*items.values(), *profiles.values()):
                 if rows.grad_fn is not None:  # not of a frozen table
                     rows.grad_fn.register_prehook(lambda _: self._begin(TABLES) if self.running else None)
             return items, profiles

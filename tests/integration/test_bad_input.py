@@ -203,8 +203,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
         "model.backbone 'gru5rec': there is none; choose from sasrec",
     ),
     "no such item encoder": (
-        lambda p: p.train("--model.item_encoder", "image"),
-        "model.item_encoder 'image': there is none; choose from id",
+        lambda p: p.train("--model.item_encoders", "image"),
+        "model.item_encoders 'image': there is none; choose from id, features",
     ),
     "unknown key of a part": (
         lambda p: p.train("--config", p.file("c.yaml", "bpr:\n  negatives: 3\n")),

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ppr_dist.build_model import attach, cloze_of, untuned_model
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Model, Profiles, Tables, Train
+from ppr_dist.data.manifest import ItemData
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.users import Users
 from ppr_dist.objectives.base import Objective
@@ -24,7 +26,28 @@ from ppr_dist.step_loss import make_objectives, start, step_loss
 from ppr_dist.tuning import TUNING_METHODS
 
 ITEMS, ATTRIBUTES, USERS = 97, {"age": 5, "city": 11}, 23
-CATALOGUE = Catalogue(items=ITEMS, attributes=ATTRIBUTES)
+ITEM_DATA = {
+    "text": ItemData(kind="features", columns=10, known=ITEMS - 10, sha256=""),
+    "image": ItemData(kind="features", columns=6, known=ITEMS - 10, sha256=""),
+    "codes": ItemData(kind="codes", columns=3, known=ITEMS - 10, sha256="", values=7),
+    "tokens": ItemData(kind="tokens", columns=10, known=ITEMS - 10, sha256="", values=2100),
+}
+CATALOGUE = Catalogue(items=ITEMS, attributes=ATTRIBUTES, item_data=ITEM_DATA)
+
+
+def item_data() -> dict[str, npt.NDArray[np.float16]]:
+    """What is known of each item; of some items nothing, of some all but one."""
+    rng = np.random.default_rng(9)
+    found = {}
+    for number, (name, data) in enumerate(ITEM_DATA.items()):
+        shape = ITEMS, data.columns
+        found[name] = (rng.integers(0, 2, shape) if data.values else rng.normal(size=shape)).astype(np.float16)
+        if data.kind == "codes":
+            found[name] = rng.integers(1, data.values + 1, shape).astype(np.float16)
+        elif data.kind == "tokens":
+            found[name][:, data.columns // 2 :] = rng.integers(0, 50, (ITEMS, data.columns // 2))
+        found[name][5 * number : 5 * number + 10] = 0
+    return found
 
 
 def users() -> Users:
@@ -106,6 +129,7 @@ def build(context: DistributedContext, config: Config, method: str | None = None
     train_items = TUNING_METHODS[method].items_are_trainable(config.tables) if method else True
     sizes = table_sizes(config, catalogue, method)
     parallel = parallelize(sizes, model, config, context, train_items=train_items, pretrained=pretrained)
+    parallel.embeddings.fill_item_data(item_data())
     objectives = make_objectives(config, method, catalogue)
     return Built(parallel, make_collator(context, config, objectives, first_target=0 if method else 1), objectives)
 
@@ -113,6 +137,7 @@ def build(context: DistributedContext, config: Config, method: str | None = None
 def catalogue_for(config: Config) -> Catalogue:
     """The sizes of these users' data, and what of it a model of ``config`` may not see."""
     data = {"data": "", "fingerprint": "", "catalogue": {}, "items": ITEMS, "attributes": ATTRIBUTES}
+    data["item_data"] = ITEM_DATA
     return RunInfo(stage="pretrain", method=None, **data).catalogue_for(config)  # type: ignore[arg-type]
 
 
@@ -137,8 +162,10 @@ def whole_tables(parallel: Parallel) -> dict[str, np.ndarray]:
     """Every table, looked up in full."""
     with torch.no_grad():
         device = parallel.embeddings.device
-        every_item = parallel.embeddings.model.module.items(_every("item", ITEMS, device))
-        found = {"item": every_item["item"].values().cpu().numpy()}
+        found = {}
+        if parallel.embeddings.model.module.items is not None:
+            every_item = parallel.embeddings.model.module.items(_every("item", ITEMS, device))
+            found["item"] = every_item["item"].values().cpu().numpy()
         if parallel.embeddings.model.module.profiles is not None:
             uses, attributes = parallel.embeddings.sizes.uses, parallel.embeddings.sizes.attributes
             for use in uses:

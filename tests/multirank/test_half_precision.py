@@ -37,9 +37,9 @@ def initial(context: DistributedContext, files: list[Path]) -> list[dict[str, An
         tables = make_embeddings(SIZES, Config(tables=Tables(cluster=file, precision="float16")), context)
         held = held_bytes(tables)  # first: FBGEMM keeps the ids of the last look-up
         types = {table: weight.dtype for table, weight, _, _ in tables.local_shards()}
-        vectors = tables.look_up_items(torch.arange(context.rank, ITEMS)).detach()
+        vectors = tables.look_up_items(torch.arange(context.rank, ITEMS))["id"].detach()
         full = make_embeddings(SIZES, Config(tables=Tables(cluster=file)), context)
-        want = full.look_up_items(torch.arange(context.rank, ITEMS)).detach()
+        want = full.look_up_items(torch.arange(context.rank, ITEMS))["id"].detach()
         found.append({"types": types, "got": vectors.numpy(), "want": want.numpy(), "held": held})
         for state in tables.optimizer_state_dict().values():
             for moment in state.values():

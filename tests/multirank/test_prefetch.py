@@ -48,7 +48,7 @@ def rows_too(batches: Iterable[tuple[int, Batch]], built: Built, _: DistributedC
     """What must not be done: rows looked up before the update of the step before."""
     waiting: list[PrefetchedBatch] = []
     for _, batch in batches:
-        items = built.parallel.embeddings.look_up_items(batch.item_ids).detach().clone()
+        items = built.parallel.embeddings.look_up_items(batch.item_ids)["id"].detach().clone()
         waiting.append(_stale(fetch(batch, built.parallel.embeddings, built.objectives), items))
         if len(waiting) == 2:
             yield waiting.pop(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -20,15 +21,17 @@ from tests.ranks import run_ranks
 
 
 class Threefold(ItemEncoder):
-    def forward(self, looked_up: Tensor) -> Tensor:
-        return 3 * looked_up
+    reads_ids = True
+
+    def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
+        return 3 * rows["id"]
 
 
 def scores(context: DistributedContext, backbone: str, normalize: bool) -> tuple[np.ndarray, np.ndarray]:
     """Of each target against its batch's items, as training has them and as evaluation has them."""
     ITEM_ENCODERS["threefold"] = Threefold
     config = small_config(backbone=backbone)
-    model = dataclasses.replace(config.model, item_encoder="threefold", normalize=normalize)
+    model = dataclasses.replace(config.model, item_encoders=["threefold", "features"], normalize=normalize)
     parallel, collator, objectives = build(context, dataclasses.replace(config, model=model), "ppr-full")
     for parameter in parallel.engine.module.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

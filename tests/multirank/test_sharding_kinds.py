@@ -93,7 +93,7 @@ def whole(embeddings: ShardedEmbeddings) -> dict[str, np.ndarray]:
     """Every table looked up in full; on all ranks."""
     every = torch.arange(SIZES.items)
     with torch.no_grad():
-        found = {"item": embeddings.look_up_items(every).numpy()}
+        found = {"item": embeddings.look_up_items(every)["id"].numpy()}
         for number, (name, rows) in enumerate(SIZES.attributes.items()):
             profile = torch.zeros(len(SIZES.attributes), rows, dtype=torch.int64)
             profile[number] = torch.arange(rows)
@@ -115,7 +115,7 @@ def update(
         before = whole(make_embeddings(SIZES, Config(tables=exact), context) if exchange == "bfloat16" else tables)
         for step in range(STEPS):
             items, profile = asked(context.rank, step)
-            vectors = [tables.look_up_items(items), *look_up_profiles(tables, profile).values()]
+            vectors = [tables.look_up_items(items)["id"], *look_up_profiles(tables, profile).values()]
             # Each rank's loss is its part of a sum, scaled by W as step_loss does.
             (context.world_size * sum(pull(v) for v in vectors)).backward()
         kinds = {table["name"]: table["sharding_type"] for table in tables.plan["tables"]}
@@ -233,7 +233,7 @@ def own_and_looked_up(context: DistributedContext, files: list[Path]) -> list[tu
     for file in files:
         tables = make_embeddings(SIZES, Config(tables=Tables(optimizer="sgd", cluster=file)), context)
         own = tables.own_rows()
-        parts = own if own is None else [(first, weights.detach().numpy().copy()) for first, weights in own]
+        parts = own if own is None else [(own[0], own[2](0, own[1])["id"].detach().numpy().copy())]
         found.append((parts, whole(tables)["item"]))
     return found
 
@@ -255,7 +255,7 @@ def frozen(context: DistributedContext) -> dict[str, Any]:
     tables = make_embeddings(SIZES, Config(tables=Tables(optimizer="sgd", lr=LR)), context, train_items=False)
     before = whole(tables)
     items, profile = asked(context.rank, 0)
-    vectors = tables.look_up_items(items)
+    vectors = tables.look_up_items(items)["id"]
     assert not vectors.requires_grad
     x_u = look_up_profiles(tables, profile)
     assert list(x_u) == ["prompt", "profile_encoder"]
@@ -276,7 +276,7 @@ def rates(context: DistributedContext) -> list[float]:
     for share in (1.0, 0.1, 0.0):
         tables.scale_lr(share)
         before = whole(tables)["item"]
-        tables.look_up_items(torch.arange(5)).sum().backward()
+        tables.look_up_items(torch.arange(5))["id"].sum().backward()
         moved.append(float(np.abs(whole(tables)["item"] - before).max()))
     return moved
 

@@ -25,7 +25,14 @@ def test_a_step_sends_and_computes_what_the_formulas_say(objective: str, method:
         shapes = [dataclasses.replace(shape, targets=most) for shape in shapes]
     cost = [step_cost(config, models.CATALOGUE, method, shape, "cpu") for shape in shapes]
     used = [objective] if method is None else [objective, "contrastive"]
-    assert list(cost[0]) == ["ids and lengths", "looked-up vectors", *used, "backbone", "dense gradients"]
+    assert list(cost[0]) == [
+        "ids and lengths",
+        "looked-up vectors",
+        "item encoders",
+        *used,
+        "backbone",
+        "dense gradients",
+    ]
 
     def said(*parts: str) -> float:
         return sum(c[part]["bytes"] for c in cost for part in parts)

@@ -17,6 +17,7 @@ import pytest
 from ppr_dist.config import Config, Model, Profiles, Tables, Train
 from ppr_dist.data.stream.users import Users
 from ppr_dist.model.backbones import BACKBONES
+from ppr_dist.model.item_encoders import ITEM_ENCODERS
 from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.prefetch import PrefetchedBatch, fetch
@@ -34,11 +35,19 @@ class Case:
     objectives: tuple[str, ...] = tuple(Train().objectives)
     method: str | None = None
     train_items: bool | None = None
+    item_encoders: tuple[str, ...] = ("id",)
 
     def config(self, *, zero_stage: int = 0) -> Config:
         """A model of width 16, with dropout."""
         return Config(
-            model=Model(backbone=self.backbone, dim=16, max_length=10, dropout=0.3),
+            model=Model(
+                backbone=self.backbone,
+                item_encoders=list(self.item_encoders),
+                combine_items="concat",
+                dim=16,
+                max_length=10,
+                dropout=0.3,
+            ),
             profiles=Profiles(hidden=8, attribute_dim=16),
             tables=Tables(lr=0.1, init_std=0.3, train_items=self.train_items),
             train=Train(
@@ -53,6 +62,8 @@ class Case:
 
 CASES = {
     **{f"backbone {name}": Case(backbone=name) for name in BACKBONES},
+    **{f"item encoder {name}": Case(item_encoders=(name,)) for name in ITEM_ENCODERS if name != "id"},
+    "all item encoders": Case(item_encoders=tuple(ITEM_ENCODERS)),
     **{f"objective {name}": Case(objectives=(name,)) for name in OBJECTIVES},
     **{f"method {name}": Case(method=name) for name in TUNING_METHODS},
 }

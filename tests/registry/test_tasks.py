@@ -84,6 +84,9 @@ def of_each_task(context: DistributedContext, data: Path) -> dict[str, dict[str,
 
 def data_of(folder: Path, users: Users) -> Path:
     write_data(folder, dict.fromkeys(SPLITS, users), items=ITEMS, per_shard=8)
+    shares = np.ones(ITEMS, np.float32)
+    shares[::3] = 0  # items without a click to train on
+    np.save(folder / "train_share.npy", shares)
     return folder
 
 

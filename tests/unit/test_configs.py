@@ -88,7 +88,7 @@ def test_a_key_that_no_section_has_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_part_that_there_is_not_is_refused_in_one_line() -> None:
-    rooms = {"train.objectives": OBJECTIVES, "model.backbone": BACKBONES, "model.item_encoder": ITEM_ENCODERS}
+    rooms = {"train.objectives": OBJECTIVES, "model.backbone": BACKBONES, "model.item_encoders": ITEM_ENCODERS}
     for option, room in rooms.items():
         with pytest.raises(UserError, match=f"^{option} 'hinge': there is none; choose from {', '.join(room)}$"):
             read_config.parse("ppr_dist.test", [f"--{option}", "hinge"], Arguments)

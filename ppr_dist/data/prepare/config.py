@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from typing import Any, Literal
 
+from ppr_dist.data.manifest import TOKEN_BASE
 from ppr_dist.errors import UserError
 
 
@@ -28,6 +29,31 @@ class PrepareConfig:
     deduplicate: Literal["exact", "consecutive"] | None = None
     """Clicks to leave out: ``exact``, rows with the user, item and time or position of another (a log delivered twice);
     ``consecutive``, also a click on the item of the click before; null = none."""
+
+    hide_items: float = 0.0
+    """Share of the items (0 to 1), by seeded hash, on which training sees no click: of theirs there are left each warm
+    user's last one and those of the users of tune-test and tune-validation, for ``evaluate --task cold-item``."""
+
+    code_levels: int = 0
+    """Codes of an item, found from its features by residual k-means, for the item encoder ``codes``; 0 = none."""
+
+    code_values: int = 256
+    """Values a code can have, at most 2,047."""
+
+    code_features: list[str] | None = None
+    """Names of the item features that codes are found from, joined; null = all."""
+
+    text_columns: list[str] | str | None = None
+    """Columns of --items that make an item's text, as a list or comma-separated; null = all of text or lists of it."""
+
+    text_length: int = 16
+    """Words kept of a text: its first."""
+
+    min_word_count: int = 2
+    """Words that stand in the texts fewer times are left out."""
+
+    vocabulary: int = 30_000
+    """Words that are told apart, the most frequent ones; each has a row of ``model.dim`` weights."""
 
     tune_test_fraction: float = 0.2
     """Share of the cold users (0 to 1) that goes to tune-test; the others are tune-train."""
@@ -88,6 +114,11 @@ class PrepareConfig:
         for name, low in (
             ("cold_threshold", 2),
             ("min_item_count", 1),
+            ("code_levels", 0),
+            ("code_values", 2),
+            ("text_length", 1),
+            ("min_word_count", 1),
+            ("vocabulary", 1),
             ("min_attribute_count", 0),
             ("users_per_member", 1),
             ("members_per_shard", 1),
@@ -97,7 +128,7 @@ class PrepareConfig:
         ):
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise UserError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        for name in ("simulate_cold", "tune_test_fraction", "tune_validation_fraction"):
+        for name in ("simulate_cold", "hide_items", "tune_test_fraction", "tune_validation_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         folds = 1 / self.tune_test_fraction if self.tune_test_fraction else 1.0
@@ -106,6 +137,10 @@ class PrepareConfig:
                 f"tune_test_fold {self.tune_test_fold}: tune_test_fraction {self.tune_test_fraction} makes"
                 f" {folds:g} folds; it takes a whole number of them, and one that there is"
             )
+        if self.code_values >= TOKEN_BASE:
+            raise UserError(f"code_values must be less than {TOKEN_BASE}, got {self.code_values}")
+        if self.vocabulary >= TOKEN_BASE**2:
+            raise UserError(f"vocabulary must be less than {TOKEN_BASE**2:,}, got {self.vocabulary:,}")
         for column, buckets in self.buckets.items():
             if isinstance(buckets, list):
                 if not buckets or any(a >= b for a, b in itertools.pairwise(buckets)):
@@ -115,9 +150,11 @@ class PrepareConfig:
 
     def attribute_names(self) -> list[str] | None:
         """Return ``attributes`` as a list (None = all)."""
-        if isinstance(self.attributes, str):
-            return [name.strip() for name in self.attributes.split(",") if name.strip()]
-        return self.attributes
+        return _names(self.attributes)
+
+    def text_column_names(self) -> list[str] | None:
+        """Return ``text_columns`` as a list (None = all)."""
+        return _names(self.text_columns)
 
     def settings(self, order_column: str, time_column: str) -> dict[str, Any]:
         """Return what decides the output, for the manifest: no limits of the machine, no paths."""
@@ -125,3 +162,8 @@ class PrepareConfig:
         settings.update(attributes=self.attribute_names(), order_column=order_column, time_column=time_column)
         del settings["memory_limit"], settings["temp_dir"]
         return settings
+
+
+def _names(given: list[str] | str | None) -> list[str] | None:
+    """A list, or what is separated by commas."""
+    return [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from ppr_dist.data.manifest import MANIFEST, Kind, Manifest
+from ppr_dist.data.manifest import CODES, MANIFEST, TOKENS, Kind, Manifest, item_data_file
 from ppr_dist.data.prepare import attributes as attribute_values
 from ppr_dist.data.prepare import logs, shard_writer, splits
 from ppr_dist.data.prepare.clicks import Clicks
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.content import ids_sha256
 from ppr_dist.data.prepare.folder import new_folder
-from ppr_dist.data.prepare.sources import open_source, scalars, work_database
+from ppr_dist.data.prepare.item_codes import write_codes
+from ppr_dist.data.prepare.item_features import ItemFeatures, open_features
+from ppr_dist.data.prepare.item_tokens import open_texts, write_tokens
+from ppr_dist.data.prepare.sources import has_table, open_source, scalars, work_database
 from ppr_dist.data.prepare.times import all_have_times
 from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.errors import UserError, warn
@@ -29,13 +34,23 @@ MANY_DUPLICATES = 0.01
 
 
 def prepare(
-    interactions: str, users: str | None, out: Path, config: PrepareConfig, *, overwrite: bool = False
+    interactions: str,
+    users: str | None,
+    out: Path,
+    config: PrepareConfig,
+    *,
+    items: str | None = None,
+    item_features: Mapping[str, str] | None = None,
+    overwrite: bool = False,
 ) -> Manifest:
     """Write the prepared data set ``out`` and return its manifest; ``users`` None = no attributes.
 
+    ``items``: texts of items; ``item_features``: files of vectors of items, by name.
+
     Raises :class:`UserError` on bad input, a full disk or too little memory; then nothing is left behind.
     """
-    for path in (interactions, users):
+    of_items = dict(item_features or {})
+    for path in (interactions, users, items, *of_items.values()):
         if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
             raise UserError(f"{path}: lies inside --out {out}, which would be replaced")
     with (
@@ -49,8 +64,8 @@ def prepare(
                 bar.set_description(f"prepare: {name}", refresh=False)
                 bar.update()
 
-            manifest = _tables(con, interactions, users, config, stage)
-        manifest = _files(con, folder, manifest, config).sealed()
+            manifest, features = _tables(con, interactions, users, items, of_items, config, stage)
+        manifest = _files(con, folder, manifest, features, config).sealed()
         manifest.save(folder)
     return manifest
 
@@ -59,10 +74,12 @@ def _tables(
     con: duckdb.DuckDBPyConnection,
     interactions: str,
     users: str | None,
+    items: str | None,
+    item_features: dict[str, str],
     config: PrepareConfig,
     stage: splits.Stage,
-) -> Manifest:
-    """Run every stage in DuckDB; return a manifest that lacks the splits and the tables' hashes."""
+) -> tuple[Manifest, list[ItemFeatures]]:
+    """Run every stage in DuckDB; return a manifest that lacks what describes files, and the vectors of items."""
     log = open_source(con, interactions)
     profiles = open_source(con, users) if users is not None else None
     stage("reading the log")
@@ -73,6 +90,14 @@ def _tables(
         user_type = logs.shared_id_type(log, user_types, profiles, logs.id_types(con, profiles, config.user_column))
     clicks = logs.load_interactions(con, log, config, user_type, item_type)
     _warn_of_clicks(clicks, interactions, config)
+    features = [open_features(con, name, p, config.item_column, item_type) for name, p in item_features.items()]
+    unknown = set(config.code_features or ()) - set(item_features)
+    if unknown or (config.code_levels and not item_features):
+        raise UserError(f"code_features: no --item-features.{min(unknown or {'NAME'})} is given")
+    if items is not None:
+        open_texts(con, items, config, item_type)
+    elif config.text_column_names():
+        raise UserError("text_columns are columns of the items: give --items")
     stage("reading the profiles")
     kinds: dict[str, Kind] = {}
     if profiles is not None:
@@ -86,6 +111,8 @@ def _tables(
     if lost:
         warn(f"{interactions}: min_item_count {config.min_item_count} leaves {lost:,} users without a click, left out")
     splits.split_users(con, config)
+    if config.hide_items:
+        splits.hide_items(con, config)
     times = all_have_times(con, "log", clicks.time_column, interactions)
     if scalars(con, "SELECT count(*) FROM users WHERE split > 0") == (0,):
         warn(
@@ -93,8 +120,10 @@ def _tables(
             " tune on; --simulate-cold 0.2 makes cold users of a fifth of them"
         )
     attributes = attribute_values.encode(con, kinds, config, users or "")
-    splits.build(con, config, len(attributes), times, stage)
-    return Manifest(
+    known = [each.ids for each in features]
+    known += [f"SELECT item_id FROM {table}" for table in ("hidden", "texts") if has_table(con, table)]
+    splits.build(con, config, len(attributes), times, known, stage)
+    manifest = Manifest(
         items=scalars(con, "SELECT count(*) FROM items")[0],
         item_id_type=item_type,
         user_id_type=user_type,
@@ -106,6 +135,7 @@ def _tables(
         settings=config.settings(clicks.order_column, clicks.time_column) | {"attributes": list(kinds)},
         clicks=dataclasses.asdict(clicks.counts),
     )
+    return manifest, features
 
 
 def _warn_of_clicks(clicks: Clicks, path: str, config: PrepareConfig) -> None:
@@ -123,8 +153,14 @@ def _warn_of_clicks(clicks: Clicks, path: str, config: PrepareConfig) -> None:
         )
 
 
-def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, config: PrepareConfig) -> Manifest:
-    """Write shards and Parquet tables; return ``manifest`` with the splits and the ids' hashes."""
+def _files(
+    con: duckdb.DuckDBPyConnection,
+    folder: Path,
+    manifest: Manifest,
+    features: list[ItemFeatures],
+    config: PrepareConfig,
+) -> Manifest:
+    """Write shards, tables and item data; return ``manifest`` with what describes them."""
     written = {}
     (total,) = scalars(con, "SELECT count(*) FROM people")
     with tqdm(total=total, desc="prepare: writing shards", unit="user", unit_scale=True, delay=1.0) as bar:
@@ -157,4 +193,10 @@ def _files(con: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest, con
         hashes[name] = ids_sha256(part.column(1) for part in parts)  # the first column is the index: 0, 1, …
     write_item_shares(folder)
     del hashes["attributes.parquet"]  # each attribute has its own
-    return dataclasses.replace(manifest, splits=written, tables=hashes)
+    item_data = {each.name: each.write(con, folder, manifest.items) for each in features}
+    if config.code_levels:
+        arrays = [np.load(folder / item_data_file(name), mmap_mode="r") for name in config.code_features or item_data]
+        item_data[CODES] = write_codes(folder, arrays, config.code_levels, config.code_values, config.seed)
+    if has_table(con, "texts"):
+        item_data[TOKENS] = write_tokens(con, folder, manifest.items, config.text_length)
+    return dataclasses.replace(manifest, splits=written, tables=hashes, item_data=item_data)

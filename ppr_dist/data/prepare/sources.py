@@ -71,6 +71,10 @@ def scalars(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[int, ...]:
     return tuple(int(value or 0) for value in first_row(con, sql) or ())
 
 
+def has_table(con: duckdb.DuckDBPyConnection, name: str) -> bool:
+    return scalars(con, f"SELECT count(*) FROM duckdb_tables() WHERE table_name = {literal(name)}") == (1,)
+
+
 @contextlib.contextmanager
 def named_errors(path: str) -> Iterator[None]:
     """Turn DuckDB's complaints while reading ``path`` into a :class:`UserError`; not those of memory and disk."""

@@ -6,7 +6,7 @@ that order, so ``rowid`` (0, 1, …) is the index. No list() aggregation: it hol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import duckdb
 
@@ -127,14 +127,43 @@ def index_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attribute
     con.execute("DROP TABLE ordered_users; DROP TABLE indexed_users; DROP TABLE profile")
 
 
-def index_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
+def hide_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
+    """Remove from ``log`` what training would see of some items, ``hidden(item_id)``, and users who have no click left.
+
+    What stays of them is what evaluation asks for: the last click of a user of pretrain, and all clicks of users of
+    tune-test and tune-validation.
+    """
+    (items,) = scalars(con, "SELECT count(DISTINCT item_id) FROM log")
+    con.execute(
+        "CREATE TABLE hidden AS SELECT item_id FROM (SELECT DISTINCT item_id FROM log)"
+        f" ORDER BY {_hash(config, 'hide', 'item_id')}, item_id LIMIT {_round(config.hide_items * items)}"
+    )
+    con.execute(
+        "CREATE TABLE shown AS SELECT log.* FROM log JOIN users u ON log.user_id = u.user_id"
+        " JOIN (SELECT user_id, max(nth) AS last FROM log GROUP BY user_id) l ON log.user_id = l.user_id"
+        " LEFT JOIN hidden h ON log.item_id = h.item_id"
+        " WHERE h.item_id IS NULL OR u.split >= 2 OR (u.split = 0 AND log.nth = l.last)"
+    )
+    con.execute("DROP TABLE log; ALTER TABLE shown RENAME TO log")
+    left = f"if(u.split > 0, least(c.events, {config.cold_clicks}), c.events)" if config.cold_clicks else "c.events"
+    con.execute(
+        f"CREATE TABLE left_over AS SELECT u.user_id, {left} AS events, u.split FROM users u"
+        " JOIN (SELECT user_id, count(*) AS events FROM log GROUP BY user_id) c ON u.user_id = c.user_id"
+    )
+    con.execute("DROP TABLE users; ALTER TABLE left_over RENAME TO users")
+
+
+def index_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig, known: Sequence[str] = ()) -> None:
     """Fill ``vocabulary(item_id)``, in index order (rowid), from what is left in ``log``.
+
+    ``known``: SQL of other items (item_id) that are in the catalogue too, clicked or not.
 
     The order is by seeded hash: a row-wise sharded table gives each rank a range of indices, and raw ids
     often go with age and so with popularity; by raw id one rank would own most of the hot rows.
     """
+    every = " UNION ALL ".join(["SELECT item_id FROM log", *known])
     con.execute(
-        "CREATE TABLE vocabulary AS SELECT item_id FROM (SELECT DISTINCT item_id FROM log)"
+        f"CREATE TABLE vocabulary AS SELECT item_id FROM (SELECT DISTINCT item_id FROM ({every}))"
         f" ORDER BY {_hash(config, 'item', 'item_id')}, item_id"
     )
 
@@ -187,12 +216,19 @@ def count_items(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("DROP TABLE occurrences; DROP TABLE vocabulary")
 
 
-def build(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attributes: int, times: bool, stage: Stage) -> None:
+def build(
+    con: duckdb.DuckDBPyConnection,
+    config: PrepareConfig,
+    attributes: int,
+    times: bool,
+    known: Sequence[str],
+    stage: Stage,
+) -> None:
     """Run the steps after :func:`split_users`; leaves ``people``, ``items`` and ``sequence``."""
     stage("indexing users")
     index_users(con, config, attributes)
     stage("indexing items")
-    index_items(con, config)
+    index_items(con, config, known)
     stage("ordering events")
     crop_cold(con, config)
     order_events(con, times)

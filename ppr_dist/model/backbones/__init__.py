@@ -2,6 +2,7 @@
 
 from ppr_dist.model.backbones.base import Backbone
 from ppr_dist.model.backbones.bert4rec import BERT4Rec
+from ppr_dist.model.backbones.dssm import DSSM
 from ppr_dist.model.backbones.gru4rec import GRU4Rec
 from ppr_dist.model.backbones.hstu import HSTU
 from ppr_dist.model.backbones.nextitnet import NextItNet
@@ -13,4 +14,5 @@ BACKBONES: dict[str, type[Backbone]] = {
     "hstu": HSTU,
     "nextitnet": NextItNet,
     "bert4rec": BERT4Rec,
+    "dssm": DSSM,
 }

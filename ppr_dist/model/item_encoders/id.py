@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from ppr_dist.model.item_encoders.base import ItemEncoder
 
 
 class Id(ItemEncoder):
-    def forward(self, looked_up: Tensor) -> Tensor:
-        return looked_up
+    reads_ids = True
+
+    def forward(self, rows: Mapping[str, Tensor]) -> Tensor:
+        return rows["id"]
