@@ -17,7 +17,7 @@ from ppr_dist.data.manifest import TOKEN_BASE, TOKENS, ItemData, item_data_file
 from ppr_dist.data.prepare import logs
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.item_features import AT_ONCE, check_ids, describe
-from ppr_dist.data.prepare.sources import identifier, named_errors, open_source, scalars
+from ppr_dist.data.prepare.sources import Source, identifier, named_errors, open_source, scalars
 from ppr_dist.errors import UserError
 
 WORD = r"\p{Han}|[\p{L}\p{N}]+"
@@ -33,21 +33,12 @@ def open_texts(con: duckdb.DuckDBPyConnection, path: str, config: PrepareConfig,
     types = logs.id_types(con, source, config.item_column)
     if item_type not in types:
         raise UserError(f"{path}: item ids are {types[0]}, but {item_type} in the log")
-    columns = config.text_column_names() or [
-        name
-        for name, kind in source.columns.items()
-        if name != config.item_column and kind.startswith("VARCHAR")  # lists of texts too
-    ]
-    for column in columns:
-        source.require(column)
-    if not columns:
-        raise UserError(f"{path}: no column of text; it has {', '.join(source.columns)}")
-    text = ", ".join(_text(name, source.columns[name]) for name in columns)
+    text = text_of(source, config.text_column_names(), config.item_column)
     item = f"CAST({identifier(config.item_column)} AS {logs.SQL_TYPES[item_type]})"
     with named_errors(path):
         con.execute(
             f"CREATE TABLE texts AS SELECT {item} AS item_id,"
-            f" regexp_extract_all(lower(concat_ws(' ', {text})), '{WORD}') AS words FROM {source.table}"
+            f" regexp_extract_all(lower({text}), '{WORD}') AS words FROM {source.table}"
         )
     check_ids(con, "texts", path)
     con.execute(
@@ -56,6 +47,17 @@ def open_texts(con: duckdb.DuckDBPyConnection, path: str, config: PrepareConfig,
     )
     if scalars(con, "SELECT count(*) FROM words") == (0,):
         raise UserError(f"{path}: no word stands there {config.min_word_count} times (min_word_count)")
+
+
+def text_of(source: Source, columns: list[str] | None, item_column: str) -> str:
+    """SQL of an item's text: ``columns`` one after another, by default all of text or lists of it."""
+    if columns is None:
+        columns = [n for n, kind in source.columns.items() if n != item_column and kind.startswith("VARCHAR")]
+    for column in columns:
+        source.require(column)
+    if not columns:
+        raise UserError(f"{source.path}: no column of text; it has {', '.join(source.columns)}")
+    return f"concat_ws(' ', {', '.join(_text(name, source.columns[name]) for name in columns)})"
 
 
 def _text(name: str, kind: str) -> str:
