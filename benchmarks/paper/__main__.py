@@ -5,7 +5,7 @@
 ``all`` is every one; ``controls`` tells freezing from prompting, ``users`` and ``pretrainings`` vary what they name.
 ``--log`` (or PPR_DIST_ML1M) holds MovieLens-1M as interactions.parquet and users.parquet; without it the synthetic
 catalogue is measured alone. What is in ``--work`` is not run again: an interrupted command goes on where it was.
-``--out`` takes paper_NAME_LOG.md, its figures as .png and .svg, and .json with means and the sums that paired tests
+``--out`` takes paper_NAME_LOG_….md, its figures as .png and .svg, and .json with means and the sums that paired tests
 need; nothing of a single user. ``--quick``: every table with settings too small to mean anything.
 """
 
@@ -58,12 +58,20 @@ def main() -> None:
             done.append(f"{name} {log.name}")
             if options.out:
                 options.out.mkdir(parents=True, exist_ok=True)
-                path = options.out / f"paper_{name}_{log.name}"
+                path = options.out / f"paper_{name}_{log.name}_{_where()}"
                 path.with_suffix(".md").write_text("\n".join([*text, *lines]) + "\n")
-                path.with_suffix(".json").write_text(json.dumps(kept) + "\n")
+                rounded = json.loads(json.dumps(kept), parse_float=lambda x: float(f"{float(x):.10g}"))
+                path.with_suffix(".json").write_text(json.dumps(rounded) + "\n")
                 if name.startswith("figure"):
                     draw(name, kept, title, path)
     print(json.dumps({"benchmark": "paper", **hardware(), "quick": options.quick, "done": done}))
+
+
+def _where() -> str:
+    """Hardware and date, as names of results have them."""
+    machine = hardware()
+    gpu = "" if machine["gpu"] == "none" else f"{str(machine['gpu']).replace(' ', '-')}_"
+    return f"{gpu}cpu-{machine['cores']}core_{machine['date']}"
 
 
 def _command(name: str, log: str, options: argparse.Namespace) -> str:
