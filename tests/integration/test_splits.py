@@ -88,7 +88,7 @@ def test_what_saw_tuning_users_does_not_fit_data_that_test_them(catalogue: Path,
         runs.check_held_out(dataclasses.replace(info, splits=["tune-train"]), tmp_path, another, catalogue)
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.exhaustive), 3])
 def test_the_first_clicks_baseline_counts_those_that_training_may_see(
     catalogue: Path, tuned: Path, tmp_path: Path, world_size: int
 ) -> None:

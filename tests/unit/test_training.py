@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pickle
 from pathlib import Path
 from typing import Literal
@@ -85,6 +86,25 @@ def test_the_in_batch_proposal_is_the_split_that_is_read(
         assert list(batch.views) == (["contrastive"] if stage == "tune" else [])
         log_q = batch.drawn["softmax"]["log_q"]
         assert torch.isfinite(log_q[log_q != torch.inf]).all()
+
+
+def test_of_two_splits_the_proposal_is_that_of_their_clicks_together(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    parts = {
+        "pretrain": random_users(9, 3, shortest=3),
+        "tune-train": random_users(5, 3, shortest=1, first_index=9, seed=4),
+    }
+    manifest = write_data(folder, parts, items=3, per_shard=4)
+    warm = [parts["pretrain"].items[start : stop - 2] for start, stop in itertools.pairwise(parts["pretrain"].offsets)]
+    train, tune = (np.bincount(clicks, minlength=3) for clicks in (np.concatenate(warm), parts["tune-train"].items))
+    columns = {"item_index": np.arange(3), "item_id": np.arange(3), "train_count": train, "tune_count": tune}
+    pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), folder / "items.parquet")
+    write_item_shares(folder)
+    collator = make_loader(run_on(folder, manifest, "pretrain+tune-train"), {}).collator
+    together = (train + tune) / (train + tune).sum()
+    for shares in (collator.probability, pickle.loads(pickle.dumps(collator)).probability):
+        np.testing.assert_allclose(shares[np.arange(3)], together, rtol=1e-6)
+    assert (collator.hold_out, collator.held_out_below) == (2, 9)
 
 
 @pytest.mark.parametrize(
