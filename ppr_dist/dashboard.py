@@ -1,7 +1,7 @@
 """``python -m ppr_dist.dashboard --entity NAME``: make the throughput dashboard in a project at Weights & Biases.
 
 A saved view of the project, with the panels of ppr_dist/tracking/panels.py; whoever opens it sees all of the project's
-runs. Each time it is run it makes another one.
+runs, grouped by experiment (logging.experiment). Each time it is run it makes another one.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 def workspace(arguments: Arguments) -> Any:
     """The view as wandb-workspaces describes it; asks no server."""
     try:
+        import wandb_workspaces.expr as expr
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
     except ImportError as error:
@@ -65,6 +66,7 @@ def workspace(arguments: Arguments) -> Any:
         entity=arguments.entity,
         project=arguments.project,
         name=arguments.name,
+        runset_settings=workspaces.RunsetSettings(groupby=[expr.Metric("Group")]),  # logging.experiment
         sections=[
             workspaces.Section(name=name, panels=[plot(panel) for panel in panels], is_open=True)
             for name, panels in SECTIONS.items()

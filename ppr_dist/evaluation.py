@@ -29,6 +29,7 @@ from ppr_dist.predictions import Predictions, predictions_writer
 from ppr_dist.scoring import PopularityScorer, Scorer
 from ppr_dist.tasks import TASKS
 from ppr_dist.tasks.base import Evaluated, Evaluation, Protocol
+from ppr_dist.tracking.evaluations import log_evaluations
 
 if TYPE_CHECKING:
     from ppr_dist.evaluate import Arguments
@@ -160,6 +161,9 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
             if context.main:
                 files.append_line(arguments.run_dir / "evaluations.jsonl", rows[-1])
                 print(json.dumps(rows[-1]), flush=True)
+        if context.main:
+            stage = trained.info.method or trained.info.stage
+            log_evaluations(arguments.run_dir, config, stage, rows, arguments.baseline)
     return rows
 
 

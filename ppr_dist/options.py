@@ -172,11 +172,12 @@ class StrictParser(ArgumentParser):
         """Raise :class:`UserError` on an address where a path is wanted; of paths, "s3://a" is the folder s3:/a."""
         for action in self._actions:
             value = parsed.get(action.dest)
-            if isinstance(value, Path) and re.match("[a-z][a-z0-9+.-]+:/", str(value)):
-                raise UserError(
-                    f"{_option(action.dest)} {value}: an address; only --data may be one (a run lies on a file system: "
-                    "a checkpoint is there once it is renamed)"
-                )
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, Path) and re.match("[a-z][a-z0-9+.-]+:/", str(path)):
+                    raise UserError(
+                        f"{_option(action.dest)} {path}: an address; only --data may be one (what is written is there "
+                        "once it is renamed, as file systems do it)"
+                    )
 
 
 def parse(

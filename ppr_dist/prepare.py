@@ -34,7 +34,7 @@ class Arguments:
     item_features: dict[str, str] = dataclasses.field(default_factory=dict)
     """Vectors of items by name (--item-features.text FILE): Parquet with the item column and a column of lists, or .npy
     whose row n is of item n. Their items are in the catalogue, clicked or not; stored in half precision."""
-    out: str
+    out: Path
     """Folder to write."""
     overwrite: bool = False
     """Replace a prepared folder."""
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     manifest = prepare(
         arguments.interactions,
         arguments.users,
-        Path(arguments.out),
+        arguments.out,
         config,
         items=arguments.items,
         item_features=arguments.item_features,
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     print(summary(manifest, arguments.out, time.perf_counter() - started))
 
 
-def summary(manifest: Manifest, out: str, seconds: float) -> str:
+def summary(manifest: Manifest, out: Path, seconds: float) -> str:
     """Return what was written, a line per split."""
     rows = {
         name: f"{split.users:,} users, {split.events:,} clicks, {len(split.shards)} tar shards"

@@ -38,6 +38,11 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [_values(record.history.item) for record in records(run) if record.HasField("history")]
 
 
+def summary(run: Path) -> dict[str, Any]:
+    """Figures of the run as a whole."""
+    return {k: v for r in records(run) if r.HasField("summary") for k, v in _values(r.summary.update).items()}
+
+
 def started(run: Path) -> Any:
     """The run's own message: group, id, project, configuration."""
     return next(record.run for record in records(run) if record.HasField("run"))

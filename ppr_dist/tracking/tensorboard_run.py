@@ -18,13 +18,14 @@ def check_installed() -> None:
 class TensorBoardRun:
     """Event files in ``RUN/tensorboard``; a resumed run goes on in the same folder."""
 
-    def __init__(self, run: Path, first_step: int) -> None:
+    def __init__(self, run: Path, first_step: int | None = None) -> None:
+        """``first_step``: where training begins; what was written beyond it is not shown."""
         from torch.utils.tensorboard import SummaryWriter
 
-        # What was written beyond the checkpoint is not shown.
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        purge = None if first_step is None else first_step + 1
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
         config = run / "config.yaml"
-        if config.is_file():
+        if first_step is not None and config.is_file():
             self.writer.add_text("config", f"```\n{config.read_text()}\n```", first_step)
 
     def log(self, record: dict[str, Any]) -> None:

@@ -77,6 +77,11 @@ class WandbRun:
         if self.run is not None and self._guarded(lambda: self.run.log(values, step=record["step"]) or True) is None:
             self.run = None
 
+    def summarize(self, values: dict[str, Any]) -> None:
+        """Figures of the run as a whole, which belong to no step of its training."""
+        if self.run is not None:
+            self._guarded(lambda: self.run.summary.update(values))
+
     def close(self) -> None:
         if self.run is not None:
             self._guarded(self.run.finish)

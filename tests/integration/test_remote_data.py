@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 
+from ppr_dist.errors import UserError
 from tests.commands import run_command
 from tests.integration.conftest import TINY
 from tests.object_store import serving
@@ -39,6 +41,27 @@ def test_training_and_evaluation_on_two_ranks(catalogue: Path, tmp_path: Path) -
     assert losses[0] == losses[1]
     assert lines[0]
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("prepare", ("--interactions", "log.parquet", "--out", "s3://bucket/data")),
+        ("recommend", ("--run-dir", "run", "--users", "users.csv", "--out", "s3://bucket/data")),
+        ("evaluate", ("--run-dir", "run", "--task", "joint", "--predictions", "s3://bucket/data")),
+        ("report", ("--html", "out.html", "--runs", "run", "s3://bucket/data")),
+        ("tune", ("--data", "d", "--init", "s3://bucket/data", "--method", "ppr-light", "--run-dir", "run")),
+        ("verify", ("--run-dir", "s3://bucket/data")),
+        ("plan", ("--data", "d", "--cluster", "s3://bucket/data")),
+    ],
+)
+def test_an_address_is_no_path(
+    command: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="s3:/bucket/data: an address; only --data may be one"):
+        importlib.import_module(f"ppr_dist.{command}").main(list(words))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_lies_on_a_file_system(catalogue: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ppr_dist.tracking.machine import VARIABLES
 from ppr_dist.tracking.panels import SECTIONS
 from ppr_dist.tracking.part_names import PARTS, REST, key
 from tests import wandb_log
-from tests.commands import run_command
+from tests.commands import run_command, succeed
 from tests.integration.conftest import TINY
 
 PLANTED = "planted-s3cr3t"
@@ -55,6 +56,8 @@ def test_the_dashboard_has_the_panels() -> None:
     drawn = [panel.config for section in view.spec.section.panel_bank_config.sections for panel in section.panels]
     shown = [(list(panel.keys), panel.pattern) for panels in SECTIONS.values() for panel in panels]
     assert [(config.metrics or [], config.metric_regex) for config in drawn] == shown
+    (runs,) = view.spec.section.run_sets
+    assert [(key.section, key.name) for key in runs.grouping] == [("run", "group")]
 
 
 def test_without_a_key_the_dashboard_is_refused_in_a_line(
@@ -86,6 +89,26 @@ def test_all_three_logs_hold_the_same(run: Path) -> None:
         assert {e.step: e.value for e in events.Scalars(name)} == pytest.approx(
             {step: value for step, value in values.items() if not isinstance(value, bool)}
         )
+
+
+def test_an_evaluation_is_told_where_the_run_was(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, copy := tmp_path / "run")
+    shutil.rmtree(copy / "wandb")
+    asked = ("--task", "next-item", "--metrics", "hit@10", "auc", "--progress", "false")
+    succeed("evaluate", "--run-dir", copy, *asked)
+    succeed("evaluate", "--run-dir", copy, *asked, "--baseline", "popularity")
+    found, popular = (json.loads(line) for line in (copy / "evaluations.jsonl").read_text().splitlines())
+    events = EventAccumulator(str(copy / "tensorboard"))
+    events.Reload()
+    (event,) = events.Scalars("evaluation/next-item/sampled-99/hit@10")
+    assert (event.step, event.value) == (found["step"], pytest.approx(found["hit@10"]))
+    (event,) = events.Scalars("evaluation/next-item/sampled-99/popularity/auc")
+    assert event.value == pytest.approx(popular["auc"])
+    assert len(events.Scalars("loss")) > 1  # what was there stays
+    first, second = sorted((copy / "wandb").glob("offline-run-*"))
+    shutil.rmtree(second)
+    assert first.name.endswith((run / "wandb-id").read_text().strip())
+    assert wandb_log.summary(copy)["evaluation/next-item/sampled-99/auc"] == found["auc"]
 
 
 def test_figures_fit_one_another(run: Path) -> None:

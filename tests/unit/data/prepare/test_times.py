@@ -112,11 +112,11 @@ def test_position_orders_and_the_time_beside_it_is_kept(tmp_path: Path, capsys: 
     assert manifest.clicks["backward"] == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert "ordered by 'position', 16.67% of the clicks have an earlier 'timestamp' than the user's click" in line
-    assert "by position; time is timestamp" in summary(manifest, "data", 1.0)
+    assert "by position; time is timestamp" in summary(manifest, Path("data"), 1.0)
     # Without a time, or with one that is told to be none.
     plain = prepare(*save(tmp_path, log.assign(timestamp=None)), tmp_path / "plain", PrepareConfig())
     assert plain.settings["time_column"] == ""
-    assert "by position; no time" in summary(plain, "plain", 1.0)
+    assert "by position; no time" in summary(plain, Path("plain"), 1.0)
     wrong, _ = save(tmp_path, log.assign(timestamp=-5))
     with pytest.raises(UserError, match="holds -5"):
         prepare(wrong, None, tmp_path / "refused", PrepareConfig())
@@ -221,7 +221,7 @@ def test_a_log_without_times_or_with_some_keeps_none(tmp_path: Path, capsys: pyt
     some = prepare(*save(tmp_path, log), tmp_path / "some", PrepareConfig())
     assert not some.times
     assert some.clicks["untimed"] == 1
-    assert "position; time is timestamp (if numbers, in s), not kept" in summary(some, "some", 1.0)
+    assert "position; time is timestamp (if numbers, in s), not kept" in summary(some, Path("some"), 1.0)
     warned = [line for line in capsys.readouterr().err.splitlines() if "timestamp" in line]
     assert len(warned) == 1
     assert "column 'timestamp' is null for 1 of 5 clicks, so that none keeps its time" in warned[0]
