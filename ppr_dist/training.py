@@ -33,6 +33,7 @@ from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
+from ppr_dist.parallel.item_means import begin_as_item_means
 from ppr_dist.parallel.step_cost import StepFlops
 from ppr_dist.preemption import Preempted, Preemption
 from ppr_dist.run_lock import LOCK, locked
@@ -208,6 +209,8 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
         same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
         load_tables(parallel.embeddings, start.path, with_optimizer=same_optimizer)
         fill_item_data(run, parallel)
+        for use in TUNING_METHODS[arguments.method](config, run.catalogue).begins_as_item_means():
+            begin_as_item_means(parallel, use, loader.stream, run.hold_out)
         if context.main:
             print(f"from {start}", flush=True)
             print(f"{run.name}: {trainable_share(parallel)}", flush=True)

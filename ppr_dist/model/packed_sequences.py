@@ -48,6 +48,8 @@ class PackedSequences:
         )
         """Prompts included."""
         self.keys, self._draws = keys, itertools.count()
+        self.prompts_inside: list[Tensor] = []
+        """Prompt rows of the backbone's layers from the second on, [S·n, D] each, where each layer has its own."""
 
     def next_draw(self) -> int:
         """Number the draws that are made by these keys: one for each dropout layer of the model."""
@@ -68,6 +70,12 @@ class PackedSequences:
         each = torch.arange(self.prompt_rows, device=clicks.device)
         rows = torch.cat([(self.start[:, None] + each).flatten(), self.click_rows])
         return scatter_rows(torch.cat([prompts, clicks]), rows, self.rows)
+
+    def with_own_prompts(self, x: Tensor, layer: int) -> Tensor:
+        """Rows [R, D] as they enter ``layer``: where it has prompts of its own, with these in place of the last's."""
+        if not layer or layer > len(self.prompts_inside):
+            return x
+        return self.insert_prompts(gather_rows(x, self.click_rows), self.prompts_inside[layer - 1])
 
     @functools.cached_property
     def click_rows(self) -> Tensor:

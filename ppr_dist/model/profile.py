@@ -5,6 +5,7 @@ Shapes: B users, m attributes of width d each, D width, n prompt rows.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,3 +23,14 @@ class ProfileMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.second(F.relu(self.first(x)))
         return out
+
+
+class ConstantPrompt(nn.Module):
+    """The same prompt rows for every user: [B, …] → [B, out]; N(0, 0.02²) at first, as an item's."""
+
+    def __init__(self, out: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(out) * 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows.expand(len(x), -1)

@@ -20,7 +20,7 @@ from ppr_dist.model.encoded import Encoded
 from ppr_dist.model.item_encoders.combined import CombinedItems
 from ppr_dist.model.item_encoders.id import Id
 from ppr_dist.model.packed_sequences import PackedSequences, mixed
-from ppr_dist.model.profile import ProfileMLP
+from ppr_dist.model.profile import ConstantPrompt, ProfileMLP
 
 _PROFILE = -1  # a draw beside those of the backbone's dropout layers
 
@@ -39,8 +39,8 @@ class SequentialModel(nn.Module):
         self.dim, self.normalize = config.dim, config.normalize
         self.item_encoder = item_encoder or CombinedItems({"id": Id(None, config.dim, {})}, config.dim, "sum")
         self.backbone = BACKBONES[config.backbone](settings, config.dim, config.max_length, config.dropout)
-        self.prompt_rows = 0
-        self.prompt: ProfileMLP | None = None
+        self.prompt_rows, self.prompted_layers = 0, 1
+        self.prompt: ProfileMLP | ConstantPrompt | None = None
         self.profile_encoder: ProfileMLP | None = None
         self.heads = nn.ModuleDict()
         self.mask: nn.Parameter | None = None
@@ -61,9 +61,19 @@ class SequentialModel(nn.Module):
         """Make user vectors by ``module(items, batch, profiles)`` → [P, D] in place of backbone and profile encoder."""
         self.user_model = module
 
-    def attach_prompt(self, rows: int, features: int, hidden: int) -> None:
-        """Put ``rows`` prompt rows, generated from profiles [B, features], before the clicks."""
-        self.prompt_rows, self.prompt = rows, ProfileMLP(features, hidden, rows * self.dim)
+    def attach_prompt(self, rows: int, features: int, hidden: int, *, layers: int = 1) -> ProfileMLP:
+        """Put ``rows`` prompt rows, generated from profiles [B, features], before the clicks.
+
+        ``layers``: how many of the backbone's, from the first on, find such rows of their own.
+        """
+        self.prompt_rows, self.prompted_layers = rows, layers
+        self.prompt = ProfileMLP(features, hidden, layers * rows * self.dim)
+        return self.prompt
+
+    def attach_constant_prompt(self, rows: int, *, layers: int = 1) -> None:
+        """The same, but rows that are parameters themselves, for all users."""
+        self.prompt_rows, self.prompted_layers = rows, layers
+        self.prompt = ConstantPrompt(layers * rows * self.dim)
 
     def attach_profile_encoder(self, features: int, hidden: int) -> None:
         """Add an encoding of profiles [B, features] to user vectors; 0 until it is trained."""
@@ -125,9 +135,12 @@ class SequentialModel(nn.Module):
             keys=_joined([None if batch.keys is None else mixed(batch.keys + n) for n in range(len(views))]),
         )
         x = self.backbone.embed(self._vectors(items, histories), sequences)
-        if self.prompt is not None and x_u is not None:
+        if self.prompt is not None:
+            x_u = x.new_zeros(len(batch.users), 0) if x_u is None else x_u
             x_us = [self._dropped(x_u, batch, view) for view in views]
-            x = sequences.insert_prompts(x, self.prompt(torch.cat(x_us)).view(-1, self.dim))
+            prompts = self.prompt(torch.cat(x_us)).unflatten(1, (self.prompted_layers, -1, self.dim))
+            first, *sequences.prompts_inside = prompts.transpose(0, 1).flatten(1, 2)
+            x = sequences.insert_prompts(x, first)
         return sequences, self.backbone(x, sequences)
 
     def _vectors(self, items: Tensor, histories: list[History]) -> Tensor:
@@ -141,7 +154,7 @@ class SequentialModel(nn.Module):
 
     def _dropped(self, x_u: Tensor, batch: Batch, view: View) -> Tensor:
         """Profiles [B, m·d] as a view has them."""
-        if not self.training or not view.profile_dropout:
+        if not self.training or not view.profile_dropout or not x_u.numel():
             return x_u
         assert batch.keys is not None
         return drop(x_u, batch.keys, _PROFILE, view.profile_dropout)

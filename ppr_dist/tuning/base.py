@@ -53,6 +53,10 @@ class TuningMethod:
         if self.features:
             model.attach_profile_encoder(self.features, self.config.profiles.hidden)
 
+    def begins_as_item_means(self) -> tuple[str, ...]:
+        """Uses of profiles whose tables begin as means of the vectors of the items that users with a value clicked."""
+        return ()
+
     def trainable(self, name: str) -> bool:
         """Whether the parameter of that name is trained, once all is attached: by default every one."""
         return True

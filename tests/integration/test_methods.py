@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from tests.commands import succeed
 from tests.integration.conftest import TINY
-from tests.oracle import tensors
+from tests.oracle import item_numbers, read_profiles, read_splits, tensors
 
 ITEM = "tables.items.embeddings.item.weight"
 
@@ -47,3 +48,25 @@ def test_what_is_trainable(method: str, catalogue: Path, pretrained: Path, tmp_p
     with_moments = {name.removeprefix("dense.exp_avg.") for name in of(after, "dense.exp_avg.")}
     assert bool({n for n in with_moments if n.startswith("backbone")}) == (method != "ppr-light")
     assert np.isfinite(np.concatenate([v.ravel() for v in of(after, "dense", "tables.").values()])).all()
+
+
+def test_prompts_begin_as_they_are_asked_to(raw: Path, catalogue: Path, pretrained: Path, tmp_path: Path) -> None:
+    flags = ("--data", catalogue, "--init", pretrained, "--method", "ppr-light", "--run-dir", tmp_path / "run", *TINY)
+    asked = ("--prompt.tokens", 8, "--prompt.each_layer", "true", "--prompt.out_std", 0.0)
+    still = ("--train.max_steps", 1, "--train.lr", 1e-30, "--tables.lr", 0.0)
+    succeed("tune", *flags, *asked, *still, "--prompt.begin", "item-means", world_size=2)
+    state, table = tensors(tmp_path / "run"), tensors(pretrained)[ITEM]
+    assert not of(state, "dense.parameter.prompt.second.bias")["dense.parameter.prompt.second.bias"].any()
+
+    splits = read_splits(raw / "interactions.parquet")
+    numbers, profiles = item_numbers(splits), read_profiles(raw / "users.parquet", catalogue)
+    attributes = [
+        attribute["name"] for attribute in json.loads((catalogue / "manifest.json").read_text())["attributes"]
+    ]
+    for column, name in enumerate(attributes):
+        of_value: dict[int, list[int]] = {}
+        for user, clicked in splits["tune-train"].items():
+            of_value.setdefault(profiles[user][column], []).extend(numbers[item] for item in clicked)
+        found = state[f"tables.profiles.embeddings.prompt:{name}.weight"]
+        for value, clicked in of_value.items():
+            np.testing.assert_allclose(found[value], table[clicked].mean(0), rtol=1e-5, atol=1e-7, err_msg=name)

@@ -74,8 +74,10 @@ def look_up_profiles(embeddings: ShardedEmbeddings, profile: Tensor) -> dict[str
     return look_up(embeddings, torch.zeros(0, dtype=torch.int64), profile)[1]
 
 
-def look_up(embeddings: ShardedEmbeddings, items: Tensor, profile: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rows of items [U], and x_u [B, A·d] by use, of value indices [A, B]: in one step."""
+def look_up(
+    embeddings: ShardedEmbeddings, items: Tensor, profile: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Rows of items [U] by name, and x_u [B, A·d] by use, of value indices [A, B]: in one step."""
     nothing = torch.zeros(0, dtype=torch.int64)
     batch = Batch(
         users=nothing,
@@ -91,14 +93,14 @@ def look_up(embeddings: ShardedEmbeddings, items: Tensor, profile: Tensor) -> tu
 
 def whole(embeddings: ShardedEmbeddings) -> dict[str, np.ndarray]:
     """Every table looked up in full; on all ranks."""
-    every = torch.arange(SIZES.items)
+    sizes = embeddings.sizes
     with torch.no_grad():
-        found = {"item": embeddings.look_up_items(every)["id"].numpy()}
-        for number, (name, rows) in enumerate(SIZES.attributes.items()):
-            profile = torch.zeros(len(SIZES.attributes), rows, dtype=torch.int64)
+        found = {"item": embeddings.look_up_items(torch.arange(sizes.items))["id"].numpy()}
+        for number, (name, rows) in enumerate(sizes.attributes.items()):
+            profile = torch.zeros(len(sizes.attributes), rows, dtype=torch.int64)
             profile[number] = torch.arange(rows)
             for use, x_u in look_up_profiles(embeddings, profile).items():
-                columns = slice(number * SIZES.attribute_dim, (number + 1) * SIZES.attribute_dim)
+                columns = slice(number * sizes.attribute_dim, (number + 1) * sizes.attribute_dim)
                 found[profile_table(use, name)] = x_u[:, columns].numpy()
     return {name: table.copy() for name, table in found.items()}
 

@@ -17,6 +17,7 @@ from ppr_dist.data.stream import padding
 from ppr_dist.data.stream.padding import bucket_by_length
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.model.packed_sequences import PackedSequences
+from ppr_dist.model.profile import ProfileMLP
 from ppr_dist.model.sequential import SequentialModel
 from tests.flops import counter
 from tests.histories import HISTORIES, ITEMS, Times, batch_of
@@ -26,7 +27,9 @@ TABLE = torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(0))
 PROFILES = torch.randn(len(HISTORIES), FEATURES, generator=torch.Generator().manual_seed(1))
 CAUSAL = [name for name, backbone in BACKBONES.items() if backbone.causal]
 each_backbone = pytest.mark.parametrize("name", BACKBONES)
-with_and_without_prompts = pytest.mark.parametrize("prompt_rows", [0, 2])
+IN_EACH_LAYER = 8
+"""Prompt rows with which each layer that can has its own."""
+with_and_without_prompts = pytest.mark.parametrize("prompt_rows", [0, 2, IN_EACH_LAYER])
 with_and_without_times = pytest.mark.parametrize("times", get_args(Times))
 
 
@@ -36,7 +39,8 @@ def model(name: str, prompt_rows: int = 0) -> SequentialModel:
     config = Config(model=Model(backbone=name, dim=DIM, max_length=LONGEST, dropout=0.0))
     made = SequentialModel(config.model, read_config.section(config, name)).eval()
     if prompt_rows:
-        made.attach_prompt(prompt_rows, FEATURES, hidden=7)
+        layers = made.backbone.prompted_layers if prompt_rows == IN_EACH_LAYER else 1
+        made.attach_prompt(prompt_rows, FEATURES, hidden=7, layers=layers or 1)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.1)
@@ -178,3 +182,18 @@ def test_what_it_says_of_its_modules_is_there(name: str) -> None:
     vectors(made, batch)
     # Once each, rows of all users as they come.
     assert rows == [(len(batch.history.items), DIM)] * len(backbone.adaptable())
+
+
+@each_backbone
+def test_each_layer_sees_its_own_prompts(name: str) -> None:
+    """After a click; before the first there is the last layer's prompt alone."""
+    made, batch = model(name, IN_EACH_LAYER), batch_of(HISTORIES)
+    layers = made.backbone.prompted_layers
+    assert isinstance(made.prompt, ProfileMLP)
+    of_layer = made.prompt.second.bias.detach().view(layers or 1, -1)
+    before = made(TABLE, batch, {"prompt": PROFILES}).user
+    for layer in range(layers):
+        of_layer[layer, :DIM] += torch.linspace(-1, 1, DIM)
+        after = made(TABLE, batch, {"prompt": PROFILES}).user
+        assert (after - before)[batch.context_lengths > 0].abs().amax(1).min() > 1e-5, layer
+        before = after

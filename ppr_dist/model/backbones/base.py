@@ -57,6 +57,11 @@ class Backbone(nn.Module):
         """
         return tuple(name for name, module in self.named_modules() if isinstance(module, nn.Linear))
 
+    @property
+    def prompted_layers(self) -> int:
+        """Layers that ask :meth:`PackedSequences.with_own_prompts` for prompts of their own; 0: it has no such."""
+        return 0
+
     def last_layer(self) -> tuple[str, ...]:
         """How the names of its last layer's parameters begin, and of what stands behind it; none: it has no such."""
         return ()

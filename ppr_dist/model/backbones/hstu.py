@@ -57,8 +57,8 @@ class HSTU(Backbone):
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
         gaps = [Gaps(*parts) for parts in self._padded_places(sequences)]
-        for layer in self.layers:
-            x = layer(x, sequences, gaps)
+        for number, layer in enumerate(self.layers):
+            x = layer(sequences.with_own_prompts(x, number), sequences, gaps)
         return x
 
     def _padded_places(self, sequences: PackedSequences) -> list[tuple[Tensor, Tensor | None, Tensor | None]]:
@@ -73,6 +73,10 @@ class HSTU(Backbone):
             return [(number, None, None) for number in numbers]
         asked_at = times if sequences.asked_at is None else sequences.asked_at
         return list(zip(numbers, padded(times), padded(asked_at), strict=True))
+
+    @property
+    def prompted_layers(self) -> int:
+        return len(self.layers)
 
     def adaptable(self) -> tuple[str, ...]:
         return tuple(f"layers.{n}.out" for n in range(len(self.layers)))

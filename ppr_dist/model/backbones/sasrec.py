@@ -67,10 +67,14 @@ class SASRec(Backbone):
         return self.dropout(x, sequences)
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, sequences)
+        for number, layer in enumerate(self.layers):
+            x = layer(sequences.with_own_prompts(x, number), sequences)
         states: Tensor = self.norm(x)
         return states
+
+    @property
+    def prompted_layers(self) -> int:
+        return len(self.layers)
 
     def adaptable(self) -> tuple[str, ...]:
         return tuple(f"layers.{n}.{branch}" for n in range(len(self.layers)) for branch in ("out", "down"))
