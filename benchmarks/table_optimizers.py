@@ -1,6 +1,6 @@
 """What does a step cost under each optimizer of the tables?
 
-    taskset -c 1 python -m benchmarks.table_optimizers [--steps 20] [--out results.md]
+    python -m benchmarks.table_optimizers [--steps 20] [--out results.md]
 
 One rank, one thread; CPU time of the process, so that others on the machine count little. Of the tables alone: looking
 up the distinct rows of a batch and updating them in the backward pass. Of a whole training step: SASRec of two layers,
@@ -91,7 +91,7 @@ def markdown(result: dict[str, Any]) -> str:
 def lines(result: dict[str, Any]) -> Iterator[str]:
     yield from (
         *heading("A step under each optimizer of the tables", result, "One rank, one thread, CPU time."),
-        "    taskset -c 1 python -m benchmarks.table_optimizers",
+        "    python -m benchmarks.table_optimizers",
         "",
         "What is measured stands at the top of benchmarks/table_optimizers.py.",
         "",

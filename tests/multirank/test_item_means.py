@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppr_dist.config import Config, Tables
+from ppr_dist.build_model import untuned_model
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config, Model, Tables
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.user_stream import UserStream
-from ppr_dist.parallel.apply import make_embeddings
+from ppr_dist.parallel.apply import parallelize
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.item_means import begin_as_item_means
 from ppr_dist.parallel.tables import TableSizes
@@ -36,12 +38,15 @@ SIZES = TableSizes(
 def begun(context: DistributedContext, data: Path, files: list[Path]) -> list[Any]:
     found = []
     for file in files:
-        tables = make_embeddings(SIZES, Config(tables=Tables(optimizer="sgd", cluster=file)), context)
+        config = Config(model=Model(dim=DIM), tables=Tables(optimizer="sgd", cluster=file))
+        model = untuned_model(config, Catalogue(items=ITEMS, attributes={}))
+        parallel = parallelize(SIZES, model, config, context)
+        tables = parallel.embeddings
         before = whole(tables)
         stream = UserStream(
             data, load_manifest(data), "tune-train", batch=8, rank=context.rank, world_size=context.world_size, seed=1
         )
-        begin_as_item_means(tables, "prompt", stream, HOLD_OUT)
+        begin_as_item_means(parallel, "prompt", stream, HOLD_OUT)
         found.append((before, whole(tables)))
     return found
 

@@ -35,7 +35,7 @@ def steps(context: DistributedContext, files: list[Path], precision: str) -> lis
         for step, share in enumerate(SHARES):
             tables.scale_lr(share)
             items, profiles = look_up(tables, *asked_in(context.rank, step))
-            (context.world_size * sum(pull(v) for v in (items, *profiles.values()))).backward()
+            (context.world_size * sum(pull(v) for v in (items["id"], *profiles.values()))).backward()
         counted = {name: int(step) for name, step in tables.optimizer_steps().items()}
         found.append({"before": before, "after": whole(tables), "counted": counted})
     return found
