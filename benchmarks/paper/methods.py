@@ -52,6 +52,13 @@ METHODS: dict[str, Method] = {
     "ppr-full, no contrast": Method(tune="ppr-full", options={"contrastive": {"weight": 0.0}}),
     # Controls: what of the difference is freezing, and what the prompt.
     "profile encoder only": Method(tune="head", searched=("new", "dropout")),
+    "constant prompt": Method(tune="constant-prompt", searched=PROMPTED),
+    "ppr-light, prompt of each layer": Method(
+        tune="ppr-light", searched=PROMPTED, options={"prompt": {"each_layer": True}}
+    ),
+    "ppr-light, begins gently": Method(
+        tune="ppr-light", searched=PROMPTED, options={"prompt": {"begin": "item-means", "out_std": 0.0}}
+    ),
     "fine-tune, items frozen": Method(tune="fine-tune", options={"tables": {"train_items": False}}),
     "ppr-full, items frozen": Method(
         tune="ppr-full", searched=("pretrained", *PROMPTED), options={"tables": {"train_items": False}}

@@ -22,7 +22,16 @@ Result = tuple[list[str], dict[str, Any]]
 BASELINE, PPR = "fine-tune", ("ppr-light", "ppr-full")
 TUNED = (BASELINE, *PPR)
 RIVALS = ("BERT4Rec", "SASRec", "MeLU", "CL4SRec")
-CONTROLS = (BASELINE, "fine-tune, items frozen", "profile encoder only", "ppr-full, items frozen", *PPR)
+CONTROLS = (
+    BASELINE,
+    "fine-tune, items frozen",
+    "profile encoder only",
+    "constant prompt",
+    "ppr-full, items frozen",
+    "ppr-light, prompt of each layer",
+    "ppr-light, begins gently",
+    *PPR,
+)
 SHOTS = (1, 3, 5, 7)
 """Clicks before the last target, in Figure 4; users have one more."""
 USERS = (100, 300)
