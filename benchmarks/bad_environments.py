@@ -123,7 +123,7 @@ def _try(work: Path, name: str, trouble: Trouble) -> dict[str, Any]:
         row["said"] = row["said"] or run.note
         run.variables = {}
         if row["ended"]:
-            row["again"] = run.start(1).wait(180)
+            row["again"] = run.start(1).wait(600)
         row["proved"] = prove(work, run.folder)
     finally:
         if run.process is not None and run.process.poll() is None:

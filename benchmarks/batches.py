@@ -16,7 +16,8 @@ from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.users import Users
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.step_loss import make_objectives
-from ppr_dist.training import Run, make_loader
+from ppr_dist.training import make_loader
+from ppr_dist.training_run import Run
 
 
 def random_batch(config: Config, items: int, step: int, *, shortest: int, bucket_tokens: int | None = None) -> Batch:

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Int64Array = npt.NDArray[np.int64]
+from ppr_dist.arrays import Int64Array
 
 
 class Bucket(NamedTuple):

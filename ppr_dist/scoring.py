@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.batch import Batch
 from ppr_dist.data.stream.cloze import ask_by_mask
-from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.model.encoded import Encoded
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.parallel.collectives import all_gather, all_gather_ragged, all_sum, exchange_rows

@@ -12,15 +12,13 @@ import torch.distributed as dist
 
 from ppr_dist import preemption, read_config, restarts, runs
 from ppr_dist.build_model import attach, cloze_of, untuned_model
-from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint.checkpointer import Checkpointer
 from ppr_dist.checkpoint.loading import load_dense, load_tables
 from ppr_dist.checkpoint.position import Position, checkpoint_of, chosen
 from ppr_dist.config import Config
 from ppr_dist.data.item_data import read_item_data
-from ppr_dist.data.manifest import Manifest, load_manifest
+from ppr_dist.data.manifest import load_manifest
 from ppr_dist.data.stream.collate import Collator
-from ppr_dist.data.stream.item_shares import Counted, ItemShares, MixedShares
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError, choose
@@ -28,99 +26,24 @@ from ppr_dist.evaluation import evaluate
 from ppr_dist.guards.disk import check_room
 from ppr_dist.guards.dry_step import dry_step, largest_batch
 from ppr_dist.guards.hang import time_limit
-from ppr_dist.model.backbones import BACKBONES
-from ppr_dist.objectives import OBJECTIVES
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel, parallelize
-from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
+from ppr_dist.parallel.distributed import distributed_context, on_main
 from ppr_dist.parallel.item_means import begin_as_item_means
 from ppr_dist.parallel.step_cost import StepFlops
 from ppr_dist.preemption import Preempted, Preemption
 from ppr_dist.run_lock import LOCK, locked
-from ppr_dist.runs import RunInfo
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.step_loss import make_objectives
-from ppr_dist.tasks import TASKS
-from ppr_dist.tracking import tensorboard_run
 from ppr_dist.tracking.metric_logger import MetricLogger
 from ppr_dist.tracking.profiler import Profile
 from ppr_dist.trainer import Validation, total_steps, train
+from ppr_dist.training_run import Run, check, check_metric
 from ppr_dist.tuning import TUNING_METHODS
 
 if TYPE_CHECKING:
     from ppr_dist import pretrain as pretrain_command
     from ppr_dist import tune as tune_command
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run to be trained, before anything is built."""
-
-    folder: Path
-    data: Path
-    resume: bool
-    manifest: Manifest
-    info: RunInfo
-    split: str
-    """Its name, or several names with "+" between them."""
-    config: Config
-    context: DistributedContext
-    profile: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.info.method or self.info.stage
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The sizes of its data, and what of it the model may not see."""
-        return self.info.catalogue_for(self.config)
-
-    @property
-    def hold_out(self) -> int:
-        """Last interactions of each warm user kept out of training."""
-        return 2 if self.trains_warm else 0
-
-    @property
-    def trains_warm(self) -> bool:
-        """Whether warm users are trained on."""
-        return "pretrain" in self.split.split("+")
-
-    @property
-    def item_shares(self) -> ItemShares | MixedShares:
-        """Each item's share of the clicks that are trained on."""
-        shares, clicks = [], []
-        for name in self.split.split("+"):
-            counted: Counted = "train" if name == "pretrain" else "tune"
-            shares.append(ItemShares(self.data, counted, self.manifest.items))
-            split = self.manifest.split(name)
-            clicks.append(split.events - (self.hold_out * split.users if name == "pretrain" else 0))
-        if len(shares) == 1:
-            return shares[0]
-        return MixedShares(tuple((each, n / max(sum(clicks), 1)) for each, n in zip(shares, clicks, strict=True)))
-
-    @property
-    def first_target(self) -> int:
-        """0 where a user's first click is predicted too: from the profile, in tuning."""
-        knows = self.info.stage == "tune" and self.catalogue.profile
-        return 0 if knows and self.config.train.targets != "later" else 1
-
-    @property
-    def last_target(self) -> int | None:
-        """Clicks of a user before the last that is predicted; None: all are."""
-        return 0 if self.config.train.targets == "first" else None
-
-    @property
-    def validation(self) -> tuple[str, str]:
-        """Task and split that choose the best checkpoint; training sees none of it."""
-        usual = "validation" if self.trains_warm else self.config.train.validation_task
-        task = OBJECTIVES[self.config.train.objectives[0]].task or usual
-        return task, "tune-validation" if TASKS[task].cold else "pretrain"
-
-    @property
-    def best_metric(self) -> str:
-        """What is to be highest."""
-        return self.config.train.best_metric or TASKS[self.validation[0]].best_metric
 
 
 def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
@@ -331,49 +254,6 @@ def make_validation(run: Run, parallel: Parallel) -> Validation:
         return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
     return Validation(validate, run.best_metric)
-
-
-def check(run: Run) -> None:
-    """Raise :class:`UserError` where a run cannot be trained as it is described; writes nothing. A collective."""
-    task, name = run.validation
-    split = run.manifest.splits.get(name)
-    # One click each is no history.
-    few = split is None or split.events <= (0 if task == "zero-shot" else split.users)
-    if run.config.train.eval_every_epochs and few:
-        raise UserError(
-            f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
-            "--tune-validation-fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
-        )
-    if run.info.stage == "pretrain":
-        tables, rate = run.config.tables, run.config.train.pretrained_lr
-        given = {
-            "train.pretrained_lr": rate,
-            "tables.pretrained_lr": tables.pretrained_lr,
-            "tables.train_items": tables.train_items,
-        }
-        for option, value in given.items():
-            if value is not None:
-                raise UserError(f"{option} is for tuning: pre-training has nothing pre-trained; leave it out")
-    if run.config.train.targets == "first" and run.first_target:
-        raise UserError("train.targets first: only tuning on data with profiles predicts a user's first click")
-    backbone = run.config.model.backbone
-    if run.config.model.target_time and not BACKBONES[backbone].reads_times:
-        raise UserError(f"model.target_time: backbone {backbone} reads no times; leave it out")
-    if run.config.model.target_time and not run.manifest.times:
-        raise UserError(f"model.target_time: {run.data} has no times; prepare a log with a time column")
-    names = TASKS[task].metric_names()
-    if run.config.train.eval_every_epochs and run.best_metric not in names:
-        raise UserError(f"train.best_metric {run.best_metric!r}: {task} has {', '.join(names)}")
-    if run.config.logging.tensorboard:
-        on_main(tensorboard_run.check_installed)
-    on_main(lambda: runs.check_new(run.folder, run.config, run.info, resume=run.resume))
-
-
-def check_metric(run: Run, position: Position) -> None:
-    """Raise :class:`UserError` where a resumed run would compare validations by two metrics."""
-    best = position.best
-    if best and run.config.train.eval_every_epochs and best.metric != run.best_metric:
-        raise UserError(f"{run.folder}: its best is by {best.metric}, now train.best_metric is {run.best_metric}")
 
 
 def trainable_share(parallel: Parallel) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from ppr_dist import read_config, runs
 from ppr_dist import tune as tune_command
-from ppr_dist.batch import Int64Array
+from ppr_dist.arrays import Int64Array
 from ppr_dist.checkpoint import checksums, reader
 from ppr_dist.checkpoint.certificate import MODULUS, Span, hash_of, of_steps
 from ppr_dist.checkpoint.position import Position, checkpoint_of, checkpoints, read_position, step_of

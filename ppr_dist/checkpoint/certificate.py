@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from ppr_dist.batch import Int64Array
+from ppr_dist.arrays import Int64Array
 from ppr_dist.data.counter_random import bits
 
 MODULUS = 2**128

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from ppr_dist.batch import Int64Array
+from ppr_dist.arrays import Int64Array
 from ppr_dist.checkpoint.certificate import MODULUS, hash_of, hashes_of, sum_of_step
 
 

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ppr_dist.batch import Batch, Int64Array
+from ppr_dist.arrays import Int64Array
+from ppr_dist.batch import Batch
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import bits

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.stream.users import Int64Array, Users
+from ppr_dist.data.stream.users import Users
 from ppr_dist.scoring import Scorer
 
 Protocol = Literal["sampled-99", "full"]

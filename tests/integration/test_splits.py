@@ -19,7 +19,8 @@ from ppr_dist.data.manifest import load_manifest
 from ppr_dist.errors import UserError
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.step_loss import make_objectives
-from ppr_dist.training import Run, make_loader
+from ppr_dist.training import make_loader
+from ppr_dist.training_run import Run
 from tests.click_logs import read_split
 from tests.commands import run_command, succeed
 from tests.integration.conftest import TINY

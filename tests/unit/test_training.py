@@ -20,7 +20,8 @@ from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.runs import RunInfo
 from ppr_dist.step_loss import make_objectives
-from ppr_dist.training import Run, make_loader
+from ppr_dist.training import make_loader
+from ppr_dist.training_run import Run
 from tests.shards import ATTRIBUTES, random_users, write_data
 
 

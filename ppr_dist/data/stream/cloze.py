@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.batch import Batch
 from ppr_dist.data.counter_random import bits, uniform
 from ppr_dist.data.stream.padding import ragged_arange, rebucket
-from ppr_dist.data.stream.users import Int64Array
 
 _MASK, _LAST = 41, 42  # what a draw is for, as a word of its key
 

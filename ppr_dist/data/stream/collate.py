@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.batch import Batch, History, View, distinct_values
 from ppr_dist.checkpoint.certificate import hash_of
 from ppr_dist.data.counter_random import bits
@@ -22,9 +23,9 @@ from ppr_dist.data.stream.cloze import Cloze
 from ppr_dist.data.stream.item_shares import ItemShares, MixedShares
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
 from ppr_dist.data.stream.step_users import Drawn, DrawnView, StepUsers
-from ppr_dist.data.stream.users import Int64Array, Users
+from ppr_dist.data.stream.users import Users
 
-_DROPOUT = 14  # what a draw is for, as a word of its key
+_DROPOUT = 14  # what a draw is for, as a word of its key; softmax.py has 14 too, in keys of one word more
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

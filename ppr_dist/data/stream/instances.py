@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.batch import Batch, History, distinct_values
 from ppr_dist.data.counter_random import bits, integers
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
-from ppr_dist.data.stream.users import Int64Array, Users
+from ppr_dist.data.stream.users import Users
 
 _SAMPLED = 21  # what a draw is for, as a word of its key
 

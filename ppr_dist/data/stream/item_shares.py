@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.data.remote import present
-from ppr_dist.data.stream.users import Int64Array
 from ppr_dist.errors import UserError
 
 Counted = Literal["train", "tune"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.batch import Bucket
-from ppr_dist.data.stream.users import Int64Array
 
 FULL = 0.95
 """A bucket ends where a history would fill less than this share of its slots …"""

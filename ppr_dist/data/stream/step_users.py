@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ppr_dist.batch import Bucket, Int64Array
+from ppr_dist.arrays import Int64Array
+from ppr_dist.batch import Bucket
 from ppr_dist.data.stream.item_shares import ItemShares, MixedShares
 
 

@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.data.counter_random import integers, permutation
 from ppr_dist.data.manifest import Manifest, Shard
-from ppr_dist.data.stream.users import Int64Array, Users, attribute_names, check_shards, read_shards, to_users
+from ppr_dist.data.stream.users import Users, attribute_names, check_shards, read_shards, to_users
 from ppr_dist.errors import UserError
 
 MAX_LANES = 64

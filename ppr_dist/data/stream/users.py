@@ -14,16 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.data import remote
 from ppr_dist.data.manifest import TIME_END, Manifest, Shard
 from ppr_dist.errors import UserError
-
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,17 +31,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ppr_dist import cli, options
+from ppr_dist.arrays import Int64Array
 from ppr_dist.data.counter_random import integers, uniform
 from ppr_dist.data.prepare.folder import new_folder
 from ppr_dist.errors import UserError
-
-Int64Array = npt.NDArray[np.int64]
 
 CELLS = 1 << 22
 """Users times ``max_clicks`` generated at a time (about 0.3 GB of memory) and written as one row group."""

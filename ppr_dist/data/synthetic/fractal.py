@@ -51,9 +51,10 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ppr_dist import cli, options
+from ppr_dist.arrays import Int64Array
 from ppr_dist.data.counter_random import uniform
 from ppr_dist.data.prepare.folder import new_folder
-from ppr_dist.data.synthetic.fractal_base import BaseLog, Float64, FractalConfig, Int64Array, probabilities, read_base
+from ppr_dist.data.synthetic.fractal_base import BaseLog, Float64, FractalConfig, probabilities, read_base
 from ppr_dist.errors import UserError
 
 CELLS = 1 << 22

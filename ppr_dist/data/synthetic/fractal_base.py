@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from ppr_dist.arrays import Int64Array
 from ppr_dist.data.prepare import logs
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.profiles import find_kinds, load_profiles
 from ppr_dist.data.prepare.sources import connect, identifier, open_source
 from ppr_dist.errors import UserError
 
-Int64Array = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 OVERSAMPLING = 10
