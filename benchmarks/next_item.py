@@ -91,7 +91,9 @@ class Trial:
 
     @property
     def test(self) -> dict[str, Any] | None:
-        found = [r for r in read_lines(self.folder / "evaluations.jsonl") if r["task"] == "next-item"]
+        """What was measured of the best checkpoint there is."""
+        lines = read_lines(self.folder / "evaluations.jsonl") if self.curve else []
+        found = [r for r in lines if r["task"] == "next-item" and r["step"] == self.best["step"]]
         return found[-1] if found else None
 
     def _records(self) -> list[dict[str, Any]]:
