@@ -67,6 +67,12 @@ class Trial:
     folder: Path
     seed: int = 0
 
+    def options(self, epochs: int) -> list[str]:
+        """Of ``pretrain``, all that says what is trained."""
+        changed = {**self.study.trials[self.name], "train.epochs": epochs, "train.seed": self.seed}
+        words = (word for name, value in changed.items() for word in (f"--{name}", json.dumps(value).strip('"')))
+        return ["--config", str(ROOT / "configs" / self.study.config), *words]
+
     @property
     def curve(self) -> list[dict[str, Any]]:
         """Validations; of each its ``epochs``."""
@@ -135,10 +141,8 @@ class Queue:
         if not data.is_dir():
             clicks = self.log / trial.study.data / "interactions.parquet"
             self._command("prepare", "--interactions", clicks, "--out", data, *PREPARE[trial.study.data])
-        options = {**trial.study.trials[trial.name], "train.epochs": epochs, "train.seed": trial.seed}
-        words = [word for name, value in options.items() for word in (f"--{name}", json.dumps(value).strip('"'))]
-        config = ROOT / "configs" / trial.study.config
-        self._command("pretrain", "--config", config, "--data", data, "--run-dir", trial.folder, "--resume", *words)
+        words = trial.options(epochs)
+        self._command("pretrain", "--data", data, "--run-dir", trial.folder, "--resume", *words)
         done.write_text(f"{epochs}\n")
 
     def _command(self, name: str, *arguments: Any) -> None:
@@ -166,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    studies = {name: Study(name=name, **body) for name, body in yaml.safe_load(STUDIES.read_text()).items()}
+    studies = read_studies()
     parser.add_argument("--study", nargs="+", choices=list(studies), default=list(studies))
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--out", type=Path)
@@ -189,6 +193,11 @@ def main() -> None:
     if options.out:
         options.out.write_text("\n".join(_markdown(result)) + "\n")
     print(json.dumps(result))
+
+
+def read_studies() -> dict[str, Study]:
+    """By name."""
+    return {name: Study(name=name, **body) for name, body in yaml.safe_load(STUDIES.read_text()).items()}
 
 
 def _terminate(*_: object) -> None:
