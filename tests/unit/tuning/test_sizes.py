@@ -36,6 +36,7 @@ SIZES = {
     # Weight and bias of two norms a layer and of the last; biases of qkv, out, up, down.
     "norms-and-biases": LAYERS * (4 * D + 9 * D) + 2 * D,
     "head": 0,
+    "constant-prompt": D,
     "ppr-light": 2 * D * HIDDEN + HIDDEN + HIDDEN * D + D,
 }
 
