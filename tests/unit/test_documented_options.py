@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from ppr_dist import convert, dashboard, evaluate, plan, prepare, pretrain, read_config, recommend, report, tune, verify
+from ppr_dist import (
+    convert,
+    dashboard,
+    encode_texts,
+    evaluate,
+    plan,
+    prepare,
+    pretrain,
+    read_config,
+    recommend,
+    report,
+    tune,
+    verify,
+)
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.synthetic.catalogue import SyntheticConfig
 from ppr_dist.data.synthetic.fractal_base import FractalConfig
@@ -17,7 +30,7 @@ from tests.unit.test_links import DOCUMENTS, name
 SECTIONS = {section: {f.name for f in dataclasses.fields(of)} for section, of in read_config.sections().items()}
 COMMANDS = [
     module.Arguments
-    for module in (convert, prepare, pretrain, tune, evaluate, recommend, plan, report, dashboard, verify)
+    for module in (convert, encode_texts, prepare, pretrain, tune, evaluate, recommend, plan, report, dashboard, verify)
 ]
 FLAGS = {
     *("config", "print-config", "help"),
