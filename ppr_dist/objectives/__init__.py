@@ -5,6 +5,7 @@ from ppr_dist.objectives.base import Objective
 from ppr_dist.objectives.bce import BCE
 from ppr_dist.objectives.bpr import BPR
 from ppr_dist.objectives.cl4srec import CL4SRec
+from ppr_dist.objectives.clue import CLUE
 from ppr_dist.objectives.contrastive import Contrastive
 from ppr_dist.objectives.full_softmax import FullSoftmax
 from ppr_dist.objectives.gbce import GBCE
@@ -20,6 +21,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         GBCE,
         Contrastive,
         CL4SRec,
+        CLUE,
         Attribute,
     )
 }

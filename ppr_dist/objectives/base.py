@@ -94,7 +94,7 @@ class Objective:
     task: ClassVar[str | None] = None
     """The task by which a run with this objective first is validated; None: the stage's own."""
 
-    masks: ClassVar[bool] = False
+    masks: bool = False
     """Whether its views show the model's mask in place of some items."""
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
