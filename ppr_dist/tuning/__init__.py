@@ -3,6 +3,7 @@
 from ppr_dist.tuning.adapter import Adapter, Pfeiffer
 from ppr_dist.tuning.base import TuningMethod
 from ppr_dist.tuning.constant_prompt import ConstantPrompt
+from ppr_dist.tuning.continual import Continual
 from ppr_dist.tuning.fine_tune import FineTune
 from ppr_dist.tuning.head import Head
 from ppr_dist.tuning.last_layer import LastLayer
@@ -25,4 +26,5 @@ TUNING_METHODS: dict[str, type[TuningMethod]] = {
     "head": Head,
     "melu": MeLU,
     "constant-prompt": ConstantPrompt,
+    "continual": Continual,
 }
