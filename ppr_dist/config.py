@@ -181,6 +181,9 @@ class Train:
     async_checkpoint: bool = True
     """Copy what a checkpoint holds to the host's memory and write it while training goes on; the last one of a run is
     waited for."""
+    save_all: bool = False
+    """tune: whether checkpoints hold frozen parameters too. Otherwise, where the item table is frozen, they hold what
+    is trainable alone and stand on the pre-trained run, which must stay where it is or be named by ``--init``."""
     on_failed_checkpoint: Literal["stop", "continue"] = "stop"
     """What becomes of a run whose checkpoint cannot be written (a full disk). The one before stays either way."""
     eval_every_epochs: int = 0

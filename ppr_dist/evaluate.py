@@ -19,6 +19,8 @@ class Arguments:
     (runs of that objective); one or several."""
     data: DataFolder | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
+    init: Path | None = None
+    """Of a tuned run that holds only what was tuned: the pre-trained run, where it no longer lies where it was."""
     cluster: Path | None = None
     """Cluster file (sharding/*.yaml) to place the tables by; by default the run's own, else what this machine has."""
     protocol: Literal["sampled-99", "full"] = "sampled-99"

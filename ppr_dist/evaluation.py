@@ -122,7 +122,7 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
         config, _ = on_main(lambda: runs.read(arguments.run_dir))
         for task in arguments.task:
             TASKS[task].check(config, by_model=arguments.baseline is None)
-        trained = load_trained(arguments.run_dir, arguments.data, context, arguments.cluster)
+        trained = load_trained(arguments.run_dir, arguments.data, context, arguments.cluster, arguments.init)
         if any(TASKS[task].cold for task in arguments.task):
             on_main(lambda: runs.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))
         scorer: Scorer = trained.scorer

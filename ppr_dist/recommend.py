@@ -23,6 +23,8 @@ class Arguments:
     """Parquet or CSV with the users' clicks; users without any are served from the profile alone."""
     data: DataFolder | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
+    init: Path | None = None
+    """Of a tuned run that holds only what was tuned: the pre-trained run, where it no longer lies where it was."""
     cluster: Path | None = None
     """Cluster file (sharding/*.yaml) to place the tables by; by default the run's own, else what this machine has."""
     k: int = 10

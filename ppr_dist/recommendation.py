@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def recommend(arguments: Arguments) -> None:
     """Write the k best unseen items of every user of a file. A collective."""
     with distributed_context() as context, torch.no_grad(), data_set(arguments.out, context) as folder:
-        trained = load_trained(arguments.run_dir, arguments.data, context, arguments.cluster)
+        trained = load_trained(arguments.run_dir, arguments.data, context, arguments.cluster, arguments.init)
         work = folder / ".users"
         raw = on_main(
             lambda: load_raw_users(

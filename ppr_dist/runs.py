@@ -16,6 +16,7 @@ import yaml
 
 from ppr_dist import files, read_config
 from ppr_dist.catalogue import Catalogue
+from ppr_dist.checkpoint.base_checkpoint import BaseCheckpoint
 from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import ItemData, Manifest
@@ -55,6 +56,8 @@ class RunInfo:
     """The options of ``prepare`` that decide whose clicks training does not see (:data:`COLD_USERS`)."""
     seeds: dict[str, int] = dataclasses.field(default_factory=dict)
     """``train.seed`` of this run and of the one it started from, by stage."""
+    base: BaseCheckpoint | None = None
+    """What its checkpoints stand on, where they hold only what was tuned."""
     trained_on_validation: bool = False
     """Whether training saw the warm users' last click but one, the target of validation."""
 
@@ -221,6 +224,7 @@ def read(run: Path) -> tuple[Config, RunInfo]:
         if "stage" not in body:
             raise UserError(f"{run}: written by an earlier version of ppr_dist; train again")
         body["item_data"] = {name: ItemData(**data) for name, data in body.get("item_data", {}).items()}
+        body["base"] = BaseCheckpoint(**body["base"]) if body.get("base") else None
         info = RunInfo(**body)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{run}: not a run (no run.json)") from error

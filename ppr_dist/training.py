@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 
 from ppr_dist import preemption, read_config, restarts, runs
-from ppr_dist.build_model import attach, cloze_of, untuned_model
+from ppr_dist.build_model import cloze_of, untuned_model
+from ppr_dist.checkpoint import base_checkpoint
+from ppr_dist.checkpoint.base_checkpoint import BaseCheckpoint
 from ppr_dist.checkpoint.checkpointer import Checkpointer
-from ppr_dist.checkpoint.loading import load_dense, load_tables
-from ppr_dist.checkpoint.position import Position, checkpoint_of, chosen
+from ppr_dist.checkpoint.position import Chosen, Position, checkpoint_of, checkpoints, chosen
 from ppr_dist.config import Config
 from ppr_dist.data.item_data import read_item_data
 from ppr_dist.data.manifest import load_manifest
@@ -23,7 +24,7 @@ from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
 from ppr_dist.errors import UserError, choose
 from ppr_dist.evaluation import evaluate
-from ppr_dist.guards.disk import check_room
+from ppr_dist.guards.disk import check_room, checkpoint_bytes
 from ppr_dist.guards.dry_step import dry_step, largest_batch
 from ppr_dist.guards.hang import time_limit
 from ppr_dist.objectives.base import Objective
@@ -33,6 +34,7 @@ from ppr_dist.parallel.item_means import begin_as_item_means
 from ppr_dist.parallel.step_cost import StepFlops
 from ppr_dist.preemption import Preempted, Preemption
 from ppr_dist.run_lock import LOCK, locked
+from ppr_dist.saved import Saved, attach_to, find_saved, load_model, load_tables_of
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.tracking.metric_logger import MetricLogger
@@ -84,19 +86,21 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
     with distributed_context() as context, locked(arguments.run_dir, context):
         manifest = on_main(lambda: load_manifest(arguments.data))
         pretrained, pretrained_info = on_main(lambda: runs.read(arguments.init))
-        if pretrained_info.method:
+        if pretrained_info.method and pretrained_info.method not in TUNING_METHODS[arguments.method].continues:
             raise UserError(
                 f"{arguments.init} is a tuned run ({pretrained_info.method}); --init takes a pre-trained one"
             )
         runs.check_catalogue(pretrained_info, pretrained, arguments.init, manifest, arguments.data)
         on_main(lambda: runs.check_held_out(pretrained_info, arguments.init, manifest, arguments.data))
-        start = on_main(lambda: chosen(arguments.init))
         config = read_config.same_model(config, asked, pretrained)
+        resume = arguments.resume or restarts.goes_on(arguments.run_dir)
+        train_items = TUNING_METHODS[arguments.method].items_are_trainable(config.tables)
+        start, base = on_main(lambda: _start(arguments, config, resume=resume, train_items=train_items))
         info = runs.describe("tune", arguments.method, arguments.data, manifest)
         run = Run(
             folder=arguments.run_dir,
             data=arguments.data,
-            resume=arguments.resume or restarts.goes_on(arguments.run_dir),
+            resume=resume,
             manifest=manifest,
             info=dataclasses.replace(
                 info,
@@ -104,6 +108,7 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
                 splits=list(dict.fromkeys([*pretrained_info.splits, arguments.split])),
                 seeds={"pretrain": pretrained.train.seed, "tune": config.train.seed},
                 trained_on_validation=pretrained_info.trained_on_validation,
+                base=base,
             ),
             split=arguments.split,
             config=config,
@@ -115,28 +120,26 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
         loader = make_loader(run, objectives)
         torch.manual_seed(config.train.seed)
         # Loaded strictly, as it was saved; only then new parts are attached.
-        pretrained_catalogue = pretrained_info.catalogue_for(pretrained)
-        model = untuned_model(pretrained, pretrained_catalogue)
-        load_dense(model, start.path)
-        if run.catalogue.hidden != pretrained_catalogue.hidden:
-            model.attach_heads({})  # of an attribute that is not the one to predict now
-        pretrained_parameters = attach(model, arguments.method, config, run.catalogue)
+        model = load_model(start.with_model(config.model))
+        pretrained_parameters = attach_to(model, start, arguments.method, config, run.catalogue)
         parallel = parallelize(
             run.info.table_sizes(config),
             model,
             config,
             context,
-            train_items=TUNING_METHODS[arguments.method].items_are_trainable(config.tables),
+            train_items=train_items,
             pretrained=pretrained_parameters,
         )
         same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
-        load_tables(parallel.embeddings, start.path, with_optimizer=same_optimizer)
+        load_tables_of(start, parallel.embeddings, with_optimizer=same_optimizer)
         fill_item_data(run, parallel)
         for use in TUNING_METHODS[arguments.method](config, run.catalogue).begins_as_item_means():
             begin_as_item_means(parallel, use, loader.stream, run.hold_out)
+        size = checkpoint_bytes(parallel, frozen=base is None)
         if context.main:
-            print(f"from {start}", flush=True)
-            print(f"{run.name}: {trainable_share(parallel)}", flush=True)
+            print(f"from {start.checkpoint}", flush=True)
+            alone = f"; a checkpoint holds these alone, {size / 1e3:,.0f} kB" if base else ""
+            print(f"{run.name}: {trainable_share(parallel)}{alone}", flush=True)
         fit(run, parallel, objectives, loader)
 
 
@@ -144,6 +147,21 @@ def fill_item_data(run: Run, parallel: Parallel) -> None:
     """Give each rank its part of what the data knows of items."""
     embeddings = parallel.embeddings
     embeddings.fill_item_data(read_item_data(run.data, run.manifest, embeddings.sizes.item_data))
+
+
+def _start(
+    arguments: tune_command.Arguments, config: Config, *, resume: bool, train_items: bool
+) -> tuple[Saved, BaseCheckpoint | None]:
+    """What is tuned, and what the run's own checkpoints stand on: None where they are whole. On one rank alone."""
+    run, start = arguments.run_dir, None
+    whole = config.train.save_all or train_items
+    if resume and checkpoints(run):
+        begun = runs.read(run)[1].base  # what a run began with it goes on with
+        if begun and config.train.save_all:
+            raise UserError(f"{run} saves only what is trained; it cannot be resumed with train.save_all")
+        start, whole = begun and base_checkpoint.find(begun, run, arguments.init), begun is None
+    found: Chosen = start or chosen(arguments.init)
+    return find_saved(arguments.init, checkpoint=found), None if whole else base_checkpoint.identify(found)
 
 
 def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
@@ -187,6 +205,7 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
         keep_every=config.train.keep_every,
         asynchronous=config.train.async_checkpoint,
         go_on_where_it_fails=config.train.on_failed_checkpoint == "continue",
+        frozen=run.info.base is None,
     )
     stream_state = loader.stream.state()
     position = Position(step=0, stream=stream_state, world_size=context.world_size)
@@ -196,7 +215,7 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
         if context.main:
             _say_from_where(run.folder, position)
     if position.step < total_steps(loader, config):
-        check_room(run.folder, parallel, config.train)
+        check_room(run.folder, parallel, config.train, frozen=run.info.base is None)
     if config.train.dry_step:
         with time_limit(config.train.hang_minutes, run.folder, context.rank):
             dry_step(parallel, largest_batch(loader), objectives, context, config.train.precision)

@@ -15,7 +15,7 @@ import torch
 from ppr_dist import read_config, runs
 from ppr_dist import tune as tune_command
 from ppr_dist.arrays import Int64Array
-from ppr_dist.checkpoint import checksums, reader
+from ppr_dist.checkpoint import base_checkpoint, checksums, reader
 from ppr_dist.checkpoint.certificate import MODULUS, Span, hash_of, of_steps
 from ppr_dist.checkpoint.position import Position, checkpoint_of, checkpoints, read_position, step_of
 from ppr_dist.checkpoint.wrong_steps import Step, name_fault
@@ -48,6 +48,11 @@ def _verify_files(arguments: Arguments) -> None:
     if not found:
         raise UserError(f"{run}: no checkpoint in {run / 'checkpoints'}")
     check_chain(found)
+    if info.base:
+        under = base_checkpoint.find(info.base, run, arguments.init).path
+        if damage := checksums.find_damage(under):
+            raise UserError(damage)
+        print(f"they stand on {under}, which is the one they were tuned from")
     print(f"{len(found)} checkpoint(s) whole: {', '.join(path.name for path in found)}")
     position = read_position(found[-1])
     print(check_trained(position, read_stream(arguments.data or here(info.data), position)), flush=True)
@@ -202,7 +207,12 @@ def _replay(arguments: Arguments, first: Path, last: Path) -> None:
         assert info.init is not None
         split: Any = read_position(first).stream.split
         asked = tune_command.Arguments(
-            data=data, init=Path(info.init), method=info.method, run_dir=folder, resume=True, split=split
+            data=data,
+            init=arguments.init or Path(info.init),
+            method=info.method,
+            run_dir=folder,
+            resume=True,
+            split=split,
         )
         tune(asked, config, collections.defaultdict(dict))
     with distributed_context():

@@ -20,6 +20,8 @@ class Arguments:
     """A pre-trained or tuned run."""
     data: DataFolder | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
+    init: Path | None = None
+    """Of a tuned run that holds only what was tuned: the pre-trained run, where it no longer lies where it was."""
     replay: str | None = None
     """A:B, steps of two of the run's checkpoints: train from A to B again."""
 

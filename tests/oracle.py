@@ -175,7 +175,10 @@ def read_model(run: Path) -> Model:
 
 
 def tensors(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """Every tensor of a run's checkpoint (its latest one) by its name, read with nothing but torch."""
+    """Every tensor of a run's checkpoint (its latest one) by its name, read with nothing but torch.
+
+    Where it holds only what was tuned, what is frozen is that of the checkpoint it stands on.
+    """
     name = "step-*" if step is None else f"step-{step:08d}"
     reader = dcp.FileSystemReader(sorted((run / "checkpoints").glob(name))[-1])
     entries = reader.read_metadata().state_dict_metadata
@@ -185,7 +188,10 @@ def tensors(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
         if isinstance(entry, dcp.metadata.TensorStorageMetadata)
     }
     dcp.load(state, storage_reader=reader, no_dist=True)
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    own, under = {name: tensor.numpy() for name, tensor in state.items()}, {}
+    if base := json.loads((run / "run.json").read_text()).get("base"):
+        under = tensors(Path(base["run"]), base["step"])
+    return {name: values for name, values in under.items() if name.startswith(("dense.parameter.", "tables."))} | own
 
 
 # ---------------------------------------------------------------- evaluation: what is asked, and among what

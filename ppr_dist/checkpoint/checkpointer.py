@@ -49,10 +49,14 @@ class Checkpointer:
         keep_every: int | None = None,
         asynchronous: bool = False,
         go_on_where_it_fails: bool = False,
+        frozen: bool = True,
     ) -> None:
-        """``keep``: latest checkpoints that stay; ``keep_every``: those of which steps stay for good. A collective."""
+        """``keep``: latest checkpoints that stay; ``keep_every``: those of which steps stay for good; ``frozen``: they
+        hold what is not trainable too. A collective.
+        """
         self.run, self.keep, self.keep_every = run, keep, keep_every
         self.asynchronous, self.go_on_where_it_fails = asynchronous, go_on_where_it_fails
+        self.frozen = frozen
         self._group = dist.new_group(backend="gloo") if asynchronous else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._stager = BlockingAsyncStager(cache_staged_state_dict=torch.cuda.is_available())
@@ -77,12 +81,12 @@ class Checkpointer:
         if on_main(folder.exists):
             return
         if self.asynchronous and not last:
-            state = self._stager.stage(_state(parallel))
+            state = self._stager.stage(_state(parallel, frozen=self.frozen))
             self._writing = self._thread.submit(self._write, state, folder, position)
         else:
             self._writing = Future()
             try:
-                self._write(_state(parallel), folder, position)
+                self._write(_state(parallel, frozen=self.frozen), folder, position)
                 self._writing.set_result(None)
             except (Exception, CheckpointException) as error:  # as the thread would hold it
                 self._writing.set_exception(error)
@@ -161,28 +165,34 @@ class Checkpointer:
     def resume(self, parallel: Parallel, stream: StreamState) -> Position | None:
         """Load the latest checkpoint, if there is one; return where it stands. A collective.
 
-        On any number of ranks, under any sharding and ZeRO stage. Raises :class:`UserError` where it belongs to other
-        data or another configuration.
+        On any number of ranks, under any sharding and ZeRO stage; what it does not hold stays as it is. Raises
+        :class:`UserError` where it belongs to other data or another configuration.
         """
         found = on_main(lambda: checkpoints(self.run))
         if not found:
             return None
         position = on_main(lambda: read_position(found[-1]))
         stream.check_resumes(position.stream)
-        state = _state(parallel)
+        state = _state(parallel, frozen=self.frozen)
         load(state, found[-1])  # tables and their optimizer in place
-        parallel.embeddings.set_optimizer_steps(state["tables_steps"])
+        parallel.embeddings.set_optimizer_steps(state.get("tables_steps", {}))
         dense.load_state_dict(parallel.engine, state["dense"])
         return position
 
 
-def _state(parallel: Parallel) -> dict[str, Any]:
-    return {
-        "tables": parallel.embeddings.state_dict(),
-        "tables_optimizer": parallel.embeddings.optimizer_state_dict(),
-        "tables_steps": parallel.embeddings.optimizer_steps(),
-        "dense": dense.state_dict(parallel.engine),
+def _state(parallel: Parallel, *, frozen: bool) -> dict[str, Any]:
+    """All that a checkpoint holds; without ``frozen`` what is trainable alone, and then nothing of a frozen table."""
+    embeddings = parallel.embeddings
+    state = {
+        "tables": embeddings.state_dict(),
+        "tables_optimizer": embeddings.optimizer_state_dict(),
+        "tables_steps": embeddings.optimizer_steps(),
+        "dense": dense.state_dict(parallel.engine, frozen=frozen),
     }
+    if not (frozen or embeddings.train_items):
+        for kind in ("tables", "tables_optimizer", "tables_steps"):
+            state[kind] = {name: value for name, value in state[kind].items() if name.split(".")[0] != "items"}
+    return {kind: values for kind, values in state.items() if values}
 
 
 def _why(error: BaseException, run: Path) -> str:

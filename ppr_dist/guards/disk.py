@@ -15,29 +15,34 @@ from ppr_dist.parallel.apply import Parallel
 from ppr_dist.parallel.distributed import on_main
 
 
-def check_room(run: Path, parallel: Parallel, train: Train) -> None:
+def check_room(run: Path, parallel: Parallel, train: Train, *, frozen: bool = True) -> None:
     """Raise :class:`UserError` where not one checkpoint fits on the disk; warn where not all fit that are kept.
 
     Not one: training would be lost, and it is refused, unless a failed checkpoint is to stop nothing
     (``train.on_failed_checkpoint``). Not all: there may be room by then. A collective.
     """
-    one = checkpoint_bytes(parallel)
+    one = checkpoint_bytes(parallel, frozen=frozen)
     on_main(lambda: _check(run, one, train))
 
 
-def checkpoint_bytes(parallel: Parallel) -> int:
-    """Bytes of a checkpoint: tables and dense parameters, each with the state of its optimizer. A collective."""
+def checkpoint_bytes(parallel: Parallel, *, frozen: bool = True) -> int:
+    """Bytes of a checkpoint: tables and dense parameters, each with the state of its optimizer. A collective.
+
+    ``frozen``: what is not trainable is in it too.
+    """
     embeddings, mine = parallel.embeddings, 0
-    for _, weights, _, _ in embeddings.local_shards():
-        mine += weights.nbytes
-    for of_table in embeddings.optimizer_state_dict().values():
-        for value in of_table.values():
+    items = frozen or embeddings.train_items
+    for table, weights, _, _ in embeddings.local_shards():
+        mine += weights.nbytes if items or table != "item" else 0
+    for table, of_table in embeddings.optimizer_state_dict().items():
+        for value in of_table.values() if items or not table.startswith("items.") else ():
             mine += sum(shard.tensor.nbytes for shard in getattr(value, "local_shards", list)())
     total = torch.tensor(mine)
     dist.all_reduce(total)
     for parameter in parallel.engine.module.parameters():
         # Float32, and two moments where it is trained; ZeRO 3 keeps its size elsewhere.
-        total += 4 * getattr(parameter, "ds_numel", parameter.numel()) * (3 if parameter.requires_grad else 1)
+        size = 4 * getattr(parameter, "ds_numel", parameter.numel())
+        total += size * (3 if parameter.requires_grad else int(frozen))
     return int(total)
 
 

@@ -55,15 +55,23 @@ class Parallel:
 
 
 def make_embeddings(
-    sizes: TableSizes, config: Config, context: DistributedContext, *, train_items: bool = True
+    sizes: TableSizes,
+    config: Config,
+    context: DistributedContext,
+    *,
+    train_items: bool = True,
+    items_of: ShardedEmbeddings | None = None,
 ) -> ShardedEmbeddings:
-    """Plan, shard and initialise the tables."""
+    """Plan, shard and initialise the tables; ``items_of``: others that have the item table already."""
     path = config.tables.cluster
     cluster = load_cluster(path) if path else default_cluster(context.device.type, context.world_size)
     if path:
         check_launch(cluster, str(path), context.device.type, local_sizes(context))
-    embeddings = ShardedEmbeddings(sizes, config.tables, cluster, context.device, train_items=train_items)
-    embeddings.initialise(config.train.seed)
+    embeddings = ShardedEmbeddings(
+        sizes, config.tables, cluster, context.device, train_items=train_items, items_of=items_of
+    )
+    if items_of is None:  # its item table is trained
+        embeddings.initialise(config.train.seed)
     return embeddings
 
 

@@ -117,13 +117,18 @@ _FULL = "initial_lr"  # torch's own word for it, in schedules
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def state_dict(engine: Any) -> dict[str, Tensor]:
-    """Full float32 parameters and Adam moments by name, the same under every ZeRO stage. A collective."""
+def state_dict(engine: Any, *, frozen: bool = True) -> dict[str, Tensor]:
+    """Full float32 parameters and Adam moments by name, and buffers, the same under every ZeRO stage. A collective.
+
+    ``frozen``: parameters that are not trainable too.
+    """
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     base = _optimizer_with_moments(engine)
     state: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters():
+        if not (frozen or parameter.requires_grad):
+            continue
         managed = _managed(parameter)
         full = safe_get_full_fp32_param(parameter) if managed else _whole(parameter)
         state[f"parameter.{name}"] = _copy(full)
@@ -131,14 +136,20 @@ def state_dict(engine: Any) -> dict[str, Tensor]:
             for moment in _MOMENTS:
                 value = safe_get_full_optimizer_state(parameter, moment) if managed else base.state[parameter][moment]
                 state[f"{moment}.{name}"] = _copy(value).view_as(full)
+    state |= {f"buffer.{name}": buffer.detach().cpu().clone() for name, buffer in engine.module.named_buffers()}
     state["step"] = torch.tensor(max((float(s["step"]) for s in base.state.values()), default=0.0))
     return state
 
 
 def load_state_dict(engine: Any, state: dict[str, Tensor]) -> None:
-    """Put back what :func:`state_dict` returned, under this engine's ZeRO stage. A collective."""
+    """Put back what :func:`state_dict` returned, under this engine's ZeRO stage. A collective.
+
+    Frozen parameters that are not there stay as they are.
+    """
     base = _optimizer_with_moments(engine)
     for name, parameter in engine.module.named_parameters():
+        if f"parameter.{name}" not in state and not parameter.requires_grad:
+            continue
         managed = _managed(parameter)
         value = state[f"parameter.{name}"].to(engine.device)
         _set_whole(parameter, value)  # what the forward pass uses
@@ -151,6 +162,8 @@ def load_state_dict(engine: Any, state: dict[str, Tensor]) -> None:
                     _set_managed(parameter, tensor, moment)
                 else:
                     base.state[parameter][moment].copy_(tensor)
+    for name, buffer in engine.module.named_buffers():
+        buffer.copy_(state[f"buffer.{name}"])
     for entry in base.state.values():
         entry["step"].copy_(state["step"])
 

@@ -76,7 +76,9 @@ class ShardedEmbeddings:
         device: torch.device,
         *,
         train_items: bool = True,
+        items_of: ShardedEmbeddings | None = None,
     ) -> None:
+        """``items_of``: others whose tables of items these share; they must then have profiles."""
         if config.optimizer in _GPU_ONLY and device.type == "cpu":
             on_cpu = ", ".join(name for name in OPTIMIZERS if name not in _GPU_ONLY)
             raise UserError(f"tables.optimizer {config.optimizer} needs a GPU; on CPU there are {on_cpu}")
@@ -84,7 +86,8 @@ class ShardedEmbeddings:
         world = dist.group.WORLD
         assert world is not None
         sharders = make_sharders(config)
-        module = SparseModule(sizes, config.precision)
+        planned = sizes if items_of is None else dataclasses.replace(sizes, ids=False, item_data={})
+        module = SparseModule(planned, config.precision)
         plan = make_plan(module, cluster, dist.get_world_size(), sharders, world)
         self.plan = say_plan(plan, module, config, cluster, dist.get_world_size())
         """Where every shard lies, in plain data (plan.json)."""
@@ -97,16 +100,21 @@ class ShardedEmbeddings:
                 sharders=sharders,
                 init_data_parallel=False,
             )
+        own = list(self.model.module.children())
+        if items_of is not None:
+            self.model.module.items = items_of.model.module.items
+            self.model.module.item_data = items_of.model.module.item_data
+            self.plan["tables"] += [table for table in items_of.plan["tables"] if table["name"] in ("item", ITEM_DATA)]
         self._kernels: dict[str, list[_Kernel]] = {
             name: [kernel for part in collection._lookups for kernel in part.modules() if isinstance(kernel, _Kernel)]
             for name, collection in self.model.module.named_children()
         }
         """FBGEMM's modules on this rank, by collection."""
         self.scale_lr(1.0)
-        self._filled = not sizes.item_data
+        self._filled: bool = not sizes.item_data if items_of is None else items_of._filled
         self.ids_group = group_beside(device)
         """Process group of what is prefetched."""
-        for collection in self.model.module.children():
+        for collection in own:
             send_ids_over(collection, self.ids_group if dist.get_world_size() > 1 else None)
 
     # Look-ups -------------------------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ class TuningMethod:
     trains_items: ClassVar[bool] = True
     """Whether the item table is trainable where ``tables.train_items`` does not say."""
 
+    continues: ClassVar[tuple[str, ...]] = ()
+    """Methods whose runs it can start from, besides pre-trained ones."""
+
     starts_as_pretrained: ClassVar[bool] = False
     """Whether step 0 gives the pre-trained model's user vectors, bit for bit."""
 

@@ -133,7 +133,8 @@ def serve_from(model: SequentialModel, later: SequentialModel) -> None:
 
     All tasks are then served from one set of weights, each with its own profile encoder and heads.
     """
-    task = last_task(model)
+    served = next(owned.as_of for _, owned in owned_weights(model))
+    task = served or last_task(model)
     for name, module in later.named_modules():
         if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], Owned):
             mine = model.get_submodule(name)

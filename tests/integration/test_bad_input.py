@@ -181,8 +181,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     ),
     # Parts: their names and their sections, also those of parts that are not chosen.
     "no such method": (
-        lambda p: p.tune("--method", "lora"),
-        "--method 'lora': there is none; choose from ppr-light, ppr-full, fine-tune",
+        lambda p: p.tune("--method", "prefix"),
+        "--method 'prefix': there is none; choose from ppr-light, ppr-full, fine-tune",
     ),
     "no such task": (
         lambda p: ("evaluate", "--run-dir", p.tuned, "--task", "few-shot", "one-shot"),

@@ -60,7 +60,7 @@ def test_the_first_task_is_predicted_to_the_byte_after_two_more_resumed_on_other
     succeed("tune", *flags, "--init", free, "--run-dir", two, "--resume", *KEPT, "--train.zero_stage", 3, world_size=2)
     succeed("tune", *flags, "--init", two, "--run-dir", other)
     before, *after = run_ranks(served, 1, one, [free, two, other])[0]
-    assert all(each == before for each in after)
+    assert [each == before for each in after] == [True, True, True]
 
     states = [tensors(run) for run in (one, free, two, other)]
     for name, owner in states[0].items():

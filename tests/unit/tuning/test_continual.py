@@ -91,11 +91,11 @@ def test_predictions_of_earlier_tasks_are_the_same_to_the_byte_after_each_later_
     with torch.no_grad():
         for number, model in enumerate(chain):
             before = states(model, number + 1)
+            served = copy.deepcopy(model)
             for later in chain[number + 1 :]:
-                served = copy.deepcopy(model)
                 for weight, _ in owned_weights(served):
                     weight.fill_(torch.nan)  # of which nothing is to be read
-                serve_from(served, later)
+                serve_from(served, copy.deepcopy(later))
                 assert torch.equal(states(served, number + 1), before)
                 assert not torch.equal(states(later, number + 1), before)
 
