@@ -37,7 +37,7 @@ sasrec: {layers: 1}
 train: {global_batch_size: 64, epochs: 1000000, checkpoint_every: 8, log_every: 1}
 logging: {progress: false}
 """
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which a run that has not come to the moment of its fault counts as lost."""
 
 
