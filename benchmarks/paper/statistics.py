@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +150,8 @@ def t_tail(t: float, df: int) -> float:
     """P(T > t) of Student's t, t ≥ 0: with t = √df · tan θ it is c ∫ cos^(df−1) θ dθ, by Gauss–Legendre."""
     low = math.atan(t / math.sqrt(df))
     high = min(math.pi / 2, low + 14 / math.sqrt(df))  # beyond is below 1e-20
-    nodes, weights = np.polynomial.legendre.leggauss(128)
-    theta = low + (high - low) * (nodes + 1) / 2
-    area = float(weights @ np.cos(theta) ** (df - 1)) * (high - low) / 2
+    theta = low + (high - low) * (NODES + 1) / 2
+    area = float(WEIGHTS @ np.cos(theta) ** (df - 1)) * (high - low) / 2
     return math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi) * area
 
 
