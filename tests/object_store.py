@@ -66,8 +66,8 @@ def serving(folder: Path, breaks: int = 0) -> Iterator[Store]:
                 self.wfile.write(content[: len(content) // 2])
                 self.close_connection = True
                 return
+            store.whole[name] += 1  # first: who has read it may ask at once
             self.wfile.write(content)
-            store.whole[name] += 1
 
         def log_message(self, *_: Any) -> None:
             pass

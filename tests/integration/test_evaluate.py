@@ -24,7 +24,8 @@ def test_predictions_are_the_instances_in_order_on_any_number_of_ranks(
         done = succeed("evaluate", *words, "--predictions", out, world_size=world_size)
         found[world_size], said[world_size] = pd.read_parquet(out), json.loads(done.out[0].splitlines()[-1])
     pd.testing.assert_frame_equal(found[1], found[2])
-    numbers = [{name: value for name, value in said[n].items() if not isinstance(value, str)} for n in (1, 2)]
+    assert said[1]["passport"] == said[2]["passport"]
+    numbers = [{name: value for name, value in said[n].items() if not isinstance(value, str | dict)} for n in (1, 2)]
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-12)
 
     users = pd.read_parquet(catalogue / "users.parquet").user_id

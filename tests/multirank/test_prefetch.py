@@ -56,14 +56,14 @@ def rows_too(batches: Iterable[tuple[int, Batch]], built: Built, _: DistributedC
 
 
 def _stale(fetched: PrefetchedBatch, items: Any) -> PrefetchedBatch:
-    look_up = fetched.look_up.items.look_up
+    look_up = fetched.look_up.items["item"].look_up
 
     def early() -> Any:
         found = look_up()
         found["item"].values().data.copy_(items)
         return found
 
-    fetched.look_up.items.look_up = early  # type: ignore[method-assign]
+    fetched.look_up.items["item"].look_up = early  # type: ignore[method-assign]
     return fetched
 
 
