@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing.forkserver
 import os
+import pickle
 import sys
+from collections.abc import Callable
+from typing import Any
 
 # Set before torch is imported, and inherited by every process a test starts.
 for name, value in {
@@ -18,6 +21,7 @@ for name, value in {
 
 import pytest
 import torch
+from filelock import FileLock
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +41,23 @@ def session_tmp(tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = root / name.lower()
         folder.mkdir()
         os.environ[name] = str(folder)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[], Any]], Any]:
+    """``once(name, make)``: what ``make()`` returns, made by one of pytest's workers for all of them."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def made(name: str, make: Callable[[], Any]) -> Any:
+        path = folder / f"{name}.pickle"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                path.write_bytes(pickle.dumps(make()))
+            return pickle.loads(path.read_bytes())
+
+    return made
 
 
 @pytest.fixture(scope="session", autouse=True)

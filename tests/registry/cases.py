@@ -26,6 +26,9 @@ from tests.multirank import models
 from tests.multirank.models import Built
 from tests.shards import random_users, rank_part, select
 
+Once = Callable[[str, Callable[[], Any]], Any]
+"""The fixture ``once``."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:

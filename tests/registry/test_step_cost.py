@@ -13,7 +13,7 @@ from tests.multirank import measured
 from tests.multirank.measured import Measured
 from tests.multirank.models import catalogue_for
 from tests.ranks import run_ranks
-from tests.registry.cases import CASES, Case, of_each, result
+from tests.registry.cases import CASES, Case, Once, of_each, result
 
 
 def of_case(context: DistributedContext, case: Case) -> Measured:
@@ -21,8 +21,8 @@ def of_case(context: DistributedContext, case: Case) -> Measured:
 
 
 @pytest.fixture(scope="module")
-def ranks() -> list[dict[str, Any]]:
-    return run_ranks(of_each, 2, list(CASES), of_case, timeout=280)
+def ranks(once: Once) -> list[dict[str, Any]]:
+    return once("measured-steps", lambda: run_ranks(of_each, 2, list(CASES), of_case, timeout=280))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -20,7 +20,7 @@ from ppr_dist.trainer import train_step
 from tests.multirank import models
 from tests.multirank.models import Built, whole_tables
 from tests.ranks import run_ranks
-from tests.registry.cases import CASES, USERS, Case, build, fetched, of_each, partitioning, result
+from tests.registry.cases import CASES, USERS, Case, Once, build, fetched, of_each, partitioning, result
 
 STEPS = range(4)
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-6}
@@ -56,18 +56,18 @@ def plain(world_size: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def one() -> list[dict[str, Any]]:
-    return plain(1)
+def one(once: Once) -> list[dict[str, Any]]:
+    return once("trained-1", lambda: plain(1))
 
 
 @pytest.fixture(scope="module")
-def two() -> list[dict[str, Any]]:
-    return plain(2)
+def two(once: Once) -> list[dict[str, Any]]:
+    return once("trained-2", lambda: plain(2))
 
 
 @pytest.fixture(scope="module")
-def four() -> list[dict[str, Any]]:
-    return plain(4)
+def four(once: Once) -> list[dict[str, Any]]:
+    return once("trained-4", lambda: plain(4))
 
 
 def test_some_users_have_no_clicks_or_one_and_some_values_are_unknown() -> None:
@@ -93,8 +93,8 @@ def test_losses_gradients_and_table_updates_do_not_depend_on_the_number_of_ranks
 
 
 @pytest.fixture(scope="module")
-def partitioned() -> list[dict[str, Any]]:
-    return run_ranks(all_large, 2, 3, timeout=280)
+def partitioned(once: Once) -> list[dict[str, Any]]:
+    return once("trained-zero-3", lambda: run_ranks(all_large, 2, 3, timeout=280))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -140,10 +140,17 @@ def _folder(folder: Path, case: Case) -> Path:
 
 
 @pytest.fixture(scope="module")
-def continued(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def continued(
+    once: Once, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("runs")
-    whole = run_ranks(of_each, 2, list(CASES), saved_and_on, folder, timeout=280)
-    return whole, run_ranks(of_each, 2, list(CASES), resumed, folder, timeout=280)
+
+    def both() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        whole = run_ranks(of_each, 2, list(CASES), saved_and_on, folder, timeout=280)
+        return whole, run_ranks(of_each, 2, list(CASES), resumed, folder, timeout=280)
+
+    found: tuple[list[dict[str, Any]], list[dict[str, Any]]] = once("saved-and-resumed", both)
+    return found
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -19,7 +19,7 @@ from tests.histories import HISTORIES, batch_of
 from tests.histories import ITEMS as CLICKED
 from tests.multirank.models import CATALOGUE, whole_tables
 from tests.ranks import run_ranks
-from tests.registry.cases import Case, build, fetched, of_each, result
+from tests.registry.cases import Case, Once, build, fetched, of_each, result
 
 TABLE = torch.randn(CLICKED, 16, generator=torch.Generator().manual_seed(0))
 each_method = pytest.mark.parametrize("method", TUNING_METHODS)
@@ -84,8 +84,9 @@ def with_items_either_way(context: DistributedContext, case: Case) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def moved() -> list[dict[str, Any]]:
-    return run_ranks(of_each, 1, [f"method {method}" for method in TUNING_METHODS], with_items_either_way, timeout=280)
+def moved(once: Once) -> list[dict[str, Any]]:
+    names = [f"method {method}" for method in TUNING_METHODS]
+    return once("moved", lambda: run_ranks(of_each, 1, names, with_items_either_way, timeout=280))
 
 
 @each_method
