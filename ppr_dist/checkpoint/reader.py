@@ -14,7 +14,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType
 
 from ppr_dist.checkpoint import checksums
@@ -101,10 +101,19 @@ class _DataOnlyUnpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if dtype or (module, name) in self._NAMES:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not checkpoint data")
+
+
+def _memory_format(kind: Any, name: str) -> _MEM_FORMAT_ENCODING:
+    """A member of the one enumeration that there is: Python 3.11.0 to 3.11.3 pickle it as an attribute of its class."""
+    if kind is not _MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"it refers to {name} of {kind}, which is not checkpoint data")
+    return _MEM_FORMAT_ENCODING[name]
 
 
 class _Reader(dcp.FileSystemReader):

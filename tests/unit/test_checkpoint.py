@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+import pickle
 import shutil
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    Metadata,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from ppr_dist.checkpoint import checkpointer as checkpoint
-from ppr_dist.checkpoint import checksums
+from ppr_dist.checkpoint import checksums, reader
 from ppr_dist.checkpoint.checkpointer import Checkpointer
 from ppr_dist.checkpoint.position import Best, Position, checkpoint_of, checkpoints, chosen
 from ppr_dist.data.stream.user_stream import StreamState
@@ -92,3 +101,30 @@ def test_a_disk_that_will_not_delete_ends_no_training_and_leaves_no_half_checkpo
     assert shutil.rmtree is not half
     save(tmp_path, 3, keep=1)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+class _AsPython3110(pickle.Pickler):
+    """Python 3.11.0 to 3.11.3, Debian 12's among them, pickle a member of an enumeration as an attribute of it."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+
+def test_a_table_of_contents_written_by_any_python_is_read(tmp_path: Path) -> None:
+    tensor = torch.zeros(2)
+    entry = TensorStorageMetadata(TensorProperties.create_from_tensor(tensor), tensor.size(), [])
+    with (tmp_path / ".metadata").open("wb") as file:
+        _AsPython3110(file).dump(Metadata(state_dict_metadata={"weight": entry}))
+    assert b"getattr" in (tmp_path / ".metadata").read_bytes()
+    assert reader.names(tmp_path) == {"weight"}
+
+
+@pytest.mark.parametrize("of", [Metadata, _MEM_FORMAT_ENCODING])
+def test_of_what_it_refers_to_no_attribute_is_fetched(of: type, tmp_path: Path) -> None:
+    class Fetched:
+        def __reduce__(self) -> Any:
+            return getattr, (of, "__init__")
+
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Fetched()))
+    with pytest.raises(UserError, match="not checkpoint data"):
+        reader.names(tmp_path)
