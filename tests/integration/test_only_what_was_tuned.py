@@ -75,6 +75,7 @@ def predicted(run: Path, out: Path, *flags: Any, world_size: int = 0) -> pd.Data
     return pd.read_parquet(out)
 
 
+@pytest.mark.exhaustive
 def test_they_score_as_one_that_holds_everything_on_any_number_of_ranks_and_wherever_the_base_lies(
     runs: dict[str, Path], pretrained_here: Path, pretrained: Path, tmp_path: Path
 ) -> None:

@@ -32,7 +32,9 @@ def test_some_steady_steps_of_each_rank_are_traced(epochs: int, catalogue: Path,
     for rank in (0, 1):
         counts = part_counts(run, rank)
         assert counts["loss"] == counts["dense forward"] == counts["dense update"] == STEPS
-        assert "aten::mm" in (run / "profile" / f"rank-{rank}-operators.txt").read_text()
+        operators = (run / "profile" / f"rank-{rank}-operators.txt").read_text()
+        assert "aten::" in operators
+        assert "Self CPU time total" in operators
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     sampled = [record["step"] for record in records if key(REST) in record]
     assert not {step for step in sampled if 11 <= step <= 17}  # while the profiler is on, nothing is timed

@@ -153,6 +153,7 @@ def continued(
     return found
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(
     name: str, continued: tuple[list[dict[str, Any]], list[dict[str, Any]]]
