@@ -125,6 +125,7 @@ def gets_on(job: Launched, run: Path) -> None:
     job.until(lambda: last_step(run) > last + 20)
 
 
+@pytest.mark.exhaustive
 def test_a_killed_launcher_takes_its_ranks_along_and_leaves_the_run_to_the_next(
     catalogue: Path, tmp_path: Path, launch: Callable[..., Launched]
 ) -> None:

@@ -25,6 +25,7 @@ def ranks(once: Once) -> list[dict[str, Any]]:
     return once("measured-steps", lambda: run_ranks(of_each, 2, list(CASES), of_case, timeout=280))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_receives_and_computes_what_plan_says(name: str, ranks: list[dict[str, Any]]) -> None:
     case, found = CASES[name], result(ranks, name)

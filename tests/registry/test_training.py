@@ -97,6 +97,7 @@ def partitioned(once: Once) -> list[dict[str, Any]]:
     return once("trained-zero-3", lambda: run_ranks(all_large, 2, 3, timeout=280))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_zero_3_updates_like_zero_0(name: str, two: list[dict[str, Any]], partitioned: list[dict[str, Any]]) -> None:
     for whole, parts in zip(result(two, name), result(partitioned, name), strict=True):

@@ -127,6 +127,7 @@ def test_a_user_walks_through_the_clicks_in_order(
     assert 0.4 < (np.diff(log.item_id)[copies] > 0).mean() < 0.6
 
 
+@pytest.mark.exhaustive
 def test_shape_is_kept(base: tuple[str, str], expanded: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     (log, users), raw, profiles = expanded, pd.read_parquet(base[0]), pd.read_parquet(base[1])
     for column in ("age", "gender", "city"):
