@@ -24,6 +24,7 @@ def sampled_softmax(
     temperature: float,
     logit_chunk: int,
     precision: Precision = "float32",
+    excluded: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return the sum over P of −log softmax of the positive's logit; a scalar.
 
@@ -39,11 +40,29 @@ def sampled_softmax(
     Args:
         user: user vectors [P, D]; positive: their target's vectors [P, D]; candidates: [N, D].
         positive_ids: int64 [P]; candidate_ids: int64 [N]; log_q: [N].
+        excluded: candidates that are masked for each of B users, bool [B, N], the positives among them, and the user of
+        each prediction, int64 [P]; None: a prediction's own positive alone is masked.
     """
     loss: Tensor = _SampledSoftmax.apply(
-        user, positive, candidates, positive_ids, candidate_ids, log_q, temperature, logit_chunk, precision
+        user, positive, candidates, positive_ids, candidate_ids, log_q, temperature, logit_chunk, precision, excluded
     )
     return loss
+
+
+def among(candidate_ids: Tensor, ids: Tensor, users: Tensor, count: int) -> Tensor:
+    """Which of the candidates [N] are among each user's ``ids``, bool [count, N]; ``users`` says whose each id is.
+
+    Repeats of an id are neighbours once sorted: +1 where they begin and −1 behind them, summed up, marks them all. No
+    size depends on the data, so that a GPU is not waited for.
+    """
+    in_order, order = candidate_ids.sort()
+    edges = torch.zeros(count, len(in_order) + 1, dtype=torch.int32, device=ids.device)
+    for right, step in ((False, 1), (True, -1)):
+        place = torch.searchsorted(in_order, ids, right=right)
+        edges.view(-1).index_add_(0, users * edges.shape[1] + place, torch.full_like(place, step, dtype=torch.int32))
+    found = torch.zeros(count, len(in_order), dtype=torch.bool, device=ids.device)
+    found[:, order] = edges.cumsum(1, dtype=torch.int32)[:, :-1] > 0
+    return found
 
 
 def merged(candidates: Tensor, candidate_ids: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,6 +91,7 @@ class _SampledSoftmax(torch.autograd.Function):
         temperature: float,
         logit_chunk: int,
         precision: Precision,
+        excluded: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         scale = 1.0 / temperature
         positive_logit = (user * positive).sum(-1) * scale
@@ -82,7 +102,11 @@ class _SampledSoftmax(torch.autograd.Function):
         for start in range(0, len(user), rows):
             part = slice(start, start + rows)
             logits = addmm(bias, user[part], candidates.T, precision, alpha=scale)
-            logits.masked_fill_(positive_ids[part, None] == candidate_ids, -torch.inf)
+            if excluded is None:
+                masked = positive_ids[part, None] == candidate_ids
+            else:
+                masked = excluded[0].index_select(0, excluded[1][part])
+            logits.masked_fill_(masked, -torch.inf)
             highest = (
                 torch.maximum(logits.amax(dim=1), positive_logit[part]) if len(candidates) else positive_logit[part]
             )
@@ -100,4 +124,4 @@ class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         user, positive, candidates = ctx.saved_tensors
-        return grad * user, grad * positive, grad * candidates, None, None, None, None, None, None
+        return grad * user, grad * positive, grad * candidates, None, None, None, None, None, None, None

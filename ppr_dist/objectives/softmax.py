@@ -9,6 +9,7 @@ on every rank).
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from ppr_dist.config import Config
 from ppr_dist.data.counter_random import integers
 from ppr_dist.data.stream.step_users import Drawn, StepUsers
 from ppr_dist.errors import UserError, require_positive
-from ppr_dist.loss.softmax import merged, sampled_softmax
+from ppr_dist.loss.softmax import among, merged, sampled_softmax
 from ppr_dist.objectives.base import NEGATIVE, Cost, Objective, Step, StepShape
 from ppr_dist.parallel.collectives import AsyncAllGather
 
@@ -40,6 +41,9 @@ class Settings:
     in_batch_users: int = 4_096
     """Most users of a step whose targets serve; of a larger batch as many are drawn, so that the candidates of a step
     do not grow with the number of ranks."""
+    exclude: Literal["target", "clicked"] = "target"
+    """Candidates that a prediction is not compared with: its target, or every item its user clicks in this batch,
+    before it and after it. Where nobody clicks an item twice the latter asks only what ``evaluate`` asks."""
 
     def __post_init__(self) -> None:
         require_positive(self, "softmax", "in_batch_users")
@@ -139,7 +143,22 @@ class SampledSoftmax(Objective):
             temperature=self.scores.temperature,
             logit_chunk=self.scores.logit_chunk,
             precision=self.scores.precision,
+            excluded=self._clicked(step.batch, ids) if self.settings.exclude == "clicked" else None,
         )
+
+    def _clicked(self, batch: Batch, candidate_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Which candidates each user clicks, bool [B, N], and whose each target is."""
+        history = batch.history
+        users = torch.arange(len(batch.users), device=candidate_ids.device)
+        whose = torch.repeat_interleave(users, history.lengths, output_size=len(history.items))
+        rows = torch.cat([history.items, batch.targets])
+        clicked = among(
+            candidate_ids,
+            batch.item_ids.index_select(0, rows),
+            torch.cat([whose, batch.user_rows]),
+            len(batch.users),
+        )
+        return clicked, batch.user_rows
 
     def cost(self, shape: StepShape) -> Cost:
         settings, w = self.settings, shape.world_size

@@ -105,6 +105,10 @@ CASES: dict[str, tuple[Loss, dict[str, dict[str, Any]]]] = {
         {"softmax": {"uniform_negatives": 13, "in_batch_per_user": 2}},
     ),
     "softmax, 5 users lend": (Loss(logit_chunk=30), {"softmax": {"uniform_negatives": 13, "in_batch_users": 5}}),
+    "softmax, clicked items excluded": (
+        Loss(logit_chunk=300),
+        {"softmax": {"uniform_negatives": 13, "exclude": "clicked"}},
+    ),
     "bpr": (Loss(temperature=0.7), {"bpr": {"uniform_negatives": 3}}),
 }
 

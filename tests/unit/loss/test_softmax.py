@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ppr_dist.loss.softmax import merged, sampled_softmax
+from ppr_dist.loss.softmax import among, merged, sampled_softmax
 
 ITEMS, WIDTH, PREDICTIONS = 23, 5, 9
 
@@ -42,8 +42,9 @@ def materialised(
     candidate_ids: Tensor,
     log_q: Tensor,
     temperature: float,
+    clicked: list[set[int]] | None = None,
 ) -> Tensor:
-    """The definition, prediction by prediction, left to autograd."""
+    """The definition, prediction by prediction, left to autograd; ``clicked`` by the user of each."""
     losses = []
     for i in range(len(user)):
         own = (user[i] * positive[i]).sum() / temperature
@@ -51,6 +52,7 @@ def materialised(
             (user[i] * candidates[j]).sum() / temperature - log_q[j]
             for j in range(len(candidates))
             if candidate_ids[j] != positive_ids[i] and log_q[j] != torch.inf
+            if clicked is None or int(candidate_ids[j]) not in clicked[i]
         ]
         losses.append(torch.logsumexp(torch.stack([own, *others]), 0) - own)
     return torch.stack(losses).sum()
@@ -108,6 +110,24 @@ def test_repeated_candidates_may_be_merged() -> None:
     for into, grad in zip(by_id, (by_candidate, by_each), strict=True):
         into.index_add_(0, given["candidate_ids"], grad)
     torch.testing.assert_close(by_id[0], by_id[1], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("logit_chunk", [31, 100, 10**6])
+def test_what_a_user_clicked_is_no_candidate(logit_chunk: int) -> None:
+    given = problem()
+    users, whose = 4, torch.tensor([3, 0, 0, 2, 3, 3, 0, 2, 2])  # user 1 has no prediction
+    # Clicks in no order, with repeats, some of items that are no candidates; every target is clicked.
+    clicks = torch.cat([torch.tensor([7, 7, 22, 0, 5, 11]), given["positive_ids"]])
+    clicker = torch.cat([torch.tensor([0, 0, 1, 2, 3, 3]), whose])
+    excluded = among(given["candidate_ids"], clicks, clicker, users)
+    clicked = [{int(i) for i, u in zip(clicks, clicker, strict=True) if u == user} for user in range(users)]
+    want = torch.tensor([[int(j) in clicked[user] for j in given["candidate_ids"]] for user in range(users)])
+    assert torch.equal(excluded, want)
+    assert want.any(1).all()
+    found = gradients(sampled_softmax, given, logit_chunk=logit_chunk, excluded=(excluded, whose))
+    defined = gradients(materialised, given, clicked=[clicked[user] for user in whose])
+    assert (defined[0] - gradients(materialised, given)[0]).abs() > 0.1
+    torch.testing.assert_close(found, defined, rtol=1e-11, atol=1e-12)
 
 
 def test_gradcheck() -> None:
