@@ -139,6 +139,9 @@ class Train:
     targets: Literal["all", "first", "later"] = "all"
     """tune: which clicks of a user are predicted: the ``first``, from the profile alone (zero-shot), all ``later`` ones
     (few-shot), or both. Pre-training predicts all but the first."""
+    first_clicks: int | None = None
+    """Predict only so many first clicks of each user; null = all. With ``tune --split tune-train pretrain`` every warm
+    user is a cold one once more."""
     global_batch_size: int = 256
     """Users per step, summed over ranks."""
     epochs: int = 10
@@ -199,7 +202,7 @@ class Train:
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "global_batch_size", "epochs", "lr", "log_every", "keep_checkpoints")
-        for option in ("patience", "keep_every", "hang_minutes", "pretrained_lr"):
+        for option in ("first_clicks", "patience", "keep_every", "hang_minutes", "pretrained_lr"):
             if getattr(self, option) is not None:
                 require_positive(self, "train", option)
         for option in ("best_metric", "patience"):

@@ -76,12 +76,14 @@ class Run:
     @property
     def last_target(self) -> int | None:
         """Clicks of a user before the last that is predicted; None: all are."""
-        return 0 if self.config.train.targets == "first" else None
+        clicks = 1 if self.config.train.targets == "first" else self.config.train.first_clicks
+        return None if clicks is None else clicks - 1
 
     @property
     def validation(self) -> tuple[str, str]:
         """Task and split that choose the best checkpoint; training sees none of it."""
-        usual = "validation" if self.trains_warm else self.config.train.validation_task
+        cold = self.info.stage == "tune" and "tune-train" in self.split.split("+")
+        usual = self.config.train.validation_task if cold else "validation"
         task = OBJECTIVES[self.config.train.objectives[0]].task or usual
         return task, "tune-validation" if TASKS[task].cold else "pretrain"
 
@@ -112,8 +114,9 @@ def check(run: Run) -> None:
         for option, value in given.items():
             if value is not None:
                 raise UserError(f"{option} is for tuning: pre-training has nothing pre-trained; leave it out")
-    if run.config.train.targets == "first" and run.first_target:
-        raise UserError("train.targets first: only tuning on data with profiles predicts a user's first click")
+    if run.first_target and run.last_target == 0:
+        option = "targets first" if run.config.train.targets == "first" else "first_clicks 1"
+        raise UserError(f"train.{option}: only tuning on data with profiles predicts a user's first click")
     backbone = run.config.model.backbone
     if run.config.model.target_time and not BACKBONES[backbone].reads_times:
         raise UserError(f"model.target_time: backbone {backbone} reads no times; leave it out")

@@ -25,8 +25,8 @@ class Arguments:
     profile: bool = False
     """Write a trace of a few steady steps of each rank, its top operators and, on a GPU, a snapshot of its memory to
     RUN/profile."""
-    split: Literal["tune-train", "pretrain"] = "tune-train"
-    """Users to tune on."""
+    split: list[Literal["tune-train", "pretrain"]] = dataclasses.field(default_factory=lambda: ["tune-train"])
+    """Users to tune on: cold ones, warm ones, or both."""
 
 
 def main(argv: list[str] | None = None) -> None:

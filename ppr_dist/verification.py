@@ -200,19 +200,18 @@ def _replay(arguments: Arguments, first: Path, last: Path) -> None:
     with distributed_context():
         on_main(lambda: _make_replay(folder, run, first))  # in place of what a replay that failed has left
     data = arguments.data or here(info.data)
+    splits: Any = read_position(first).stream.split.split("+")
     if info.method is None:
-        splits: Any = read_position(first).stream.split.split("+")
         pretrain(PretrainArguments(data=data, run_dir=folder, resume=True, split=splits), config)
     else:
         assert info.init is not None
-        split: Any = read_position(first).stream.split
         asked = tune_command.Arguments(
             data=data,
             init=arguments.init or Path(info.init),
             method=info.method,
             run_dir=folder,
             resume=True,
-            split=split,
+            split=splits,
         )
         tune(asked, config, collections.defaultdict(dict))
     with distributed_context():

@@ -32,6 +32,7 @@ class Method:
     """Whether it ranks items before the first click (zero-shot)."""
 
 
+WARM: Options = {"split": ["tune-train", "pretrain"], "train": {"first_clicks": 9}}
 PROMPTED = ("new", "dropout", "weight", "temperature")
 METHODS: dict[str, Method] = {
     "popularity": Method(tune=None, evaluate={"baseline": "popularity"}),
@@ -59,6 +60,10 @@ METHODS: dict[str, Method] = {
     "ppr-light, begins gently": Method(
         tune="ppr-light", searched=PROMPTED, options={"prompt": {"begin": "item-means", "out_std": 0.0}}
     ),
+    # The extension: every warm user is a cold one once more, with a profile and the first 9 clicks.
+    "fine-tune, warm users too": Method(tune="fine-tune", options=WARM),
+    "ppr-light, warm users too": Method(tune="ppr-light", searched=PROMPTED, options=WARM),
+    "ppr-full, warm users too": Method(tune="ppr-full", searched=("pretrained", *PROMPTED), options=WARM),
     "fine-tune, items frozen": Method(tune="fine-tune", options={"tables": {"train_items": False}}),
     "ppr-full, items frozen": Method(
         tune="ppr-full", searched=("pretrained", *PROMPTED), options={"tables": {"train_items": False}}

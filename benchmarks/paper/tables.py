@@ -32,6 +32,7 @@ CONTROLS = (
     "ppr-light, begins gently",
     *PPR,
 )
+EXTENSION = (BASELINE, *PPR, *(f"{name}, warm users too" for name in (BASELINE, *PPR)))
 SHOTS = (1, 3, 5, 7)
 """Clicks before the last target, in Figure 4; users have one more."""
 USERS = (100, 300)
@@ -115,6 +116,11 @@ def controls(study: Study) -> Result:
     return _rankings(study, CONTROLS, "joint", ("few-shot", "zero-shot"), None)
 
 
+def extension(study: Study) -> Result:
+    """Tuned on the first clicks of warm users too: one set of weights."""
+    return _rankings(study, EXTENSION, "joint", ("joint", "few-shot", "zero-shot"), None)
+
+
 def figure4(study: Study) -> Result:
     """Few-shot on histories cropped to k clicks before the target, in training and test of tuning."""
     lines, kept = _varied(study, "k", {shots: {"cold_clicks": shots + 1} for shots in SHOTS})
@@ -174,6 +180,7 @@ TABLES: dict[str, Callable[[Study], Result]] = {
     "figure3": figure3,
     "figure4": figure4,
     "controls": controls,
+    "extension": extension,
     "users": users,
     "pretrainings": pretrainings,
 }

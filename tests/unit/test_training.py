@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -17,11 +18,12 @@ import torch
 from ppr_dist.config import Config, Train
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.item_shares import write_item_shares
+from ppr_dist.errors import UserError
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.runs import RunInfo
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.training import make_loader
-from ppr_dist.training_run import Run
+from ppr_dist.training_run import Run, check
 from tests.shards import ATTRIBUTES, random_users, write_data
 
 
@@ -108,19 +110,58 @@ def test_of_two_splits_the_proposal_is_that_of_their_clicks_together(tmp_path: P
     assert (collator.hold_out, collator.held_out_below) == (2, 9)
 
 
+def test_warm_users_may_be_tuned_on_as_if_they_had_just_begun(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    parts = {
+        "pretrain": random_users(9, 30, longest=12, shortest=3),
+        "tune-train": random_users(5, 30, longest=6, shortest=1, first_index=9, seed=4),
+    }
+    manifest = write_data(folder, parts, items=30, per_shard=4)
+    columns = {"item_index": range(30), "item_id": range(30), "train_count": [1] * 30, "tune_count": [1] * 30}
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), folder / "items.parquet")
+    write_item_shares(folder)
+    run = run_on(folder, manifest, "tune-train+pretrain", "ppr-light", Config(train=Train(first_clicks=4)))
+    want = Counter(
+        (int(user), int(item))
+        for part, held_out in ((parts["pretrain"], 2), (parts["tune-train"], 0))
+        for user, start, stop in zip(part.index, part.offsets, part.offsets[1:], strict=False)
+        for item in part.items[start : max(start, stop - held_out)][:4]
+    )
+    found = Counter(
+        (int(batch.users[row]), int(batch.item_ids[item]))
+        for _, batch in make_loader(run, {}).epoch(0)
+        for row, item in zip(batch.user_rows, batch.targets, strict=True)
+    )
+    assert found == want
+    assert max(batch.history.lengths.max() for _, batch in make_loader(run, {}).epoch(0)) == 3
+
+
+def test_without_profiles_nothing_predicts_a_first_click(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    manifest = write_data(folder, {"pretrain": random_users(9, 3)}, items=3, per_shard=4)
+    run = run_on(folder, manifest, "pretrain", config=Config(train=Train(first_clicks=1)))
+    with pytest.raises(UserError, match="first_clicks 1: only tuning on data with profiles"):
+        check(run)
+
+
 @pytest.mark.parametrize(
-    ("split", "objective", "validation"),
+    ("method", "split", "objective", "validation"),
     [
-        ("pretrain", "softmax", ("validation", "pretrain")),
-        ("tune-train", "softmax", ("few-shot", "tune-validation")),
+        (None, "pretrain", "softmax", ("validation", "pretrain")),
+        (None, "pretrain+tune-train", "softmax", ("validation", "pretrain")),
+        ("continual", "pretrain", "softmax", ("validation", "pretrain")),
+        ("ppr-light", "tune-train", "softmax", ("few-shot", "tune-validation")),
+        ("ppr-light", "tune-train+pretrain", "softmax", ("few-shot", "tune-validation")),
         # Its labels are those of users: what it is validated by belongs to users it does not train on.
-        ("pretrain", "attribute", ("attribute", "tune-validation")),
-        ("tune-train", "attribute", ("attribute", "tune-validation")),
+        (None, "pretrain", "attribute", ("attribute", "tune-validation")),
+        ("fine-tune", "tune-train", "attribute", ("attribute", "tune-validation")),
     ],
 )
 def test_validation_asks_what_training_does_not_see(
-    split: str, objective: str, validation: tuple[str, str], tmp_path: Path
+    method: str | None, split: str, objective: str, validation: tuple[str, str], tmp_path: Path
 ) -> None:
-    manifest = write_data(tmp_path / "data", {split: random_users(9, 3)}, items=3, per_shard=4)
-    run = run_on(tmp_path, manifest, split, config=Config(train=Train(objectives=[objective])))
+    manifest = write_data(
+        tmp_path / "data", {name: random_users(9, 3) for name in split.split("+")}, items=3, per_shard=4
+    )
+    run = run_on(tmp_path, manifest, split, method, config=Config(train=Train(objectives=[objective])))
     assert run.validation == validation
