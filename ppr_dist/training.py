@@ -220,7 +220,7 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
         with time_limit(config.train.hang_minutes, run.folder, context.rank):
             dry_step(parallel, largest_batch(loader), objectives, context, config.train.precision)
     # Only now: a refusal to resume, or a step that does not fit, leaves the run's description as it was.
-    on_main(lambda: runs.create(run.folder, config, run.info, parallel.embeddings.plan, resume=run.resume))
+    on_main(lambda: _describe(run, parallel.embeddings.plan))
     on_main(checkpointer.sweep)
     restarts.note_begun(run.folder)
     steps = total_steps(loader, config)
@@ -253,6 +253,13 @@ def fit(run: Run, parallel: Parallel, objectives: dict[str, Objective], loader: 
             _leave_preempted(run, end, told)
     if context.main:
         print(_summary(run, end, end.step - position.step, logger.loss), flush=True)
+
+
+def _describe(run: Run, plan: dict[str, Any]) -> None:
+    """Write the run's description, and of one that begins where it is looked for what it stands on."""
+    if run.info.base and not checkpoints(run.folder):
+        base_checkpoint.keep(run.info.base, run.folder)
+    runs.create(run.folder, run.config, run.info, plan, resume=run.resume)
 
 
 def make_validation(run: Run, parallel: Parallel) -> Validation:

@@ -20,7 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
-from ppr_dist.checkpoint import checksums
+from ppr_dist.checkpoint import base_checkpoint, checksums
 from ppr_dist.checkpoint.checksums import sync
 from ppr_dist.checkpoint.position import Position, checkpoint_of, checkpoints, read_position, step_of
 from ppr_dist.checkpoint.reader import load
@@ -133,7 +133,8 @@ class Checkpointer:
         sync(folder.parent)
         best = position.best and checkpoint_of(self.run, position.best.step)
         for old in checkpoints(self.run)[: -self.keep]:
-            if old != best and not (self.keep_every and step_of(old) % self.keep_every == 0):
+            for_good = bool(self.keep_every) and step_of(old) % self.keep_every == 0
+            if not (old == best or for_good or base_checkpoint.is_kept(old)):
                 self._drop(old)
 
     def _leave_no_part(self) -> str:

@@ -75,6 +75,20 @@ def predicted(run: Path, out: Path, *flags: Any, world_size: int = 0) -> pd.Data
     return pd.read_parquet(out)
 
 
+def test_pre_training_that_goes_on_keeps_what_they_stand_on(
+    runs: dict[str, Path], catalogue: Path, pretrained_here: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(pretrained_here, moved)
+    (base,) = checkpoints(moved)
+    marked = (base.parent / f"{base.name}.kept-by").read_text().splitlines()
+    assert marked == [str(runs[method]) for method in METHODS]
+    flags = ("--train.epochs", 2, "--train.checkpoint_every", 1, "--train.keep_checkpoints", 1)
+    succeed("pretrain", "--data", catalogue, "--run-dir", moved, *TINY, *flags, "--resume")
+    assert checkpoints(moved)[:-1] == [base]
+    succeed("evaluate", "--run-dir", runs["ppr-light"], "--task", "joint", "--init", moved)
+
+
 @pytest.mark.exhaustive
 def test_they_score_as_one_that_holds_everything_on_any_number_of_ranks_and_wherever_the_base_lies(
     runs: dict[str, Path], pretrained_here: Path, pretrained: Path, tmp_path: Path

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import pickle
 import shutil
 from enum import Enum
@@ -18,8 +20,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from ppr_dist.checkpoint import base_checkpoint, checksums, reader
 from ppr_dist.checkpoint import checkpointer as checkpoint
-from ppr_dist.checkpoint import checksums, reader
 from ppr_dist.checkpoint.checkpointer import Checkpointer
 from ppr_dist.checkpoint.position import Best, Position, checkpoint_of, checkpoints, chosen
 from ppr_dist.data.stream.user_stream import StreamState
@@ -73,6 +75,42 @@ def test_every_so_many_steps_one_stays_for_good(tmp_path: Path) -> None:
     for step in range(1, 9):
         save(tmp_path, step, keep=1, keep_every=3)
     assert steps(tmp_path) == [3, 6, 8]
+
+
+def test_what_a_tuned_run_stands_on_stays_until_its_mark_is_gone(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    base = base_checkpoint.identify(chosen(tmp_path))
+    assert base is not None
+    base_checkpoint.keep(base, tmp_path / "age")
+    base_checkpoint.keep(base, tmp_path / "city")
+    for step in (2, 3, 4):
+        save(tmp_path, step, keep=1)
+    assert steps(tmp_path) == [1, 4]
+    assert base_checkpoint.find(base, tmp_path / "age").step == 1  # the same by its checksums
+    mark = tmp_path / "checkpoints" / "step-00000001.kept-by"
+    assert mark.read_text().splitlines() == [str(tmp_path / "age"), str(tmp_path / "city")]
+    mark.unlink()
+    save(tmp_path, 5, keep=1)
+    assert steps(tmp_path) == [5]
+    with pytest.raises(UserError, match="dropped while it was read"):
+        base_checkpoint.keep(base, tmp_path / "late")
+
+
+def test_where_no_mark_can_be_written_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, *_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    save(tmp_path, 1)
+    base = base_checkpoint.identify(chosen(tmp_path))
+    assert base is not None
+    monkeypatch.setattr(Path, "open", refuse)
+    base_checkpoint.keep(base, tmp_path / "age")
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(
+        f"ppr_dist: warning: {tmp_path}/checkpoints/step-00000001.kept-by: Read-only file system: keep"
+    )
 
 
 def test_what_a_killed_run_left_is_deleted(tmp_path: Path) -> None:
