@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ppr_dist.data.stream.cloze import Cloze
 from ppr_dist.errors import UserError, require_positive, require_probability
-from ppr_dist.model.attention import attend
-from ppr_dist.model.backbones.base import Backbone
+from ppr_dist.model.backbones.transformer import Transformer
 from ppr_dist.model.dropout import Dropout
 from ppr_dist.model.packed_sequences import PackedSequences
 
@@ -42,7 +41,7 @@ class Settings:
             raise UserError(f"bert4rec.mask {self.mask} must be in (0, 1], bert4rec.last {self.last} in [0, 1]")
 
 
-class BERT4Rec(Backbone):
+class BERT4Rec(Transformer):
     """Post-norm layers with GELU and learnt positions (§3.3 to 3.5); behind them the projection of eq. 7, normalised as
     in the authors' code. Scores are dot products, so the bias of each item that eq. 7 adds is left out.
     """
@@ -51,11 +50,7 @@ class BERT4Rec(Backbone):
     causal = False
 
     def __init__(self, settings: Settings, dim: int, max_length: int, dropout: float) -> None:
-        super().__init__(settings, dim, max_length, dropout)
-        if dim % settings.heads:
-            raise UserError(f"model.dim {dim} is not divisible by bert4rec.heads {settings.heads}")
-        self.settings, self.dim = settings, dim
-        self.layers = nn.ModuleList(Layer(settings, dim, dropout) for _ in range(settings.layers))
+        super().__init__("bert4rec", settings, dim, max_length, dropout, pre_norm=False)
         self.positions = nn.Parameter(torch.randn(max_length + 1, dim) * 0.02)  # one for the mask behind the context
         self.embedding_norm, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.out = nn.Linear(dim, dim)
@@ -71,49 +66,11 @@ class BERT4Rec(Backbone):
         return embedded
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
-        for number, layer in enumerate(self.layers):
-            x = layer(sequences.with_own_prompts(x, number), sequences)
-        states: Tensor = self.norm(F.gelu(self.out(x)))
+        states: Tensor = self.norm(F.gelu(self.out(self.through_layers(x, sequences))))
         return states
 
-    @property
-    def prompted_layers(self) -> int:
-        return len(self.layers)
-
-    def adaptable(self) -> tuple[str, ...]:
-        return tuple(f"layers.{n}.{branch}" for n in range(len(self.layers)) for branch in ("out", "down"))
-
     def last_layer(self) -> tuple[str, ...]:
-        return f"layers.{len(self.layers) - 1}.", "out.", "norm."
+        return *super().last_layer(), "out."
 
     def flops(self, rows: int, squared: int) -> float:
-        linear = 2 * (4 + 2 * self.settings.ffn_multiple) * self.dim**2 * rows
-        return self.settings.layers * (linear + 4 * self.dim * squared) + 2 * self.dim**2 * rows
-
-    def step_flops(self, rows: int, squared: int) -> float:
-        # The fused attention computes its scores again for the gradients.
-        return super().step_flops(rows, squared) + self.settings.layers * 2 * self.dim * squared
-
-
-class Layer(nn.Module):
-    """Multi-head attention, then the feed-forward network, each with dropout, a residual and a norm (eq. 3 to 5)."""
-
-    def __init__(self, settings: Settings, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.attention_dropout = settings.heads, settings.attention_dropout
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.attention_norm = nn.LayerNorm(dim)
-        self.up = nn.Linear(dim, settings.ffn_multiple * dim)
-        self.down = nn.Linear(settings.ffn_multiple * dim, dim)
-        self.feed_forward_norm = nn.LayerNorm(dim)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
-        """[R, D] → [R, D]; a row sees all rows of its sequence."""
-        dropout = self.attention_dropout if self.training else 0.0
-        mixed = self.out(attend(self.qkv(x), sequences, self.heads, dropout, causal=False))
-        x = self.attention_norm(x + self.dropout(mixed, sequences))
-        hidden = self.down(F.gelu(self.up(x)))
-        normed: Tensor = self.feed_forward_norm(x + self.dropout(hidden, sequences))
-        return normed
+        return super().flops(rows, squared) + 2 * self.dim**2 * rows

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ppr_dist.errors import UserError, require_positive, require_probability
-from ppr_dist.model.attention import attend
-from ppr_dist.model.backbones.base import Backbone
+from ppr_dist.errors import require_positive, require_probability
+from ppr_dist.model.backbones.transformer import Transformer
 from ppr_dist.model.dropout import Dropout
 from ppr_dist.model.packed_sequences import PackedSequences
 
@@ -44,17 +43,13 @@ class Settings:
         require_probability(self, "sasrec", "attention_dropout")
 
 
-class SASRec(Backbone):
-    """A stack of transformer layers with learned positions; a prompt has none."""
+class SASRec(Transformer):
+    """Causal transformer layers (§III-B) with learned positions; a prompt has none."""
 
     section = Settings
 
     def __init__(self, settings: Settings, dim: int, max_length: int, dropout: float) -> None:
-        super().__init__(settings, dim, max_length, dropout)
-        if dim % settings.heads:
-            raise UserError(f"model.dim {dim} is not divisible by sasrec.heads {settings.heads}")
-        self.settings, self.dim = settings, dim
-        self.layers = nn.ModuleList(Layer(settings, dim, dropout) for _ in range(settings.layers))
+        super().__init__("sasrec", settings, dim, max_length, dropout, pre_norm=settings.norm == "pre")
         self.norm = nn.LayerNorm(dim)
         self.positions = nn.Parameter(torch.randn(max_length, dim) * 0.02)
         self.dropout = Dropout(dropout)
@@ -67,59 +62,5 @@ class SASRec(Backbone):
         return self.dropout(x, sequences)
 
     def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
-        for number, layer in enumerate(self.layers):
-            x = layer(sequences.with_own_prompts(x, number), sequences)
-        states: Tensor = self.norm(x)
+        states: Tensor = self.norm(self.through_layers(x, sequences))
         return states
-
-    @property
-    def prompted_layers(self) -> int:
-        return len(self.layers)
-
-    def adaptable(self) -> tuple[str, ...]:
-        return tuple(f"layers.{n}.{branch}" for n in range(len(self.layers)) for branch in ("out", "down"))
-
-    def last_layer(self) -> tuple[str, ...]:
-        return f"layers.{len(self.layers) - 1}.", "norm."
-
-    def flops(self, rows: int, squared: int) -> float:
-        linear = 2 * (4 + 2 * self.settings.ffn_multiple) * self.dim**2 * rows
-        return self.settings.layers * (linear + 4 * self.dim * squared)
-
-    def step_flops(self, rows: int, squared: int) -> float:
-        # The fused attention computes its scores again for the gradients.
-        return super().step_flops(rows, squared) + self.settings.layers * 2 * self.dim * squared
-
-
-class Layer(nn.Module):
-    """Attention and feed-forward network with residuals (SASRec §III-B)."""
-
-    def __init__(self, settings: Settings, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.attention_dropout = settings.heads, settings.attention_dropout
-        self.pre_norm = settings.norm == "pre"
-        self.attention_norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.feed_forward_norm = nn.LayerNorm(dim)
-        self.up = nn.Linear(dim, settings.ffn_multiple * dim)
-        self.down = nn.Linear(settings.ffn_multiple * dim, dim)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
-        """[R, D] → [R, D]; a row sees itself and what stands before it in its sequence."""
-        if self.pre_norm:
-            x = x + self.attend(self.attention_norm(x), sequences)
-            return x + self.feed_forward(self.feed_forward_norm(x), sequences)
-        x = self.attention_norm(x + self.attend(x, sequences))
-        normed: Tensor = self.feed_forward_norm(x + self.feed_forward(x, sequences))
-        return normed
-
-    def attend(self, x: Tensor, sequences: PackedSequences) -> Tensor:
-        dropout = self.attention_dropout if self.training else 0.0
-        mixed: Tensor = self.dropout(self.out(attend(self.qkv(x), sequences, self.heads, dropout)), sequences)
-        return mixed
-
-    def feed_forward(self, x: Tensor, sequences: PackedSequences) -> Tensor:
-        hidden: Tensor = self.dropout(self.down(F.gelu(self.up(x))), sequences)
-        return hidden
