@@ -34,6 +34,9 @@ class Arguments:
     item_features: dict[str, str] = dataclasses.field(default_factory=dict)
     """Vectors of items by name (--item-features.text FILE): Parquet with the item column and a column of lists, or .npy
     whose row n is of item n. Their items are in the catalogue, clicked or not; stored in half precision."""
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Labels of users by label space (--labels.NAME FILE), to be predicted: Parquet or CSV with the user column and a
+    column ``label`` of integers or strings, a row for each label of a user, who may have none, one or several."""
     out: Path
     """Folder to write."""
     overwrite: bool = False
@@ -54,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         config,
         items=arguments.items,
         item_features=arguments.item_features,
+        labels=arguments.labels,
         overwrite=arguments.overwrite,
     )
     print(summary(manifest, arguments.out, time.perf_counter() - started))
@@ -66,6 +70,9 @@ def summary(manifest: Manifest, out: Path, seconds: float) -> str:
         for name, split in manifest.splits.items()
     }
     rows["attributes"] = ", ".join(f"{a.name} ({a.cardinality})" for a in manifest.attributes) or "none"
+    if manifest.labels:
+        spaces = (f"{s.name}: {s.size:,}, of {s.users:,} users, at most {s.most:,} each" for s in manifest.labels)
+        rows["labels"] = "; ".join(spaces)
     if manifest.item_data:
         data = manifest.item_data.items()
         rows["item data"] = "; ".join(f"{n}: {d.columns} numbers of {d.known:,} items" for n, d in data)

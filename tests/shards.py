@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import webdataset
 
-from ppr_dist.data.manifest import TIME_END, Attribute, Manifest, Shard, Split
+from ppr_dist.data.manifest import TIME_END, Attribute, LabelSpace, Manifest, Shard, Split
 from ppr_dist.data.prepare.shard_writer import stream_bytes
-from ppr_dist.data.stream.users import Users
+from ppr_dist.data.stream.users import Ragged, Users
 from ppr_dist.files import sha256
 
 ATTRIBUTES = {"age": 5, "city": 11}
@@ -47,6 +47,11 @@ def times_of(users: Users, row: int) -> list[int]:
     return users.times[users.offsets[row] : users.offsets[row + 1]].tolist()
 
 
+def labels_of(users: Users, name: str, row: int) -> list[int]:
+    labels = users.labels[name]
+    return labels.values[labels.offsets[row] : labels.offsets[row + 1]].tolist()
+
+
 def select(users: Users, rows: list[int]) -> Users:
     """The given users, in the given order."""
     lists = [clicks_of(users, row) for row in rows]
@@ -58,7 +63,13 @@ def select(users: Users, rows: list[int]) -> Users:
         times=None
         if users.times is None
         else np.array([time for row in rows for time in times_of(users, row)], np.int64),
+        labels={name: ragged([labels_of(users, name, row) for row in rows]) for name in users.labels},
     )
+
+
+def ragged(lists: list[list[int]]) -> Ragged:
+    values = np.array([value for each in lists for value in each], np.int64)
+    return Ragged(values, np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64))
 
 
 def rank_part(users: Users, rank: int, world_size: int) -> Users:
@@ -66,7 +77,15 @@ def rank_part(users: Users, rank: int, world_size: int) -> Users:
     return select(users, list(range(rank * len(users) // world_size, (rank + 1) * len(users) // world_size)))
 
 
-def write_data(folder: Path, splits: dict[str, Users], *, items: int, per_shard: int, per_member: int = 4) -> Manifest:
+def write_data(
+    folder: Path,
+    splits: dict[str, Users],
+    *,
+    items: int,
+    per_shard: int,
+    per_member: int = 4,
+    labels: tuple[LabelSpace, ...] = (),
+) -> Manifest:
     """Write each split as shards of ``per_shard`` users in members of ``per_member``; return the manifest."""
     written = {}
     for name, users in splits.items():
@@ -102,6 +121,7 @@ def write_data(folder: Path, splits: dict[str, Users], *, items: int, per_shard:
         tables={},
         settings={},
         clicks={},
+        labels=labels,
     ).sealed()
     manifest.save(folder)
     return manifest
@@ -113,4 +133,6 @@ def _record(users: Users, rows: list[int]) -> pa.RecordBatch:
     if users.times is not None:
         columns["times"] = pa.array([times_of(users, row) for row in rows], lists)
     columns |= {name: pa.array(values[rows]) for name, values in zip(ATTRIBUTES, users.attributes, strict=True)}
+    for name in users.labels:
+        columns[f"labels.{name}"] = pa.array([labels_of(users, name, row) for row in rows], lists)
     return pa.RecordBatch.from_pydict(columns)

@@ -7,11 +7,12 @@ A prepared folder ``DATA`` holds::
     train_share.npy      float32 [items]: each item's share of the train_counts; tune_share.npy of the tune_counts
     users.parquet        user_index int64, user_id, split string
     attributes.parquet   attribute string, value_index int64, value string               (index 0 = unknown)
+    labels.parquet       space string, label_index int64, label string       (where prepare was given labels of users)
     item_data.NAME.npy   float16 [items, columns]: what is known of each item, where prepare was given it
     <split>/00000.tar    WebDataset shards; each member NNNNNNNN.arrow is an Arrow IPC stream of one
                          record batch: user int64, items list<int64> (oldest first), times list<int64> (of
                          each click, in Unix seconds; where the manifest says ``times``), one int64 column
-                         per attribute
+                         per attribute, and ``labels.NAME`` list<int64> per label space
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ TIME_END = 4_133_980_800
 
 CODES, TOKENS = "codes", "tokens"
 """Names of item data that ``prepare`` makes itself; the others are the user's features."""
+LABELS = "labels"
+"""How the names of columns begin that hold users' labels."""
 TOKEN_BASE = 2048
 """Half precision holds whole numbers up to it exactly: a token has two digits of this base."""
 
@@ -91,6 +94,28 @@ def item_data_file(name: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelSpace:
+    """What users have none, one or several of, and a task predicts."""
+
+    name: str
+    id_type: str
+    """Of the raw labels: ``int64`` or ``string``."""
+    size: int
+    """Different labels."""
+    values: str
+    """SHA-256 of the raw labels in index order: the same means the same weights."""
+    users: int
+    """Users who have one."""
+    most: int
+    """Labels of the user who has most."""
+
+    @property
+    def column(self) -> str:
+        """Its name in the shards."""
+        return f"{LABELS}.{self.name}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What ``prepare`` wrote. ``fingerprint`` is a SHA-256 over everything else in it."""
 
@@ -113,11 +138,13 @@ class Manifest:
     """What the log held: :class:`ppr_dist.data.prepare.clicks.ClickCounts`."""
     item_data: dict[str, ItemData] = dataclasses.field(default_factory=dict)
     """What is known of each item, by name."""
+    labels: tuple[LabelSpace, ...] = ()
+    """Label spaces, by name in ascending order."""
     fingerprint: str = ""
 
     def sealed(self) -> Manifest:
         """Return a copy with ``fingerprint`` computed."""
-        body = dataclasses.asdict(dataclasses.replace(self, fingerprint=""))
+        body = dataclasses.replace(self, fingerprint="")._body()
         if not self.times:
             del body["times"]  # as in UNTIMED_FORMAT: a run on such data goes on with it
         if not self.item_data:
@@ -126,8 +153,14 @@ class Manifest:
         return dataclasses.replace(self, fingerprint=digest)
 
     def save(self, folder: Path) -> None:
-        body = {"format": FORMAT, **dataclasses.asdict(self)}
+        body = {"format": FORMAT, **self._body()}
         (folder / MANIFEST).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+
+    def _body(self) -> dict[str, Any]:
+        body = dataclasses.asdict(self)
+        if not self.labels:
+            del body["labels"]  # as before there were any: such data is the same to the byte
+        return body
 
     def split(self, name: str) -> Split:
         """The split of that name, or several as one (``pretrain+tune-train``).
@@ -169,6 +202,7 @@ def load_manifest(folder: Path) -> Manifest:
             for name, s in body["splits"].items()
         }
         body["item_data"] = {name: ItemData(**data) for name, data in body.get("item_data", {}).items()}
+        body["labels"] = tuple(LabelSpace(**space) for space in body.get("labels", ()))
         manifest = Manifest(**body)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a manifest of ppr_dist ({error})") from error

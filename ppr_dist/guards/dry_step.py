@@ -7,14 +7,12 @@ and not accumulated (``torch.autograd.grad``), so that DeepSpeed's hooks, which 
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 
 from ppr_dist.batch import Batch
 from ppr_dist.data.stream.loader import Loader
-from ppr_dist.data.stream.users import Users, attribute_names, read_shards, to_users
+from ppr_dist.data.stream.users import prepared_users, read_shards
 from ppr_dist.errors import UserError
 from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel
@@ -51,24 +49,10 @@ def largest_batch(loader: Loader) -> Batch:
     stream = loader.stream
     shard = max(stream.shards, key=lambda shard: shard.events)
     table = read_shards(stream.folder, [shard], stream.manifest)
-    found = to_users(table, attribute_names(stream.manifest), times=stream.manifest.times)
+    found = prepared_users(table, stream.manifest)
     most = -(-stream.batch // stream.world_size)
-    users = _select(found, np.resize(np.argsort(-found.lengths, kind="stable"), most))
+    users = found.take(np.resize(np.argsort(-found.lengths, kind="stable"), most))
     return loader.collator(users, epoch=0, step=0, global_users=most * stream.world_size)
-
-
-def _select(users: Users, rows: np.ndarray) -> Users:
-    lengths = users.lengths[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    clicks = np.repeat(users.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return dataclasses.replace(
-        users,
-        index=users.index[rows],
-        items=users.items[clicks],
-        offsets=offsets,
-        attributes=users.attributes[:, rows],
-        times=None if users.times is None else users.times[clicks],
-    )
 
 
 def _forward_backward(parallel: Parallel, batch: Batch, objectives: dict[str, Objective], precision: str) -> None:

@@ -71,6 +71,7 @@ def part(all_users: Users, context: DistributedContext) -> Users:
         offsets=offsets - offsets[0],
         attributes=all_users.attributes[:, low:high],
         times=None if all_users.times is None else all_users.times[offsets[0] : offsets[-1]],
+        labels={name: labels.take(np.arange(low, high)) for name, labels in all_users.labels.items()},
     )
 
 

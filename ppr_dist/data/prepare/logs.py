@@ -60,12 +60,14 @@ def id_types(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> tup
     raise UserError(f"{source.path}: column {column!r} is {kind}; an id must be int64 or string, never a float")
 
 
-def shared_id_type(first: Source, first_types: tuple[str, ...], second: Source, types: tuple[str, ...]) -> str:
-    """Return the type in which user ids of both files are compared."""
-    for candidate in first_types:
-        if candidate in types:
-            return candidate
-    raise UserError(f"{second.path}: user ids are {types[0]}, but {first_types[0]} in {first.path}")
+def shared_id_types(
+    first: Source, first_types: tuple[str, ...], second: Source, types: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the types in which user ids of both files can be compared, the preferred first."""
+    shared = tuple(each for each in first_types if each in types)
+    if not shared:
+        raise UserError(f"{second.path}: user ids are {types[0]}, but {first_types[0]} in {first.path}")
+    return shared
 
 
 def _text_type(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> str:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ppr_dist.data.manifest import CODES, MANIFEST, TOKENS, Kind, Manifest, item_data_file
 from ppr_dist.data.prepare import attributes as attribute_values
+from ppr_dist.data.prepare import labels as user_labels
 from ppr_dist.data.prepare import logs, shard_writer, splits
 from ppr_dist.data.prepare.clicks import Clicks
 from ppr_dist.data.prepare.config import PrepareConfig
@@ -41,16 +42,17 @@ def prepare(
     *,
     items: str | None = None,
     item_features: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Write the prepared data set ``out`` and return its manifest; ``users`` None = no attributes.
 
-    ``items``: texts of items; ``item_features``: files of vectors of items, by name.
+    ``items``: texts of items; ``item_features``: files of vectors of items, ``labels``: of labels of users, by name.
 
     Raises :class:`UserError` on bad input, a full disk or too little memory; then nothing is left behind.
     """
-    of_items = dict(item_features or {})
-    for path in (interactions, users, items, *of_items.values()):
+    of_items, of_users = dict(item_features or {}), dict(sorted((labels or {}).items()))
+    for path in (interactions, users, items, *of_items.values(), *of_users.values()):
         if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
             raise UserError(f"{path}: lies inside --out {out}, which would be replaced")
     with (
@@ -64,7 +66,7 @@ def prepare(
                 bar.set_description(f"prepare: {name}", refresh=False)
                 bar.update()
 
-            manifest, features = _tables(con, interactions, users, items, of_items, config, stage)
+            manifest, features = _tables(con, interactions, users, items, of_items, of_users, config, stage)
         manifest = _files(con, folder, manifest, features, config).sealed()
         manifest.save(folder)
     return manifest
@@ -76,18 +78,20 @@ def _tables(
     users: str | None,
     items: str | None,
     item_features: dict[str, str],
+    labels: dict[str, str],
     config: PrepareConfig,
     stage: splits.Stage,
 ) -> tuple[Manifest, list[ItemFeatures]]:
     """Run every stage in DuckDB; return a manifest that lacks what describes files, and the vectors of items."""
     log = open_source(con, interactions)
     profiles = open_source(con, users) if users is not None else None
+    spaces = {name: open_source(con, path) for name, path in labels.items()}
     stage("reading the log")
     item_type = logs.id_types(con, log, config.item_column)[0]
     user_types = logs.id_types(con, log, config.user_column)
+    for source in (*([profiles] if profiles else []), *spaces.values()):
+        user_types = logs.shared_id_types(log, user_types, source, logs.id_types(con, source, config.user_column))
     user_type = user_types[0]
-    if profiles is not None:
-        user_type = logs.shared_id_type(log, user_types, profiles, logs.id_types(con, profiles, config.user_column))
     clicks = logs.load_interactions(con, log, config, user_type, item_type)
     _warn_of_clicks(clicks, interactions, config)
     features = [open_features(con, name, p, config.item_column, item_type) for name, p in item_features.items()]
@@ -106,6 +110,7 @@ def _tables(
         raise UserError("attributes and buckets are columns of the profiles: give --users")
     else:
         con.execute("CREATE TABLE raw_profile AS SELECT user_id FROM log LIMIT 0")
+    label_types = user_labels.load(con, spaces, config.user_column, user_type, kinds)
     stage("splitting users")
     lost = splits.drop_rare_items(con, config, interactions)
     if lost:
@@ -123,6 +128,7 @@ def _tables(
     known = [each.ids for each in features]
     known += [f"SELECT item_id FROM {table}" for table in ("hidden", "texts") if has_table(con, table)]
     splits.build(con, config, len(attributes), times, known, stage)
+    con.execute("CREATE TABLE label_values(space VARCHAR, label_index BIGINT, label VARCHAR)")
     manifest = Manifest(
         items=scalars(con, "SELECT count(*) FROM items")[0],
         item_id_type=item_type,
@@ -134,6 +140,7 @@ def _tables(
         tables={},
         settings=config.settings(clicks.order_column, clicks.time_column) | {"attributes": list(kinds)},
         clicks=dataclasses.asdict(clicks.counts),
+        labels=tuple(user_labels.number(con, name, labels[name], kind, config) for name, kind in label_types.items()),
     )
     return manifest, features
 
@@ -166,7 +173,7 @@ def _files(
     with tqdm(total=total, desc="prepare: writing shards", unit="user", unit_scale=True, delay=1.0) as bar:
         for number, name in enumerate(splits.SPLITS):
             written[name] = shard_writer.write_split(
-                con, number, folder / name, manifest.attributes, manifest.times, config, bar.update
+                con, number, folder / name, manifest.attributes, manifest.times, manifest.labels, config, bar.update
             )
     integer, text = pa.int64(), pa.string()
     item_schema = pa.schema(
@@ -187,12 +194,16 @@ def _files(
         "users.parquet": (user_schema, f"user_index, user_id, {split}", "people", "user_index"),
         "attributes.parquet": (value_schema, "attribute, value_index, value", "attribute_values", "rowid"),
     }
+    if manifest.labels:
+        label_schema = pa.schema([("space", text), ("label_index", integer), ("label", text)])
+        tables["labels.parquet"] = (label_schema, "space, label_index, label", "label_values", "rowid")
     hashes = {}
     for name, (schema, columns, table, key) in tables.items():
         parts = shard_writer.write_table(con, columns, table, key, schema, folder / name)
         hashes[name] = ids_sha256(part.column(1) for part in parts)  # the first column is the index: 0, 1, …
     write_item_shares(folder)
-    del hashes["attributes.parquet"]  # each attribute has its own
+    for name in {"attributes.parquet", "labels.parquet"} & hashes.keys():
+        del hashes[name]  # each attribute has its own, and each label space
     item_data = {each.name: each.write(con, folder, manifest.items) for each in features}
     if config.code_levels:
         arrays = [np.load(folder / item_data_file(name), mmap_mode="r") for name in config.code_features or item_data]

@@ -5,17 +5,19 @@ Shapes: U users of a shard, E events of a shard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
 
-from ppr_dist.data.manifest import Attribute, Shard, Split
+from ppr_dist.data.manifest import Attribute, LabelSpace, Shard, Split
 from ppr_dist.data.prepare.config import PrepareConfig
+from ppr_dist.data.prepare.labels import labels_of_users
 from ppr_dist.data.prepare.sources import scalars
 from ppr_dist.files import sha256
 
@@ -45,6 +47,7 @@ def write_split(
     folder: Path,
     attributes: tuple[Attribute, ...],
     times: bool,
+    labels: Sequence[LabelSpace],
     config: PrepareConfig,
     advance: Callable[[int], object],
 ) -> Split:
@@ -57,7 +60,7 @@ def write_split(
     shards = []
     for number, low in enumerate(range(first, first + users, per_shard)):
         high = min(low + per_shard, first + users)
-        batch = shard_batch(con, low, high, attributes, times)
+        batch = shard_batch(con, low, high, attributes, times, labels)
         path = folder / f"{number:05d}.tar"
         # Fixed owner and time: the same input gives the same bytes.
         with (
@@ -81,11 +84,16 @@ def write_split(
 
 
 def shard_batch(
-    con: duckdb.DuckDBPyConnection, low: int, high: int, attributes: tuple[Attribute, ...], times: bool
+    con: duckdb.DuckDBPyConnection,
+    low: int,
+    high: int,
+    attributes: tuple[Attribute, ...],
+    times: bool,
+    labels: Sequence[LabelSpace] = (),
 ) -> pa.RecordBatch:
-    """Return users ``low`` … ``high``−1 as one record batch: user, items, ``times``, one column per attribute.
+    """Users ``low`` … ``high``−1 as one record batch: user, items, ``times``, a column per attribute and label space.
 
-    Both tables lie in user order, so DuckDB reads only the row groups of the range; numpy cuts the flat
+    All tables lie in user order, so DuckDB reads only the row groups of the range; numpy cuts the flat
     events [E] into lists by the users' counts [U].
     """
     values = "".join(f", a{k}" for k in range(len(attributes)))
@@ -96,20 +104,25 @@ def shard_batch(
     count = people["events"].to_numpy().astype(np.int64)  # [U]
     if not np.array_equal(flat["user_index"].to_numpy(), np.repeat(user, count)):
         raise RuntimeError(f"events of users {low} to {high - 1} are not in user order; this is a bug in prepare")
-    offsets = np.zeros(len(user) + 1, dtype=np.int64)  # [U + 1]
-    np.cumsum(count, out=offsets[1:])
+    columns = {"user": pa.array(user), "items": _lists(flat["item_index"], count)}
+    if times:
+        columns["times"] = _lists(flat["time"], count)
+    columns |= {a.name: pa.array(people[f"a{k}"].to_numpy().astype(np.int64)) for k, a in enumerate(attributes)}
+    for space in labels:
+        theirs = _fetch(con, f"SELECT * FROM {labels_of_users(space.name)} {between} ORDER BY rowid")
+        counts = np.bincount(theirs["user_index"].to_numpy() - low, minlength=len(user))
+        columns[space.column] = _lists(theirs["label_index"], counts)
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _lists(flat: pa.ChunkedArray, counts: npt.NDArray[np.int64]) -> pa.ListArray:
+    """Values [E] cut into lists of ``counts`` int64 [U]."""
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)  # [U + 1]
+    np.cumsum(counts, out=offsets[1:])
     if offsets[-1] >= 2**31:  # a list<int64> has 32-bit offsets
         raise RuntimeError(f"{offsets[-1]:,} events in one shard: lower users_per_member or members_per_shard")
-    edges = pa.array(offsets.astype(np.int32))
-
-    def lists(column: str) -> pa.ListArray:
-        return pa.ListArray.from_arrays(edges, pa.array(flat[column].to_numpy().astype(np.int64, copy=False)))
-
-    columns = {"user": pa.array(user), "items": lists("item_index")}
-    if times:
-        columns["times"] = lists("time")
-    columns |= {a.name: pa.array(people[f"a{k}"].to_numpy().astype(np.int64)) for k, a in enumerate(attributes)}
-    return pa.RecordBatch.from_pydict(columns)
+    values = pa.array(flat.to_numpy().astype(np.int64, copy=False))
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
 
 
 def stream_bytes(batch: pa.RecordBatch) -> bytes:

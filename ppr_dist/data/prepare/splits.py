@@ -19,7 +19,7 @@ SPLITS = ("pretrain", "tune-train", "tune-test", "tune-validation")
 Stage = Callable[[str], None]
 
 
-def _hash(config: PrepareConfig, purpose: str, column: str) -> str:
+def seeded_hash(config: PrepareConfig, purpose: str, column: str) -> str:
     """SQL of a seeded hash: the MD5 of ``seed:purpose:id`` as a number (first byte the lowest)."""
     return f"md5_number('{config.seed}:{purpose}:' || CAST({column} AS VARCHAR))"
 
@@ -60,7 +60,7 @@ def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     simulated = _round(config.simulate_cold * warm)
     con.execute(
         f"CREATE TABLE simulated AS SELECT user_id FROM counted WHERE events > {kept}"
-        f" ORDER BY {_hash(config, 'simulate', 'user_id')}, user_id LIMIT {simulated}"
+        f" ORDER BY {seeded_hash(config, 'simulate', 'user_id')}, user_id LIMIT {simulated}"
     )
     if simulated:
         con.execute(
@@ -81,12 +81,13 @@ def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     testing = to - before
     con.execute(
         f"CREATE TABLE testing AS SELECT user_id FROM shortened WHERE events <= {kept}"
-        f" ORDER BY {_hash(config, 'tune', 'user_id')}, user_id LIMIT {testing} OFFSET {before}"
+        f" ORDER BY {seeded_hash(config, 'tune', 'user_id')}, user_id LIMIT {testing} OFFSET {before}"
     )
     validating = _round(config.tune_validation_fraction * (cold - testing))
     con.execute(
         f"CREATE TABLE validating AS SELECT s.user_id FROM shortened s ANTI JOIN testing t ON s.user_id = t.user_id"
-        f" WHERE s.events <= {kept} ORDER BY {_hash(config, 'validate', 's.user_id')}, s.user_id LIMIT {validating}"
+        f" WHERE s.events <= {kept} ORDER BY {seeded_hash(config, 'validate', 's.user_id')}, s.user_id"
+        f" LIMIT {validating}"
     )
     clicks = f"least(s.events, {config.cold_clicks})" if config.cold_clicks else "s.events"
     con.execute(
@@ -98,7 +99,7 @@ def split_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     if config.tune_train_users is not None:
         con.execute(
             "DELETE FROM users WHERE split = 1 AND user_id NOT IN (SELECT user_id FROM users WHERE split = 1"
-            f" ORDER BY {_hash(config, 'fewer', 'user_id')}, user_id LIMIT {config.tune_train_users})"
+            f" ORDER BY {seeded_hash(config, 'fewer', 'user_id')}, user_id LIMIT {config.tune_train_users})"
         )
     for table in ("counted", "simulated", "shortened", "testing", "validating"):
         con.execute(f"DROP TABLE {table}")
@@ -113,7 +114,7 @@ def index_users(con: duckdb.DuckDBPyConnection, config: PrepareConfig, attribute
     profile = "".join(f", coalesce(p.a{k}, 0) AS a{k}" for k in range(attributes))
     con.execute(
         "CREATE TABLE ordered_users AS SELECT user_id, split, events FROM users"
-        f" ORDER BY split, {_hash(config, 'user', 'user_id')}, user_id"
+        f" ORDER BY split, {seeded_hash(config, 'user', 'user_id')}, user_id"
     )
     con.execute("DROP TABLE users")
     con.execute(
@@ -136,7 +137,7 @@ def hide_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
     (items,) = scalars(con, "SELECT count(DISTINCT item_id) FROM log")
     con.execute(
         "CREATE TABLE hidden AS SELECT item_id FROM (SELECT DISTINCT item_id FROM log)"
-        f" ORDER BY {_hash(config, 'hide', 'item_id')}, item_id LIMIT {_round(config.hide_items * items)}"
+        f" ORDER BY {seeded_hash(config, 'hide', 'item_id')}, item_id LIMIT {_round(config.hide_items * items)}"
     )
     con.execute(
         "CREATE TABLE shown AS SELECT log.* FROM log JOIN users u ON log.user_id = u.user_id"
@@ -164,7 +165,7 @@ def index_items(con: duckdb.DuckDBPyConnection, config: PrepareConfig, known: Se
     every = " UNION ALL ".join(["SELECT item_id FROM log", *known])
     con.execute(
         f"CREATE TABLE vocabulary AS SELECT item_id FROM (SELECT DISTINCT item_id FROM ({every}))"
-        f" ORDER BY {_hash(config, 'item', 'item_id')}, item_id"
+        f" ORDER BY {seeded_hash(config, 'item', 'item_id')}, item_id"
     )
 
 

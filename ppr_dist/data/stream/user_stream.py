@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from ppr_dist.arrays import Int64Array
 from ppr_dist.data.counter_random import integers, permutation
 from ppr_dist.data.manifest import Manifest, Shard
-from ppr_dist.data.stream.users import Users, attribute_names, check_shards, read_shards, to_users
+from ppr_dist.data.stream.users import Users, check_shards, prepared_users, read_shards
 from ppr_dist.errors import UserError
 
 MAX_LANES = 64
@@ -111,7 +111,6 @@ class UserStream:
         check_shards(folder, self.shards)
         self.batch, self.rank, self.world_size = batch, rank, world_size
         self.seed, self.shuffle, self.shuffle_shards = seed, shuffle, shuffle_shards
-        self.attributes = attribute_names(manifest)
         # Few lanes for few users in a batch: each lane may round its share of a batch up by one.
         self.lanes = max(1, min(MAX_LANES, len(self.shards) // shuffle_shards, batch // 16)) if shuffle else 1
         users = sum(shard.users for shard in self.shards)
@@ -146,7 +145,7 @@ class UserStream:
                 seen += stop - start
             if not pieces:
                 pieces = [readers[0].empty()]
-            yield step, total, to_users(pa.concat_tables(pieces), self.attributes, times=self.manifest.times)
+            yield step, total, prepared_users(pa.concat_tables(pieces), self.manifest)
 
     def _deal(self, epoch: int) -> list[_Lane]:
         order = range(len(self.shards))
@@ -193,7 +192,7 @@ def users_in_order(
         reader = _LaneReader(folder, manifest, lane, seed=0, shuffle=False)
         for start, stop in spans:
             pieces = list(reader.take(start, stop)) or [reader.empty()]
-            yield to_users(pa.concat_tables(pieces), attribute_names(manifest), times=manifest.times)
+            yield prepared_users(pa.concat_tables(pieces), manifest)
 
     return len(spans), read()
 

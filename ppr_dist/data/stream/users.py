@@ -1,6 +1,6 @@
 """Columnar blocks of users, and how they are read from WebDataset shards.
 
-Shapes: n users, E events (clicks), A attributes.
+Shapes: n users, E events (clicks), A attributes, K labels of all users.
 """
 
 from __future__ import annotations
@@ -20,8 +20,30 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ppr_dist.arrays import Int64Array
 from ppr_dist.data import remote
-from ppr_dist.data.manifest import TIME_END, Manifest, Shard
+from ppr_dist.data.manifest import TIME_END, LabelSpace, Manifest, Shard
+from ppr_dist.data.stream.padding import ragged_arange
 from ppr_dist.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """A list of integers for each user."""
+
+    values: Int64Array
+    """User after user, [K]."""
+    offsets: Int64Array
+    """User i's are values[offsets[i]:offsets[i + 1]], [n + 1]."""
+
+    @property
+    def lengths(self) -> Int64Array:
+        """Of each list, [n]."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: Int64Array) -> Ragged:
+        """The lists of these users, in the order given."""
+        row, within = ragged_arange(self.lengths[rows])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths[rows])])
+        return Ragged(self.values[self.offsets[rows][row] + within], offsets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +61,9 @@ class Users:
     times: Int64Array | None = None
     """Unix seconds of every click, beside ``items``, [E]; a user's never fall, unless a position ordered the clicks.
     None where the data has no times."""
+    labels: dict[str, Ragged] = dataclasses.field(default_factory=dict)
+    """Distinct label indices of each user in every label space, in no order that means anything; none: none is known.
+    Empty where the data has no labels."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -48,28 +73,50 @@ class Users:
         """Clicks per user, [n]."""
         return np.diff(self.offsets)
 
+    def take(self, rows: Int64Array) -> Users:
+        """These users, in the order given; one may be there twice."""
+        items = Ragged(self.items, self.offsets).take(rows)
+        return Users(
+            index=self.index[rows],
+            items=items.values,
+            offsets=items.offsets,
+            attributes=self.attributes[:, rows],
+            times=None if self.times is None else Ragged(self.times, self.offsets).take(rows).values,
+            labels={name: labels.take(rows) for name, labels in self.labels.items()},
+        )
 
-def to_users(table: pa.Table | pa.RecordBatch, attributes: Sequence[str], *, times: bool) -> Users:
-    """Turn columns ``user``, ``items``, ``times`` and the named attributes into :class:`Users` (int64 throughout).
+
+def to_users(
+    table: pa.Table | pa.RecordBatch, attributes: Sequence[str], *, times: bool, labels: Sequence[LabelSpace] = ()
+) -> Users:
+    """Turn columns ``user``, ``items``, ``times``, the named attributes and labels into :class:`Users` (all int64).
 
     Args:
         times: whether the table has them (``Manifest.times``).
     """
-    items = _lists(table, "items")
-    offsets = items.offsets.to_numpy().astype(np.int64)
+    items = _ragged(table, "items")
     columns = [table.column(name).to_numpy() for name in attributes]
     return Users(
         index=table.column("user").to_numpy(),
-        items=items.flatten().to_numpy(),
-        offsets=offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64),
+        items=items.values,
+        offsets=items.offsets,
         attributes=np.stack(columns) if columns else np.zeros((0, table.num_rows), np.int64),
-        times=_lists(table, "times").flatten().to_numpy() if times else None,
+        times=_ragged(table, "times").values if times else None,
+        labels={space.name: _ragged(table, space.column) for space in labels},
     )
 
 
-def _lists(table: pa.Table | pa.RecordBatch, name: str) -> pa.ListArray | pa.LargeListArray:
-    column = table.column(name)
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def prepared_users(table: pa.Table | pa.RecordBatch, manifest: Manifest) -> Users:
+    """:func:`to_users` of what was read from the shards of ``manifest``."""
+    return to_users(table, attribute_names(manifest), times=manifest.times, labels=manifest.labels)
+
+
+def _ragged(table: pa.Table | pa.RecordBatch, name: str) -> Ragged:
+    lists = table.column(name)
+    if isinstance(lists, pa.ChunkedArray):
+        lists = lists.combine_chunks()
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return Ragged(lists.flatten().to_numpy(), offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64))
 
 
 def check_shards(folder: Path, shards: Sequence[Shard]) -> None:
@@ -88,7 +135,7 @@ def read_shards(folder: Path, shards: Sequence[Shard], manifest: Manifest) -> pa
     """Read whole shards into one table, in the order given.
 
     Raises :class:`UserError` naming the shard (and member) that is truncated, corrupt or incomplete, or that holds an
-    item, time or attribute value out of range.
+    item, time, attribute value or label out of range.
     """
     return pa.concat_tables([_read_shard(folder, shard, manifest) for shard in shards])
 
@@ -135,13 +182,14 @@ def _members(path: Path, fetched: bytes | None, expected_users: int, manifest: M
 def _check_columns(batch: pa.RecordBatch, manifest: Manifest, member: str) -> None:
     """Raise :class:`UserError` unless all columns are there, int64, and in range; and a time for each item."""
     of_clicks = {"items": manifest.items} | ({"times": TIME_END} if manifest.times else {})
-    sizes = of_clicks | {a.name: a.cardinality for a in manifest.attributes}
+    lists = of_clicks | {space.column: space.size for space in manifest.labels}
+    sizes = lists | {a.name: a.cardinality for a in manifest.attributes}
     for name in ("user", *sizes):
         values = batch.column(name) if name in batch.schema.names else pa.nulls(0)
         is_list = pa.types.is_list(values.type)
         if is_list and not values.null_count:
             values = values.flatten()
-        if values.type != pa.int64() or values.null_count or is_list != (name in of_clicks):
+        if values.type != pa.int64() or values.null_count or is_list != (name in lists):
             raise UserError(f"{member}: column {name!r} is not what prepare writes (int64, nothing null)")
         if name in sizes and len(values):
             low, high = pc.min_max(values).values()

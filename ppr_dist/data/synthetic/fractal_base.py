@@ -77,7 +77,7 @@ def read_base(interactions: str, users: str) -> BaseLog:
         item_type = logs.id_types(con, log, names.item_column)[0]
         user_types = logs.id_types(con, log, names.user_column)
         types = logs.id_types(con, profiles, names.user_column)
-        user_type = logs.shared_id_type(log, user_types, profiles, types)
+        user_type = logs.shared_id_types(log, user_types, profiles, types)[0]
         logs.load_interactions(con, log, names, user_type, item_type)
         kinds = find_kinds(con, profiles, [name for name in profiles.columns if name != names.user_column])
         load_profiles(con, profiles, names.user_column, user_type, kinds)
