@@ -65,5 +65,5 @@ def _needs_mask(config: Config, method: str | None, catalogue: Catalogue) -> boo
 
 
 def _heads(config: Config, method: str | None, catalogue: Catalogue) -> dict[str, nn.Module]:
-    heads = {name: each.head(config.model.dim) for name, each in make_objectives(config, method, catalogue).items()}
-    return {name: head for name, head in heads.items() if head is not None}
+    objectives = make_objectives(config, method, catalogue).values()
+    return {name: head for each in objectives for name, head in each.heads(config.model.dim).items()}

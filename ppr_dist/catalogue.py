@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ppr_dist.data.manifest import ItemData
+from ppr_dist.data.manifest import ItemData, LabelSpace
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,8 @@ class Catalogue:
     """What is known of each item, by name."""
     hidden: frozenset[str] = frozenset()
     """Attributes that the model may not see, since it is to predict them."""
+    labels: tuple[LabelSpace, ...] = ()
+    """Label spaces that it is to predict."""
 
     @property
     def profile(self) -> dict[str, int]:

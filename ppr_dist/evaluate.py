@@ -15,7 +15,7 @@ class Arguments:
     run_dir: Path
     """A pre-trained or tuned run."""
     task: list[str]
-    """few-shot, zero-shot, joint (cold test users), next-item, cold-item, validation (warm users), attribute
+    """few-shot, zero-shot, joint (cold test users), next-item, cold-item, validation (warm users), attribute, labels
     (runs of that objective); one or several."""
     data: DataFolder | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""

@@ -114,7 +114,7 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
     if arguments.predictions and len(arguments.task) > 1:
         raise UserError("--predictions holds one task; evaluate the others in commands of their own")
     if arguments.predictions and TASKS[arguments.task[0]].protocol:
-        raise UserError(f"--predictions holds ranks, and task {arguments.task[0]} ranks nothing")
+        raise UserError(f"--predictions holds ranks of items, and task {arguments.task[0]} ranks none")
     rows = []
     with distributed_context() as context, contextlib.ExitStack() as stack:
         on_main(lambda: files.check_writable(arguments.run_dir))
@@ -152,15 +152,14 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
             )
             method = arguments.baseline or trained.info.method or "pre-train"
             asked = {"method": method, "seed": arguments.seed, "leave_out_seen": arguments.leave_out_seen}
-            measured = passport(
-                trained.manifest, trained.info, arguments, TASKS[task], target_time=bool(metrics["target_time"])
-            )
             of: dict[str, Any] = {"run": str(arguments.run_dir.resolve()), "step": trained.step}
-            of |= {"data": trained.manifest.fingerprint, "passport": dataclasses.asdict(measured)}
-            rows.append({**metrics, **asked, **of})
-            if context.main:
-                files.append_line(arguments.run_dir / "evaluations.jsonl", rows[-1])
-                print(json.dumps(rows[-1]), flush=True)
+            of |= {"data": trained.manifest.fingerprint}
+            for line in TASKS[task].lines(metrics, arguments.protocol):
+                measured = passport(trained.manifest, trained.info, arguments, TASKS[task], line)
+                rows.append({**line, **asked, **of, "passport": dataclasses.asdict(measured)})
+                if context.main:
+                    files.append_line(arguments.run_dir / "evaluations.jsonl", rows[-1])
+                    print(json.dumps(rows[-1]), flush=True)
         if context.main:
             stage = trained.info.method or trained.info.stage
             log_evaluations(arguments.run_dir, config, stage, rows, arguments.baseline)

@@ -43,28 +43,25 @@ class Passport:
     """Of prepare, pre-training, tuning and the negatives; null where there is none, or the run does not say."""
 
 
-def passport(manifest: Manifest, info: RunInfo, arguments: Arguments, task: Task, *, target_time: bool) -> Passport:
+def passport(manifest: Manifest, info: RunInfo, arguments: Arguments, task: Task, line: dict[str, Any]) -> Passport:
     """Of a line that ``evaluate`` writes for ``task``."""
     settings = manifest.settings
-    items = f"all {manifest.items} items but those seen"
-    ranking = {"full": items, "sampled-99": "the target and 99 uniform unclicked items"}[arguments.protocol]
     fraction = settings["tune_test_fraction"]
-    ranks = task.protocol is None
     return Passport(
         order=settings["order_column"],
         ties=f"hash of (seed {settings['seed']}, user, item)",
         tied_clicks=round(manifest.clicks["tied"] / manifest.clicks["read"], 6),
         split=task.split,
         fold=f"{settings.get('tune_test_fold', 1)} of {1 / fraction:g}" if fraction else "none",
-        candidates=ranking if ranks else f"none: {task.protocol}",
-        target_time=target_time,
+        candidates=task.candidates(manifest, line),
+        target_time=bool(line["target_time"]),
         trained_on_validation=info.trained_on_validation,
         seen_targets=not arguments.leave_out_seen,
         seeds={
             "prepare": settings["seed"],
             "pretrain": info.seeds.get("pretrain"),
             "tune": info.seeds.get("tune"),
-            "negatives": arguments.seed if ranks and arguments.protocol != "full" else None,
+            "negatives": arguments.seed if line["protocol"] == "sampled-99" else None,
         },
     )
 

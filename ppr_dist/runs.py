@@ -19,7 +19,7 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint.base_checkpoint import BaseCheckpoint
 from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.config import Config
-from ppr_dist.data.manifest import ItemData, Manifest
+from ppr_dist.data.manifest import LABELS, ItemData, LabelSpace, Manifest
 from ppr_dist.data.remote import address_of, present
 from ppr_dist.errors import UserError, warn
 from ppr_dist.model.item_encoders import ITEM_ENCODERS
@@ -48,6 +48,8 @@ class RunInfo:
     """Cardinality by attribute."""
     item_data: dict[str, ItemData] = dataclasses.field(default_factory=dict)
     """What the data knows of each item, by name."""
+    labels: tuple[LabelSpace, ...] = ()
+    """The data's label spaces."""
     init: str | None = None
     """The run this one started from."""
     splits: list[str] = dataclasses.field(default_factory=list)
@@ -63,7 +65,7 @@ class RunInfo:
 
     def catalogue_for(self, config: Config) -> Catalogue:
         """The sizes of its data, and what of it a model of ``config`` may not see."""
-        return catalogue_for(config, self.items, self.attributes, self.item_data)
+        return catalogue_for(config, self.items, self.attributes, self.item_data, self.labels)
 
     @property
     def uses_profiles(self) -> bool:
@@ -74,12 +76,17 @@ class RunInfo:
 
 
 def catalogue_for(
-    config: Config, items: int, attributes: dict[str, int], item_data: dict[str, ItemData] | None = None
+    config: Config,
+    items: int,
+    attributes: dict[str, int],
+    item_data: dict[str, ItemData] | None = None,
+    labels: tuple[LabelSpace, ...] = (),
 ) -> Catalogue:
-    """``items`` and ``attributes`` (cardinality by name), without what a model of ``config`` is to predict."""
+    """What a model of ``config`` may see of ``items``, ``attributes`` (cardinality by name), and is to predict."""
     objectives = [OBJECTIVES[name] for name in config.train.objectives]
     hidden = frozenset(name for objective in objectives for name in objective.hides(config, attributes))
-    return Catalogue(items=items, attributes=attributes, item_data=item_data or {}, hidden=hidden)
+    spaces = tuple(space for objective in objectives for space in objective.label_spaces(config, labels))
+    return Catalogue(items=items, attributes=attributes, item_data=item_data or {}, hidden=hidden, labels=spaces)
 
 
 def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> TableSizes:
@@ -108,13 +115,14 @@ def describe(stage: Literal["pretrain", "tune"], method: str | None, data: Path,
         items=manifest.items,
         attributes={a.name: a.cardinality for a in manifest.attributes},
         item_data=manifest.item_data,
+        labels=manifest.labels,
         cold_users={name: manifest.settings.get(name, usual) for name, usual in COLD_USERS.items()},
     )
 
 
 def check_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest, data: Path) -> None:
-    """Raise :class:`UserError` where ``data`` numbers items otherwise than the run's data, or attribute values that
-    the run uses. Anything else (clicks, users, splits, the files' bytes) may differ.
+    """Raise :class:`UserError` where ``data`` numbers items otherwise than the run's data, or attribute values or
+    labels that the run uses. Anything else (clicks, users, splits, the files' bytes) may differ.
     """
     now = describe(info.stage, info.method, data, manifest)
     again = "pre-train again" if info.stage == "pretrain" else "pre-train and tune again"
@@ -131,6 +139,10 @@ def check_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest
     ):
         if manifest.item_data.get(name) != info.item_data[name]:
             raise UserError(f"{run} was trained with other item data {name!r} than {data} has: {again}")
+    found = {space.name: space.values for space in manifest.labels}
+    for space in info.catalogue_for(config).labels:
+        if found.get(space.name) != space.values:
+            raise UserError(f"{run} was trained with other labels {space.name!r} than {data} has: {again}")
     used = info.attributes if info.uses_profiles else sorted(info.catalogue_for(config).hidden)
     if not used:
         return
@@ -195,13 +207,15 @@ def check_new(run: Path, config: Config, info: RunInfo, *, resume: bool) -> None
             for name, value in dataclasses.asdict(has).items():
                 if name != "dropout" and value != getattr(asked, name):
                     raise UserError(f"{run} has {section}.{name} {value}; resume it with --{section}.{name} {value}")
-        predicts, to_predict = (
-            ", ".join(sorted(each.catalogue_for(its).hidden)) or "no attribute"
-            for each, its in ((of, before), (info, config))
-        )
+        predicts, to_predict = (_predicted(each.catalogue_for(its)) for each, its in ((of, before), (info, config)))
         if predicts != to_predict:
             raise UserError(f"{run} predicts {predicts}; it cannot be resumed to predict {to_predict}")
         files.read_lines(run / "metrics.jsonl")
+
+
+def _predicted(catalogue: Catalogue) -> str:
+    names = [*sorted(catalogue.hidden), *(f"{LABELS} {space.name!r}" for space in catalogue.labels)]
+    return ", ".join(names) or "no attribute"
 
 
 def create(run: Path, config: Config, info: RunInfo, plan: dict[str, Any], *, resume: bool) -> None:
@@ -224,6 +238,7 @@ def read(run: Path) -> tuple[Config, RunInfo]:
         if "stage" not in body:
             raise UserError(f"{run}: written by an earlier version of ppr_dist; train again")
         body["item_data"] = {name: ItemData(**data) for name, data in body.get("item_data", {}).items()}
+        body["labels"] = tuple(LabelSpace(**space) for space in body.get("labels", ()))
         body["base"] = BaseCheckpoint(**body["base"]) if body.get("base") else None
         info = RunInfo(**body)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -25,8 +25,9 @@ def random_users(
     seed: int = 3,
     first_index: int = 0,
     times: bool = False,
+    labels: tuple[LabelSpace, ...] = (),
 ) -> Users:
-    """Users first_index …, each with shortest … longest clicks, at random ``times`` or at none."""
+    """Users first_index …, each with shortest … longest clicks, at random ``times`` or at none, and random labels."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(shortest, longest + 1, count)
     return Users(
@@ -35,7 +36,17 @@ def random_users(
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         attributes=np.stack([rng.integers(0, n, count) for n in ATTRIBUTES.values()]),
         times=rng.integers(0, TIME_END, lengths.sum()) if times else None,
+        labels=random_labels(count, labels, seed),
     )
+
+
+def random_labels(count: int, spaces: tuple[LabelSpace, ...], seed: int = 3) -> dict[str, Ragged]:
+    """Of each user up to the most labels that the space says, of some none."""
+    rng = np.random.default_rng([seed, 1])
+    return {
+        each.name: ragged([rng.permutation(each.size)[: rng.integers(0, each.most + 1)].tolist() for _ in range(count)])
+        for each in spaces
+    }
 
 
 def clicks_of(users: Users, row: int) -> list[int]:

@@ -20,7 +20,7 @@ class Encoded(NamedTuple):
     final: Tensor | None
     """Where an objective wants views: the backbone's state after the whole history, and of each view, [1 + V, B, D]."""
     heads: dict[str, Tensor]
-    """Output of each objective's own head for the user vectors after the whole history [B, …], by objective."""
+    """Output of each of the objectives' heads for the user vectors after the whole history [B, …], by its name."""
 
     def final_of(self, batch: Batch, objective: str) -> tuple[Tensor, ...]:
         """The states after the history and after each view of ``objective``, [B, D] each."""

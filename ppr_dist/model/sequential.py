@@ -54,7 +54,7 @@ class SequentialModel(nn.Module):
             self.mask = nn.Parameter(torch.randn(self.dim) * 0.02)
 
     def attach_heads(self, heads: dict[str, nn.Module]) -> None:
-        """Have the heads of these objectives and no others; those there already stay as they are."""
+        """Have these heads of objectives and no others; those there already stay as they are."""
         self.heads = nn.ModuleDict({name: dict(self.heads.items()).get(name, head) for name, head in heads.items()})
 
     def attach_user_model(self, module: nn.Module) -> None:

@@ -9,6 +9,7 @@ from ppr_dist.objectives.clue import CLUE
 from ppr_dist.objectives.contrastive import Contrastive
 from ppr_dist.objectives.full_softmax import FullSoftmax
 from ppr_dist.objectives.gbce import GBCE
+from ppr_dist.objectives.labels import Labels
 from ppr_dist.objectives.softmax import SampledSoftmax
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -23,5 +24,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
         CL4SRec,
         CLUE,
         Attribute,
+        Labels,
     )
 }

@@ -42,8 +42,8 @@ class Attribute(Objective):
     def hides(cls, config: Config, attributes: dict[str, int]) -> tuple[str, ...]:
         return (to_predict(config, attributes),)
 
-    def head(self, dim: int) -> nn.Module:
-        return nn.Linear(dim, self.values - 1, bias=False)  # of the known values
+    def heads(self, dim: int) -> dict[str, nn.Module]:
+        return {self.name: nn.Linear(dim, self.values - 1, bias=False)}  # of the known values
 
     def draw(self, users: StepUsers) -> Drawn:
         return Drawn(tensors={"labels": users.attributes[self.column].copy()})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ppr_dist.batch import Batch
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
+from ppr_dist.data.manifest import LabelSpace
 from ppr_dist.data.stream.step_users import Drawn, StepUsers
 from ppr_dist.model.encoded import Encoded
 from ppr_dist.parallel.collectives import AsyncAllGather
@@ -83,7 +84,7 @@ class Cost:
 class Objective:
     """One term of the loss: ``weight`` times the mean over what :meth:`count` counts on all ranks.
 
-    Plain settings, so that loader processes can have a copy; parameters of its own are those of its :meth:`head`.
+    Plain settings, so that loader processes can have a copy; parameters of its own are those of its :meth:`heads`.
     """
 
     name: ClassVar[str]
@@ -106,9 +107,17 @@ class Objective:
         """Which of ``attributes`` prompt and profile encoder may not see, since this predicts them."""
         return ()
 
-    def head(self, dim: int) -> nn.Module | None:
-        """A module of its own for user vectors after the whole history, [B, dim] → [B, …]; it lives in the engine."""
-        return None
+    @classmethod
+    def label_spaces(cls, config: Config, there: tuple[LabelSpace, ...]) -> tuple[LabelSpace, ...]:
+        """Which of the data's label spaces this predicts.
+
+        Raises :class:`~ppr_dist.errors.UserError` where one is not there.
+        """
+        return ()
+
+    def heads(self, dim: int) -> dict[str, nn.Module]:
+        """Modules of its own for user vectors after the whole history, [B, dim] → [B, …]; they live in the engine."""
+        return {}
 
     def draw(self, users: StepUsers) -> Drawn:
         """Draw, on the host, in a loader's process."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Tables
-from ppr_dist.data.manifest import CODES, TOKENS, ItemData, load_manifest
+from ppr_dist.data.manifest import CODES, TOKENS, ItemData, LabelSpace, load_manifest
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.errors import UserError, choose
 from ppr_dist.parallel.cluster import Cluster, load_cluster
@@ -185,12 +185,16 @@ def scenario_of(arguments: Arguments, config: Config) -> Scenario:
     cluster = load_cluster(path)
     items, attributes = arguments.items, arguments.attributes
     item_data = {name: _planned(name, size) for name, size in arguments.item_data.items()}
+    labels = tuple(
+        LabelSpace(name=name, id_type="int64", size=size, values="", users=0, most=1)
+        for name, size in arguments.labels.items()
+    )
     if arguments.data:
-        if items is not None or attributes or arguments.item_data:
-            raise UserError("--data says it itself; leave --items, --attributes and --item-data out")
+        if items is not None or attributes or arguments.item_data or labels:
+            raise UserError("--data says it itself; leave --items, --attributes, --item-data and --labels out")
         manifest = load_manifest(arguments.data)
         items, attributes = manifest.items, {a.name: a.cardinality for a in manifest.attributes}
-        item_data = manifest.item_data
+        item_data, labels = manifest.item_data, manifest.labels
     if items is None:
         raise UserError("how many items? --items 1e9, or --data FOLDER")
     if items < 1 or items != int(items) or min([*attributes.values(), *arguments.item_data.values()], default=1) < 1:
@@ -203,7 +207,7 @@ def scenario_of(arguments: Arguments, config: Config) -> Scenario:
         raise UserError(f"--world-size {world_size}: {path} has {cluster.world_size} GPUs ({have}); raise its nodes")
     if arguments.method is not None:
         choose("--method", arguments.method, TUNING_METHODS)
-    catalogue = catalogue_for(config, int(items), attributes, item_data)
+    catalogue = catalogue_for(config, int(items), attributes, item_data, labels)
     return Scenario(
         cluster=cluster,
         world_size=world_size,

@@ -1,7 +1,4 @@
-"""Predict a profile attribute of users from their clicks (PPR Table VIII), by a run with the objective ``attribute``.
-
-Shapes: n users, C known values of the attribute.
-"""
+"""Predict a profile attribute of users from their clicks (PPR Table VIII), by a run with the objective attribute."""
 
 from __future__ import annotations
 
@@ -17,9 +14,8 @@ from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError
 from ppr_dist.objectives.attribute import to_predict
 from ppr_dist.scoring import ModelScorer
+from ppr_dist.tasks import classification
 from ppr_dist.tasks.base import Evaluation, Task
-
-METRICS = ("accuracy", "precision", "recall", "f1")
 
 
 class Attribute(Task):
@@ -30,7 +26,7 @@ class Attribute(Task):
     has_targets = False
 
     def metric_names(self) -> tuple[str, ...]:
-        return METRICS
+        return classification.METRICS
 
     def check(self, config: Config, *, by_model: bool) -> None:
         if "attribute" not in config.train.objectives:
@@ -49,29 +45,14 @@ class Attribute(Task):
         # The batch has its users in another order.
         predicted = logits.argmax(1).cpu()[batch.user_rows]
         actual = torch.from_numpy(users.attributes[column][known] - 1)
-        right = actual[predicted == actual]
-        counts = [torch.bincount(which, minlength=values - 1) for which in (right, predicted, actual)]
-        return {"counts": torch.stack(counts).double()}
+        return {"counts": classification.counts(predicted, actual, values - 1)}
 
     def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, Any]:
-        right, predicted, actual = sums["counts"]
-        users = float(actual.sum())
+        users = int(sums["counts"][2].sum())
         if not users:
             raise UserError(f"{evaluation.data}: no user of split {evaluation.split!r} has a known value to predict")
-        occurs = actual > 0
-        precision, recall = right / predicted.clamp(min=1), right / actual.clamp(min=1)
-        f1 = 2 * right / (predicted + actual).clamp(min=1)
-        means = {
-            name: float(of_value[occurs].mean())
-            for name, of_value in (("precision", precision), ("recall", recall), ("f1", f1))
-        }
-        return {
-            "attribute": _attributes(evaluation)[1],
-            "users": int(users),
-            "accuracy": float(right.sum()) / users,
-            **means,
-            "majority_rate": float(actual.max()) / users,
-        }
+        name = _attributes(evaluation)[1]
+        return {"attribute": name, "users": users, **classification.figures(sums["counts"])}
 
 
 def _attributes(evaluation: Evaluation) -> tuple[dict[str, int], str]:

@@ -94,3 +94,13 @@ class Task:
         Raises :class:`~ppr_dist.errors.UserError` where there was nothing to measure.
         """
         raise NotImplementedError
+
+    def lines(self, figures: dict[str, Any], protocol: Protocol) -> list[dict[str, Any]]:
+        """The lines in which ``evaluate`` says what it found; ``protocol``: how rankings were to be made."""
+        return [figures]
+
+    def candidates(self, manifest: Manifest, line: dict[str, Any]) -> str:
+        """What was ranked, for the line's passport."""
+        items = f"all {manifest.items} items but those seen"
+        ranked = {"full": items, "sampled-99": "the target and 99 uniform unclicked items"}
+        return ranked.get(line["protocol"]) or f"none: {line['protocol']}"

@@ -294,7 +294,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     ),
     "predictions of an attribute": (
         lambda p: ("evaluate", "--run-dir", p.tuned, "--task", "attribute", "--predictions", p.out),
-        "--predictions holds ranks, and task attribute ranks nothing$",
+        "--predictions holds ranks of items, and task attribute ranks none$",
     ),
     "evaluate no run": (lambda p: ("evaluate", "--run-dir", p.data, *EVALUATE), "data: not a run"),
     "recommend no run": (lambda p: p.recommend("--run-dir", p.tmp), "not a run"),

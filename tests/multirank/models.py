@@ -12,7 +12,7 @@ import torch
 from ppr_dist.build_model import attach, cloze_of, untuned_model
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Model, Profiles, Tables, Train
-from ppr_dist.data.manifest import ItemData
+from ppr_dist.data.manifest import ItemData, LabelSpace
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.users import Users
 from ppr_dist.objectives.base import Objective
@@ -24,6 +24,7 @@ from ppr_dist.read_config import part_sections
 from ppr_dist.runs import RunInfo, table_sizes
 from ppr_dist.step_loss import make_objectives, start, step_loss
 from ppr_dist.tuning import TUNING_METHODS
+from tests.shards import random_labels
 
 ITEMS, ATTRIBUTES, USERS = 97, {"age": 5, "city": 11}, 23
 ITEM_DATA = {
@@ -32,6 +33,10 @@ ITEM_DATA = {
     "codes": ItemData(kind="codes", columns=3, known=ITEMS - 10, sha256="", values=7),
     "tokens": ItemData(kind="tokens", columns=10, known=ITEMS - 10, sha256="", values=2100),
 }
+LABELS = (
+    LabelSpace(name="answer", id_type="string", size=3, values="", users=0, most=1),
+    LabelSpace(name="orders", id_type="int64", size=130, values="", users=0, most=4),
+)
 CATALOGUE = Catalogue(items=ITEMS, attributes=ATTRIBUTES, item_data=ITEM_DATA)
 
 
@@ -58,6 +63,7 @@ def users() -> Users:
         items=rng.integers(0, ITEMS, lengths.sum()),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         attributes=np.stack([rng.integers(0, n, USERS) for n in ATTRIBUTES.values()]),
+        labels=random_labels(USERS, LABELS),
     )
 
 
@@ -138,7 +144,7 @@ def build(context: DistributedContext, config: Config, method: str | None = None
 def catalogue_for(config: Config) -> Catalogue:
     """The sizes of these users' data, and what of it a model of ``config`` may not see."""
     data = {"data": "", "fingerprint": "", "catalogue": {}, "items": ITEMS, "attributes": ATTRIBUTES}
-    data["item_data"] = ITEM_DATA
+    data |= {"item_data": ITEM_DATA, "labels": LABELS}
     return RunInfo(stage="pretrain", method=None, **data).catalogue_for(config)  # type: ignore[arg-type]
 
 

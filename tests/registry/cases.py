@@ -73,8 +73,9 @@ CASES = {
 
 
 def _users() -> Users:
-    """Some without clicks and some with one, all with times; profiles of which some are unknown."""
-    users, rng = random_users(models.USERS, models.ITEMS, longest=11), np.random.default_rng(7)
+    """Some without clicks and some with one, all with times; some profiles are unknown, and some have no labels."""
+    rng = np.random.default_rng(7)
+    users = random_users(models.USERS, models.ITEMS, longest=11, labels=models.LABELS)
     gaps = (10 ** rng.uniform(0, 6, len(users.items))).astype(np.int64)
     return dataclasses.replace(users, times=10**9 + np.cumsum(gaps))
 

@@ -18,12 +18,12 @@ from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.tasks import TASKS
 from ppr_dist.tasks.ranking import RankingTask
-from tests.multirank.models import ITEMS
+from tests.multirank.models import ITEMS, LABELS
 from tests.ranks import run_ranks
 from tests.registry.cases import Case, build
 from tests.shards import random_users, select, write_data
 
-USERS = random_users(60, ITEMS, longest=9, times=True)
+USERS = random_users(60, ITEMS, longest=9, times=True, labels=LABELS)
 SPLITS = sorted({task.split for task in TASKS.values()})
 each_task = pytest.mark.parametrize("name", TASKS)
 
@@ -83,7 +83,7 @@ def of_each_task(context: DistributedContext, data: Path) -> dict[str, dict[str,
 
 
 def data_of(folder: Path, users: Users) -> Path:
-    write_data(folder, dict.fromkeys(SPLITS, users), items=ITEMS, per_shard=8)
+    write_data(folder, dict.fromkeys(SPLITS, users), items=ITEMS, per_shard=8, labels=LABELS)
     shares = np.ones(ITEMS, np.float32)
     shares[::3] = 0  # items without a click to train on
     np.save(folder / "train_share.npy", shares)

@@ -73,6 +73,7 @@ def four(once: Once) -> list[dict[str, Any]]:
 def test_some_users_have_no_clicks_or_one_and_some_values_are_unknown() -> None:
     assert {0, 1} < set(USERS.lengths.tolist())
     assert (USERS.attributes == 0).any()
+    assert all({0, 1} <= set(labels.lengths.tolist()) for labels in USERS.labels.values())
 
 
 @pytest.mark.parametrize("name", CASES)

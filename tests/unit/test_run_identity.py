@@ -23,6 +23,7 @@ from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.errors import UserError
 from ppr_dist.runs import RunInfo, check_catalogue, check_held_out, describe
 from tests.click_logs import make_log, save
+from tests.multirank.models import LABELS
 from tests.settings import parts
 
 LOG, PROFILE = make_log(users=60)
@@ -122,6 +123,39 @@ def test_a_run_is_not_resumed_to_predict_another_attribute(tmp_path: Path) -> No
     for config, asked in ((another, "age"), (Config(), "no attribute")):
         with pytest.raises(UserError, match=f"run predicts city; it cannot be resumed to predict {asked}$"):
             runs.check_new(run, config, info, resume=True)
+
+
+def test_labels_matter_to_a_run_that_predicts_them(tmp_path: Path) -> None:
+    spaces, info = LABELS, dataclasses.replace(infos(tmp_path, manifest := made(tmp_path))[0], labels=LABELS)
+    data = tmp_path / "data"
+    answer, both = (
+        Config(train=Train(objectives=["softmax", "labels"]), parts=parts(labels={"names": names} if names else {}))
+        for names in (["answer"], None)
+    )
+    others = dataclasses.replace(spaces[1], values="others")
+    for config, found, refused in (
+        (answer, spaces, None),
+        (answer, (spaces[0], others), None),
+        (both, (*spaces, dataclasses.replace(others, name="more")), None),
+        (both, (spaces[0], others), "orders"),
+        (answer, spaces[1:], "answer"),
+    ):
+        changed = dataclasses.replace(manifest, labels=found)
+        if refused is None:
+            check_catalogue(info, config, Path("run"), changed, data)
+            continue
+        with pytest.raises(UserError, match=f"run was trained with other labels '{refused}' than .*: pre-train again$"):
+            check_catalogue(info, config, Path("run"), changed, data)
+
+    run = tmp_path / "run"
+    runs.create(run, answer, info, {}, resume=False)
+    assert runs.read(run)[1] == info
+    (run / "checkpoints" / "step-00000001").mkdir()
+    runs.check_new(run, answer, info, resume=True)
+    with pytest.raises(
+        UserError, match=r"predicts labels 'answer'; it cannot be resumed to predict labels 'answer', labels 'orders'$"
+    ):
+        runs.check_new(run, both, info, resume=True)
 
 
 def test_another_writer_writes_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
 *pretrain*.csv: a user's items, oldest first, zeros before them up to one length. The others have such a row too, then
 an empty field and what is to be predicted: *finetune_click*.csv and *finetune_like*.csv items of another catalogue,
 *age.csv, *gender.csv and *lifestatus.csv a value (formats: Conure's data_loader_t1.py and data_loader_neg.py). Each
-item of the row is a click; the items of the other catalogue are no clicks and go to targets.parquet (user_id, task,
-item_id, position).
+item of the row is a click; the items of the other catalogue are no clicks but labels, in labels.click.parquet and
+labels.like.parquet (user_id, label).
 
 There are no user ids, so a user is found by the row: every row of *pretrain*.csv is a user, and a row of another file
 is the user with the same items where each file has such a row once at most, a user of its own where *pretrain*.csv
@@ -43,15 +43,14 @@ class TTL(Reader):
             f"max(CASE WHEN file = '{name}' THEN nullif(TRY_CAST(target AS BIGINT), 0) END) AS {name}"
             for name in ATTRIBUTES
         )
-        listed = "SELECT user_id, {} string_split({}, ',') AS items FROM {}"
-        spread = "unnest(items)::BIGINT AS item_id, unnest(range(len(items))) AS position"
-        clicks = listed.format("", "items", "people")
-        targets = listed.format("file AS task,", "target", f"owned WHERE file IN {TARGETS}")
+        clicks = "SELECT user_id, string_split(items, ',') AS items FROM people"
+        label = "SELECT user_id, unnest(string_split(target, ','))::BIGINT AS label FROM owned WHERE file = '{}'"
         return Log(
-            interactions=f"SELECT user_id, {spread} FROM ({clicks})",
+            interactions="SELECT user_id, unnest(items)::BIGINT AS item_id, unnest(range(len(items))) AS position"
+            f" FROM ({clicks})",
             users=f"SELECT user_id, {attributes} FROM people LEFT JOIN owned USING (user_id)"
             " GROUP BY user_id ORDER BY user_id",
-            more={"targets": f"SELECT user_id, task, {spread} FROM ({targets})"},
+            more={f"labels.{task}": label.format(task) for task in TARGETS},
             left_out={"rows of other files that fit several users": "SELECT count(*) FROM lines WHERE several"},
         )
 

@@ -127,6 +127,7 @@ class Collator:
             context_lengths=context[is_target],
             buckets=bucket_by_length(lengths, self.bucket_tokens),
             lengths=lengths,
+            labels={name: labels.take(place) for name, labels in users.labels.items()},
             place=place,
             epoch=epoch,
             step=step,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ppr_dist.arrays import Int64Array
 from ppr_dist.batch import Bucket
 from ppr_dist.data.stream.item_shares import ItemShares, MixedShares
+from ppr_dist.data.stream.users import Ragged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,8 @@ class StepUsers:
     world_size: int
     lengths: Int64Array
     """Length of each history, [B]: all of a user's clicks but the last, or all where some are masked to be targets."""
+    labels: dict[str, Ragged]
+    """Labels of each user in every label space of the data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
