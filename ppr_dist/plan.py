@@ -27,10 +27,10 @@ class Arguments:
     item_data: dict[str, int] = dataclasses.field(default_factory=dict)
     """What is known of each item, for model.item_encoders: numbers of a vector, by any name (--item-data.text 128),
     codes of an item (--item-data.codes 4), words of a text (--item-data.tokens 16)."""
-    labels: dict[str, int] = dataclasses.field(default_factory=dict)
-    """Labels of each label space that train.objectives labels predicts: --labels.orders 5000."""
+    label_spaces: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Labels of each label space that train.objectives labels predicts: --label-spaces.orders 5000."""
     data: DataFolder | None = None
-    """Folder that prepare wrote, in place of --items, --attributes, --item-data and --labels."""
+    """Folder that prepare wrote, in place of --items, --attributes, --item-data and --label-spaces."""
     method: str | None = None
     """How the model is tuned, which decides on its profile tables; null = pre-training, which has none."""
     dim: int | None = None

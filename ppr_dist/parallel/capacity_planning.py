@@ -187,11 +187,11 @@ def scenario_of(arguments: Arguments, config: Config) -> Scenario:
     item_data = {name: _planned(name, size) for name, size in arguments.item_data.items()}
     labels = tuple(
         LabelSpace(name=name, id_type="int64", size=size, values="", users=0, most=1)
-        for name, size in arguments.labels.items()
+        for name, size in arguments.label_spaces.items()
     )
     if arguments.data:
         if items is not None or attributes or arguments.item_data or labels:
-            raise UserError("--data says it itself; leave --items, --attributes, --item-data and --labels out")
+            raise UserError("--data says it itself; leave --items, --attributes, --item-data and --label-spaces out")
         manifest = load_manifest(arguments.data)
         items, attributes = manifest.items, {a.name: a.cardinality for a in manifest.attributes}
         item_data, labels = manifest.item_data, manifest.labels

@@ -28,6 +28,7 @@ from ppr_dist.data.synthetic.fractal_base import FractalConfig
 from tests.unit.test_links import DOCUMENTS, name
 
 SECTIONS = {section: {f.name for f in dataclasses.fields(of)} for section, of in read_config.sections().items()}
+del SECTIONS["labels"]  # ``prepare --labels.NAME`` has names of the user's choice
 COMMANDS = [
     module.Arguments
     for module in (convert, encode_texts, prepare, pretrain, tune, evaluate, recommend, plan, report, dashboard, verify)

@@ -14,6 +14,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from ppr_dist import plan as plan_command
+from ppr_dist.config import Config
 from ppr_dist.errors import UserError
 from ppr_dist.parallel import planning
 from ppr_dist.parallel.cluster import default_cluster, load_cluster
@@ -278,6 +279,20 @@ def test_an_attribute_to_predict_has_no_table(capsys):
     plan_command.main([*words, *predict, "--method", "fine-tune", "--dim", "8", "--json"])
     tables = json.loads(capsys.readouterr().out)["tables"]
     assert [table["name"] for table in tables] == ["item", "profile_encoder:city"]
+
+
+def test_label_spaces_to_predict_are_counted(capsys):
+    words = ["--cluster", str(SHARDING / "cpu.yaml"), "--items", "9", "--dim", "8", "--world-size", "2", "--json"]
+    steps = []
+    for predict in ([], ["labels", "--label-spaces.orders", "50", "--label-spaces.answer", "3"]):
+        plan_command.main([*words, "--train.objectives", "softmax", *predict])
+        steps.append(json.loads(capsys.readouterr().out)["step"]["planned"])
+    without, with_labels = steps
+    users = Config().train.global_batch_size // 2
+    assert with_labels["labels"]["flops"] == 3 * 2 * users * 8 * 53
+    # Gradients of the heads, float32, half of which lie on the other rank: reduced and gathered.
+    added = with_labels["dense gradients"]["bytes"] - without["dense gradients"]["bytes"]
+    assert added == 2 * 4 * 53 * 8 // 2
 
 
 @pytest.mark.parametrize(
