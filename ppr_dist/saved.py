@@ -19,6 +19,7 @@ from ppr_dist.checkpoint.position import Chosen, chosen
 from ppr_dist.config import Config, Model
 from ppr_dist.errors import UserError
 from ppr_dist.model.sequential import SequentialModel
+from ppr_dist.objectives.attribute import Attribute
 from ppr_dist.parallel.embeddings import ShardedEmbeddings
 from ppr_dist.runs import RunInfo
 
@@ -103,8 +104,8 @@ def attach_to(
     model: SequentialModel, pretrained: Saved, method: str | None, config: Config, catalogue: Catalogue
 ) -> list[nn.Parameter]:
     """Attach to the model of a pre-trained run what ``method`` adds; returns the parameters that it had."""
-    if catalogue.hidden != pretrained.catalogue.hidden:
-        model.attach_heads({})  # of an attribute that is not the one to predict now
+    if catalogue.hidden != pretrained.catalogue.hidden and Attribute.name in model.heads:
+        del model.heads[Attribute.name]  # of an attribute that is not the one to predict now
     return attach(model, method, config, catalogue)
 
 

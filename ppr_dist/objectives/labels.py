@@ -75,9 +75,10 @@ class Labels(Objective):
 
     def sum(self, step: Step) -> Tensor:
         # What is returned is divided by the labels of all spaces and ranks; each space is to have a mean of its own.
-        exchanged = step.exchanged
-        share = exchanged.counts.sum().clamp(min=1) / exchanged.integers.sum(0).clamp(min=1)  # [S]
-        return torch.stack([self._of_space(step, space.name) for space in self.spaces]).mul(share).sum()
+        sums = torch.stack([self._of_space(step, space.name) for space in self.spaces])  # [S]
+        of_space, all_of_them = step.exchanged.integers.sum(0), step.exchanged.counts.sum()
+        means = sums / of_space.clamp(min=1).to(sums.dtype)
+        return means.sum() * all_of_them.clamp(min=1).to(sums.dtype)
 
     def _of_space(self, step: Step, name: str) -> Tensor:
         """Σ −log softmax over this rank's labels of a space."""

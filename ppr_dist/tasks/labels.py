@@ -55,7 +55,8 @@ class Labels(Task):
         assert isinstance(evaluation.scorer, ModelScorer)
         everyone = Instances(users, np.arange(len(users)), users.lengths)
         batch = history_batch(everyone, evaluation.config.model.max_length)
-        heads, sums = evaluation.scorer.encode(batch).heads, {}
+        heads = evaluation.scorer.encode(batch).heads
+        sums: dict[str, Tensor] = {}
         for space in evaluation.manifest.labels:
             if head_name(space.name) in heads:  # else the run was not to predict it
                 logits = heads[head_name(space.name)]
@@ -101,7 +102,7 @@ def _classify(evaluation: Evaluation, space: LabelSpace, users: Users, logits: T
     """Counts of right and wrong; logits [n, C] of all users."""
     labels = users.labels[space.name]
     predicted = logits.argmax(1).cpu()[torch.from_numpy(np.flatnonzero(labels.lengths))]
-    return {"counts": classification.counts(predicted, torch.from_numpy(labels.values), space.size)}
+    return {"counts": classification.counts(predicted, torch.tensor(labels.values), space.size)}
 
 
 def _classified(evaluation: Evaluation, space: LabelSpace, sums: dict[str, Tensor]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def test_each_space_is_predicted_as_far_as_clicks_show_it(tmp_path: Path) -> Non
 
     # The head of a space goes on from the pre-trained one, whichever others there were.
     still = ("--train.objectives", "labels", "--labels.names", "[orders]", "--train.max_steps", 1, "--train.lr", 1e-30)
+    still = (*still, "--train.save_all", "true")
     succeed("tune", "--data", data, *TRAIN, *still, "--init", run, "--method", "head", "--run-dir", tuned)
     heads = {name: value for name, value in tensors(tuned).items() if "heads" in name}
     assert list(heads) == ["dense.parameter.heads.labels-orders.weight"]
