@@ -23,7 +23,7 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.study import Scale, Study, ml_1m, synthetic
 from benchmarks.paper.tables import TABLES, scale_words
 
-QUICK = Scale(trials=1, seeds=2, folds=(1,), epochs=1, pretrain_epochs=1, pretrainings=1)
+QUICK = Scale(trials=1, seeds=2, folds=(1,), epochs=1, pretrain_epochs=1, pretrainings=2)
 
 
 def main() -> None:
