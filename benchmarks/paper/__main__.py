@@ -6,7 +6,7 @@
 ``--log`` (or PPR_DIST_ML1M) holds MovieLens-1M as interactions.parquet and users.parquet; without it the synthetic
 catalogue is measured alone. What is in ``--work`` is not run again: an interrupted command goes on where it was.
 ``--out`` takes paper_NAME_LOG_….md, its figures as .png and .svg, and .json with means and the sums that paired tests
-need; nothing of a single user. ``--quick``: every table with settings too small to mean anything.
+need; nothing of a single user. ``--quick``: every table with settings too small to mean anything, on few users.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.study import Scale, Study, ml_1m, synthetic
 from benchmarks.paper.tables import TABLES, scale_words
 
-QUICK = Scale(trials=1, seeds=2, folds=(1,), epochs=1, pretrain_epochs=1, pretrainings=1)
+QUICK = Scale(trials=1, seeds=2, folds=(1,), epochs=1, pretrain_epochs=1, pretrainings=2)
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     scale = QUICK if options.quick else Scale(trials=options.trials, seeds=options.seeds, folds=tuple(options.folds))
     work = options.work.resolve() / ("quick" if options.quick else "")
-    logs = [ml_1m(Path(options.log))] if options.log and "ml-1m" in options.logs else []
+    logs = [ml_1m(Path(options.log), work, quick=options.quick)] if options.log and "ml-1m" in options.logs else []
     logs += [synthetic(work, quick=options.quick)] if "synthetic" in options.logs else []
     names = list(TABLES) if "all" in options.tables else list(dict.fromkeys(options.tables))
     done = []

@@ -105,7 +105,7 @@ def work(job: Job) -> None:
 def _work(job: Job) -> dict[str, Any]:
     from ppr_dist.library import tune
 
-    started, run = time.perf_counter(), job.init
+    started, core, run = time.perf_counter(), time.process_time(), job.init
     result: dict[str, Any] = {"options": job.asked}
     if job.method.tune:
         run = job.folder / "run"
@@ -122,7 +122,7 @@ def _work(job: Job) -> dict[str, Any]:
     if job.test:
         result["lines"] = _evaluate(job, run)
     shutil.rmtree(job.folder / "run" / "checkpoints", ignore_errors=True)
-    return result | {"seconds": time.perf_counter() - started}
+    return result | {"seconds": time.perf_counter() - started, "core_seconds": time.process_time() - core}
 
 
 def _evaluate(job: Job, run: Path) -> list[dict[str, Any]]:

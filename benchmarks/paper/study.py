@@ -7,7 +7,6 @@ all folds: they differ in which of the cold users are for testing, and pre-train
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -245,8 +244,11 @@ def synthetic(work: Path, *, quick: bool) -> Log:
     )
 
 
-@functools.cache
-def ml_1m(folder: Path) -> Log:
+QUICK_USERS = 1_000
+"""Of MovieLens-1M, with --quick."""
+
+
+def ml_1m(folder: Path, work: Path, *, quick: bool) -> Log:
     """MovieLens-1M: a fifth of the users made cold. Pre-training converges in few epochs (benchmarks/positions.py)."""
     configs = ROOT / "configs" / "ml-1m"
     fast = {
@@ -256,6 +258,9 @@ def ml_1m(folder: Path) -> Log:
         "softmax": {"uniform_negatives": 3000, "in_batch_per_user": 0},
         "train": {"epochs": 30, "max_minutes": None},
     }
+    if quick:
+        folder = _some_users(folder, work / "ml-1m-log")
+        fast = merged(fast, {"model": {"max_length": 50}, "softmax": {"uniform_negatives": 500}})
     return Log(
         name="ml-1m",
         interactions=folder / "interactions.parquet",
@@ -265,3 +270,17 @@ def ml_1m(folder: Path) -> Log:
         tune=configs / "tune.yaml",
         attributes=("gender", "age"),
     )
+
+
+def _some_users(log: Path, out: Path) -> Path:
+    """The log of a few of its users, drawn by hash, made where it is not there."""
+    import duckdb
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("users", "interactions"):  # the larger last
+        if not (out / f"{name}.parquet").is_file():
+            chosen = f"SELECT user_id FROM '{log}/users.parquet' ORDER BY md5(user_id::VARCHAR) LIMIT {QUICK_USERS}"
+            some = f"SELECT * FROM '{log}/{name}.parquet' WHERE user_id IN ({chosen})"
+            duckdb.sql(f"COPY ({some}) TO '{out}/{name}.parquet.new' (FORMAT parquet)")
+            (out / f"{name}.parquet.new").rename(out / f"{name}.parquet")
+    return out

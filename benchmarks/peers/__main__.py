@@ -79,9 +79,6 @@ def main() -> None:
 
 def _prepare(log: Path | None, work: Path) -> tuple[Path, Path]:
     """Prepare the log for ppr_dist; write the same users' clicks, numbered alike, for the peers."""
-    from ppr_dist.data.manifest import load_manifest
-    from ppr_dist.data.stream.user_stream import UserStream
-
     source, data, numbered = log or work / "synthetic", work / "data", work / "log.npz"
     if log is None and not source.is_dir():
         size = ("--users", "8000", "--items", "4000", "--cold_fraction", "0", "--max_clicks", "200")
@@ -89,13 +86,21 @@ def _prepare(log: Path | None, work: Path) -> tuple[Path, Path]:
     if not data.is_dir():
         files = ("--interactions", str(source / "interactions.parquet"), "--users", str(source / "users.parquet"))
         _run("ppr_dist.prepare", *files, "--out", str(data), "--min-item-count", "5")
+    number(data, numbered)
+    return data, numbered
+
+
+def number(data: Path, out: Path) -> None:
+    """Write the warm users' clicks of prepared data, numbered as ppr_dist has them, for :class:`pace.Log`."""
+    from ppr_dist.data.manifest import load_manifest
+    from ppr_dist.data.stream.user_stream import UserStream
+
     manifest = load_manifest(data)
     stream = UserStream(data, manifest, "pretrain", batch=1024, rank=0, world_size=1, shuffle=False, shuffle_shards=1)
     blocks = [users for _, _, users in stream.batches(0, range(stream.steps))]
     lengths = np.concatenate([users.lengths for users in blocks])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    np.savez(numbered, items=np.concatenate([b.items for b in blocks]), offsets=offsets, catalogue=manifest.items)
-    return data, numbered
+    np.savez(out, items=np.concatenate([b.items for b in blocks]), offsets=offsets, catalogue=manifest.items)
 
 
 def _run(module: str, *arguments: str) -> None:

@@ -56,7 +56,7 @@ def main() -> None:
     options = json.loads(sys.argv.pop(1))  # RecBole reads the command line too
     torch.set_num_threads(options["threads"])
     log, length = Log(Path(options["log"])), options["length"]
-    _write(log, Path("recbole-log"))
+    write(log, Path("recbole-log"))
     bce = options["loss"] == "bce"
     config = Config(
         model="SASRec",
@@ -109,7 +109,8 @@ def main() -> None:
     trainer.fit(_Paced(train_data, pacer), saved=False, verbose=False, show_progress=False)
 
 
-def _write(log: Log, folder: Path) -> None:
+def write(log: Log, folder: Path) -> None:
+    """The log as RecBole reads it, all clicks."""
     folder.mkdir(exist_ok=True)
     with (folder / f"{folder.name}.inter").open("w") as file:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")

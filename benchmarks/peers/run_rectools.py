@@ -17,11 +17,9 @@ from rectools.models import SASRecModel
 
 from benchmarks.peers.pace import HOLD_OUT, Log, Pacer, validation_ndcg
 
-# Global, because the model copies its trainer with all callbacks.
-PACER = Pacer()
-
 
 def main() -> None:
+    _Paced.pacer = Pacer()
     options = json.loads(sys.argv[1])
     torch.set_num_threads(options["threads"])
     seed_everything(0)
@@ -58,10 +56,11 @@ def main() -> None:
         return ndcg
 
     _Paced.evaluate = staticmethod(evaluate)
-    model.fit(Dataset.construct(_interactions(log)))
+    model.fit(Dataset.construct(interactions(log)))
 
 
-def _interactions(log: Log) -> pd.DataFrame:
+def interactions(log: Log) -> pd.DataFrame:
+    """The clicks to train on, as RecTools reads them."""
     lengths = np.diff(log.offsets)
     position = np.arange(len(log.clicks)) - np.repeat(log.offsets[:-1], lengths)
     frame = pd.DataFrame(
@@ -76,13 +75,15 @@ def _interactions(log: Log) -> pd.DataFrame:
 
 
 class _Paced(Callback):
+    # Of the class, because the model copies its trainer with all callbacks.
+    pacer: Pacer
     evaluate: Any
 
     def on_train_start(self, *_: Any) -> None:
-        PACER.ready(self.evaluate)
+        self.pacer.ready(self.evaluate)
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        PACER.tick(int((batch["y"] != 0).sum()))
+        self.pacer.tick(int((batch["y"] != 0).sum()))
 
 
 def _trainer() -> Trainer:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.paper.statistics import compare, from_json, holm, sums, t_quantile, t_tail
+from benchmarks.paper.statistics import compare, from_json, holm, sums, t_quantile, t_tail, variance_components
 
 
 def data(seed: int, effect: float = 0.0, users: int = 60) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -28,10 +28,16 @@ def test_agrees_with_direct_formulas() -> None:
     assert found.difference == pytest.approx(difference.mean())
     by_user = [difference[user == u] - difference.mean() for u in range(60)]
     variance = sum(each.sum() ** 2 for each in by_user) / len(user) ** 2 * 60 / 59
-    assert found.error == pytest.approx(math.sqrt(variance))
+    assert found.user_error == pytest.approx(math.sqrt(variance))
+    seeds = [values[name].mean(axis=1).var(ddof=1) / 3 for name in "ab"]
+    assert found.error == pytest.approx(math.sqrt(variance + sum(seeds)))
+    freedom = (variance + sum(seeds)) ** 2 / (variance**2 / 59 + sum(each**2 / 2 for each in seeds))
+    assert found.p == pytest.approx(2 * t_tail(abs(found.difference) / found.error, freedom))
     assert found.gain == pytest.approx(a.mean() / b.mean() - 1)
-    assert found.effect == pytest.approx(found.difference / found.error / math.sqrt(60))
-    # The jackknife over users is another way to the same interval.
+    assert found.effect == pytest.approx(found.difference / found.user_error / math.sqrt(60))
+    # The jackknife over users is another way to the same interval, where there are no seeds.
+    found = compare(sums({name: each.mean(axis=0)[None] for name, each in values.items()}, user), "a", "b")
+    assert found.error == found.user_error
     left_out = np.array([a[user != u].mean() / b[user != u].mean() - 1 for u in range(60)])
     error = math.sqrt(59 / 60 * ((left_out - left_out.mean()) ** 2).sum())
     assert (found.gain_high - found.gain_low) / 2 == pytest.approx(t_quantile(0.975, 59) * error, rel=0.05)
@@ -58,6 +64,9 @@ def test_folds_add_up_and_survive_a_file() -> None:
 def test_a_method_against_itself() -> None:
     values, user = data(4)
     found = compare(sums(values | {"again": values["a"]}, user), "again", "a")
+    assert (found.difference, found.user_error, found.p) == (0, 0, pytest.approx(1))
+    untuned = dict.fromkeys("ab", values["a"][:1])
+    found = compare(sums(untuned, user), "a", "b")
     assert (found.difference, found.error, found.p) == (0, 0, pytest.approx(1))
 
 
@@ -66,6 +75,7 @@ def test_a_method_against_itself() -> None:
 )
 def test_student_t(df: int, quantile: float) -> None:
     assert t_quantile(0.975, df) == pytest.approx(quantile, abs=1e-4)
+    assert t_quantile(0.975, df + 0.5) < t_quantile(0.975, df)
     assert t_tail(0, df) == pytest.approx(0.5)
     assert t_tail(quantile, df) == pytest.approx(0.025, rel=1e-4)
 
@@ -77,13 +87,55 @@ def test_holm() -> None:
 
 def test_equal_methods_are_significant_in_5_percent_of_the_cases() -> None:
     rounds = 1500
-    p = [compare(sums(*data(seed)), "a", "b").p for seed in range(rounds)]
+    one_seed = [({n: v[:1] for n, v in values.items()}, user) for values, user in map(data, range(rounds))]
+    p = [compare(sums(*each), "a", "b").p for each in one_seed]
     share = np.mean(np.array(p) < 0.05)
     assert abs(share - 0.05) < 3 * math.sqrt(0.05 * 0.95 / rounds), share
     assert abs(np.mean(p) - 0.5) < 3 / math.sqrt(12 * rounds)
     # As if instances were independent, which a user's are not, equal methods differ in every third case.
-    alone = [compare(sums(values, np.arange(len(user))), "a", "b").p for values, user in map(data, range(200))]
+    alone = [compare(sums(values, np.arange(len(user))), "a", "b").p for values, user in one_seed[:200]]
     assert np.mean(np.array(alone) < 0.05) > 0.2
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+@pytest.mark.parametrize("common", [0.0, 2.0])
+def test_one_method_tuned_twice_is_significant_in_5_percent_of_the_cases_at_most(seeds: int, common: float) -> None:
+    """A seed moves all users by ``common`` times what the users' own noise makes of the mean."""
+    rounds, users = 250, 50
+    draw = np.random.default_rng(seeds)
+    p, by_users_alone = [], []
+    for _ in range(rounds):
+        values = {
+            name: 1 + draw.normal(size=(seeds, users)) + common * draw.normal(size=(seeds, 1)) / math.sqrt(users)
+            for name in "ab"
+        }
+        found = compare(sums(values, np.arange(users)), "a", "b")
+        p.append(found.p)
+        by_users_alone.append(2 * t_tail(abs(found.difference) / found.user_error, users - 1))
+    assert np.mean(np.array(p) < 0.05) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / rounds)
+    if common:
+        assert np.mean(np.array(by_users_alone) < 0.05) > 0.1, "what the seeds' share is for"
+
+
+def test_holm_is_the_closed_test_of_bonferroni() -> None:
+    """Its definition: the largest of Bonferroni's p over all sets of hypotheses that hold the one."""
+    for seed in range(20):
+        p = np.random.default_rng(seed).beta(0.3, 1, 6).tolist()
+        sets = [[i for i in range(6) if which >> i & 1] for which in range(1, 64)]
+        closed = [max(min(1.0, len(of) * min(p[j] for j in of)) for of in sets if i in of) for i in range(6)]
+        assert holm(p) == pytest.approx(closed)
+
+
+def test_components_of_the_variance() -> None:
+    draw = np.random.default_rng(5)
+    found = [variance_components(0.7 * draw.normal(size=(3, 1)) + 0.4 * draw.normal(size=(3, 2))) for _ in range(2_000)]
+    between, within = np.mean(found, axis=0)
+    assert within == pytest.approx(0.16, rel=0.05)
+    assert between == pytest.approx(0.49, rel=0.1)
+    values = np.array([[1.0, 3.0], [5.0, 7.0]])  # means 2 and 6: variance 8, of which 2 / 2 are the seeds'
+    assert variance_components(values) == (7.0, 2.0)
+    assert variance_components(np.array([[1.0, 3.0], [1.0, 3.0]])) == (0.0, 2.0)
+    assert math.isnan(variance_components(values[:1])[0])
 
 
 def test_an_effect_is_found() -> None:
