@@ -87,13 +87,13 @@ class ModelScorer:
         return module
 
     def user_vectors(self, batch: Batch) -> Tensor:
-        return self.encode(batch if self._module.backbone.causal else ask_by_mask(batch)).user
+        return self.encode(batch if self._module.backbone.causal else ask_by_mask(batch), heads=False).user
 
-    def encode(self, batch: Batch) -> Encoded:
-        """All the model makes of a batch. A collective."""
+    def encode(self, batch: Batch, *, heads: bool = True) -> Encoded:
+        """All the model makes of a batch, without or with the objectives' heads. A collective."""
         batch = batch.to(self.device)
         rows, profiles = self.embeddings.look_up_batch(batch)
-        encoded: Encoded = self.model(self._module.item_encoder(rows), batch, profiles)
+        encoded: Encoded = self.model(self._module.item_encoder(rows), batch, profiles, heads=heads)
         return encoded
 
     def item_vectors(self, ids: Tensor) -> Tensor:

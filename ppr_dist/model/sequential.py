@@ -81,15 +81,16 @@ class SequentialModel(nn.Module):
         nn.init.zeros_(self.profile_encoder.second.weight)
         nn.init.zeros_(self.profile_encoder.second.bias)
 
-    def forward(self, items: Tensor, batch: Batch, profiles: dict[str, Tensor]) -> Encoded:
+    def forward(self, items: Tensor, batch: Batch, profiles: dict[str, Tensor], *, heads: bool = True) -> Encoded:
         """Encode a batch's users.
 
         Args:
             items: vectors of batch.item_ids [U, D]; profiles: x_u [B, m·d] for each use of them ("prompt",
-            "profile_encoder").
+            "profile_encoder"); heads: whether to compute the objectives', of which some are thousands of labels wide.
         """
         views = [View(), *(view for wanted in batch.views.values() for view in wanted)]
-        if self.user_model is not None and len(views) == 1 and not self.heads:
+        modules = dict(self.heads.items()) if heads else {}
+        if self.user_model is not None and len(views) == 1 and not modules:
             user = self.user_model(self.scored(items), batch, profiles)
             return Encoded(user=self.scored(user.float()), final=None, heads={})
         sequences, states = self._states(items, batch, views, profiles.get("prompt"))
@@ -102,19 +103,19 @@ class SequentialModel(nn.Module):
             u_a = self.profile_encoder(profiles["profile_encoder"])
             user = user + u_a.index_select(0, batch.user_rows)
         final = None
-        if len(views) > 1 or self.heads:
+        if len(views) > 1 or modules:
             final = sequences.after(
                 states, torch.arange(len(sequences.lengths), device=states.device), sequences.lengths
             )
             final = final.unflatten(0, (len(views), -1))
-        heads = {}
-        for name, head in self.heads.items():
+        of_heads = {}
+        for name, head in modules.items():
             assert final is not None
-            heads[name] = head(final[0] if u_a is None else final[0] + u_a).float()
+            of_heads[name] = head(final[0] if u_a is None else final[0] + u_a).float()
         return Encoded(
             user=self.scored(user.float()),
             final=final.float() if final is not None and len(views) > 1 else None,
-            heads=heads,
+            heads=of_heads,
         )
 
     def scored(self, vectors: Tensor) -> Tensor:

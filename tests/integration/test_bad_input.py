@@ -288,6 +288,10 @@ COMMANDS: dict[str, tuple[Command, str]] = {
         lambda p: ("evaluate", "--run-dir", bare(p), "--task", "attribute"),
         "--task attribute needs a run trained with --train.objectives attribute$",
     ),
+    "labels that a run does not predict": (
+        lambda p: ("evaluate", "--run-dir", bare(p), "--task", "labels"),
+        "--task labels needs a run trained with --train.objectives labels$",
+    ),
     "an attribute by popularity": (
         lambda p: ("evaluate", "--run-dir", bare(p, "attribute"), "--task", "attribute", "--baseline", "popularity"),
         "--task attribute is not answered by a --baseline$",

@@ -17,6 +17,7 @@ from tests.commands import succeed
 from tests.integration.test_attribute import TRAIN
 from tests.oracle import tensors
 
+HEADS = "dense.parameter.heads."
 USERS, ITEMS, CLICKS, LABELS = 900, 60, 8, 120
 
 
@@ -73,7 +74,7 @@ def test_each_space_is_predicted_as_far_as_clicks_show_it(tmp_path: Path) -> Non
     still = ("--train.objectives", "labels", "--labels.names", "[orders]", "--train.max_steps", 1, "--train.lr", 1e-30)
     still = (*still, "--train.save_all", "true")
     succeed("tune", "--data", data, *TRAIN, *still, "--init", run, "--method", "head", "--run-dir", tuned)
-    heads = {name: value for name, value in tensors(tuned).items() if "heads" in name}
-    assert list(heads) == ["dense.parameter.heads.labels-orders.weight"]
+    heads = {name: value for name, value in tensors(tuned).items() if name.startswith(HEADS)}
+    assert list(heads) == [f"{HEADS}labels-orders.weight"]
     for name, value in heads.items():
         np.testing.assert_array_equal(value, tensors(run)[name])
