@@ -47,6 +47,8 @@ class Collator:
     seed: int
     rank: int
     world_size: int
+    shown: MixedShares | None = None
+    """As in :class:`StepUsers`."""
     last_target: int | None = None
     """Clicks of a user before the last that is a target; None: all are."""
     target_time: bool = False
@@ -134,6 +136,7 @@ class Collator:
             global_users=global_users,
             items=self.items,
             probability=self.probability,
+            shown=self.shown,
             seed=self.seed,
             rank=self.rank,
             world_size=self.world_size,
