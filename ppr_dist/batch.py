@@ -55,6 +55,16 @@ class View:
     """Probability with which an element of the profile's embedding is dropped."""
 
 
+@dataclasses.dataclass(frozen=True)
+class UserLabels:
+    """Labels of the batch's users in a label space."""
+
+    values: Tensor
+    """User after user, int64."""
+    lengths: Tensor
+    """How many each user has, int64 [B]."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
     """One step's input. Items appear once in ``item_ids``; everything else points into it by row.
@@ -81,6 +91,8 @@ class Batch:
     """How many of them each attribute has."""
     profile_rows: Tensor
     """Rows of profile_values, int64 [A, B]."""
+    labels: dict[str, UserLabels] = dataclasses.field(default_factory=dict)
+    """By label space, where the data has labels."""
     keys: Tensor | None = None
     """Training: a random number of each user for this step, int64 [B], of which dropout makes its draws."""
     users_hash: int = 0

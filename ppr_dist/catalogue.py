@@ -20,6 +20,8 @@ class Catalogue:
     """Attributes that the model may not see, since it is to predict them."""
     labels: tuple[LabelSpace, ...] = ()
     """Label spaces that it is to predict."""
+    known_labels: tuple[LabelSpace, ...] = ()
+    """The others, which it may read."""
 
     @property
     def profile(self) -> dict[str, int]:

@@ -19,6 +19,7 @@ from ppr_dist.parallel.distributed import DistributedContext, distributed_contex
 from ppr_dist.parquet_writer import ID_TYPES, PartWriter, data_set
 from ppr_dist.scoring import gather_queries, passes, top_k
 from ppr_dist.trained import Trained, load_trained
+from ppr_dist.tuning import TUNING_METHODS
 
 if TYPE_CHECKING:
     from ppr_dist.recommend import Arguments
@@ -65,6 +66,10 @@ def _say_what_is_unknown(arguments: Arguments, raw: RawUsers, trained: Trained) 
             f"{raw.clickless} users have no clicks and {arguments.run_dir} knows no profiles: "
             "to it all items are alike for them; use a tuned run"
         )
+    catalogue = trained.info.catalogue_for(trained.config)
+    method = trained.info.method and TUNING_METHODS[trained.info.method]
+    for space in method.reads_labels(trained.config, catalogue) if method else ():
+        warn(f"{arguments.run_dir} reads labels {space.name!r}, which recommend is not given: to it no user has one")
     if trained.config.model.target_time:
         warn(f"{arguments.run_dir} was trained to see when the next click is made, which is not known here")
 

@@ -86,7 +86,14 @@ def catalogue_for(
     objectives = [OBJECTIVES[name] for name in config.train.objectives]
     hidden = frozenset(name for objective in objectives for name in objective.hides(config, attributes))
     spaces = tuple(space for objective in objectives for space in objective.label_spaces(config, labels))
-    return Catalogue(items=items, attributes=attributes, item_data=item_data or {}, hidden=hidden, labels=spaces)
+    return Catalogue(
+        items=items,
+        attributes=attributes,
+        item_data=item_data or {},
+        hidden=hidden,
+        labels=spaces,
+        known_labels=tuple(space for space in labels if space not in spaces),
+    )
 
 
 def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> TableSizes:
@@ -140,7 +147,9 @@ def check_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest
         if manifest.item_data.get(name) != info.item_data[name]:
             raise UserError(f"{run} was trained with other item data {name!r} than {data} has: {again}")
     found = {space.name: space.values for space in manifest.labels}
-    for space in info.catalogue_for(config).labels:
+    catalogue = info.catalogue_for(config)
+    read = TUNING_METHODS[info.method].reads_labels(config, catalogue) if info.method else ()
+    for space in (*catalogue.labels, *read):
         if found.get(space.name) != space.values:
             raise UserError(f"{run} was trained with other labels {space.name!r} than {data} has: {again}")
     used = info.attributes if info.uses_profiles else sorted(info.catalogue_for(config).hidden)

@@ -181,6 +181,7 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
         objectives=objectives,
         items=run.manifest.items,
         probability=run.item_shares,
+        shown=run.shown_items,
         max_length=config.model.max_length,
         hold_out=run.hold_out,
         first_target=run.first_target,

@@ -10,7 +10,7 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint.position import Position
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
-from ppr_dist.data.stream.item_shares import Counted, ItemShares, MixedShares
+from ppr_dist.data.stream.item_shares import COUNTED, Counted, ItemShares, MixedShares
 from ppr_dist.errors import UserError
 from ppr_dist.model.backbones import BACKBONES
 from ppr_dist.objectives import OBJECTIVES
@@ -66,6 +66,13 @@ class Run:
         if len(shares) == 1:
             return shares[0]
         return MixedShares(tuple((each, n / max(sum(clicks), 1)) for each, n in zip(shares, clicks, strict=True)))
+
+    @property
+    def shown_items(self) -> MixedShares | None:
+        """Above 0 for items on which pre-training or tuning sees a click; None where no item is hidden from them."""
+        if not self.manifest.settings.get("hide_items"):
+            return None
+        return MixedShares(tuple((ItemShares(self.data, counted, self.manifest.items), 1.0) for counted in COUNTED))
 
     @property
     def first_target(self) -> int:

@@ -133,7 +133,7 @@ class Checkpointer:
         sync(folder.parent)
         best = position.best and checkpoint_of(self.run, position.best.step)
         for old in checkpoints(self.run)[: -self.keep]:
-            for_good = bool(self.keep_every) and step_of(old) % self.keep_every == 0
+            for_good = self.keep_every is not None and step_of(old) % self.keep_every == 0
             if not (old == best or for_good or base_checkpoint.is_kept(old)):
                 self._drop(old)
 

@@ -16,10 +16,13 @@ class FullSoftmax(Objective):
     name = "full_softmax"
 
     def draw(self, users: StepUsers) -> Drawn:
-        """This rank's part of the catalogue: the block that row-wise sharding gives it, so that nothing travels."""
+        """This rank's part of the catalogue, without hidden items: the block that row-wise sharding gives it, so that
+        nothing travels.
+        """
         block = -(-users.items // users.world_size)
         first, last = (min(r * block, users.items) for r in (users.rank, users.rank + 1))
-        return Drawn(item_ids={"items": np.arange(first, last)})
+        block_ids = np.arange(first, last)
+        return Drawn(item_ids={"items": block_ids[~users.hidden(block_ids)]})
 
     def sum(self, step: Step) -> Tensor:
         return sharded_softmax(

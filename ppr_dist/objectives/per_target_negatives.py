@@ -45,7 +45,12 @@ class PerTargetNegatives(Objective):
     def draw(self, users: StepUsers) -> Drawn:
         each = np.arange(self.settings.uniform_negatives)
         who, where = users.index[users.user_rows][:, None], users.context_lengths[:, None]
-        return Drawn(item_ids={"negatives": integers(users.items, users.seed, NEGATIVE, users.epoch, who, where, each)})
+        key = (users.seed, NEGATIVE, users.epoch, who, where, each)
+        drawn, attempt = integers(users.items, *key), 0
+        while (hidden := users.hidden(drawn)).any():
+            attempt += 1
+            drawn = np.where(hidden, integers(users.items, *key, attempt), drawn)
+        return Drawn(item_ids={"negatives": drawn})
 
     def sum(self, step: Step) -> Tensor:
         negatives = step.batch.drawn[self.name]["negatives"]

@@ -112,9 +112,10 @@ class SampledSoftmax(Objective):
         return serves
 
     def _uniform(self, users: StepUsers) -> Int64Array:
-        """This rank's part of the uniform candidates."""
+        """This rank's part of the uniform candidates, without hidden items."""
         first, last = (r * self.settings.uniform_negatives // users.world_size for r in (users.rank, users.rank + 1))
-        return integers(users.items, users.seed, NEGATIVE, users.epoch, users.step, np.arange(first, last))
+        ids = integers(users.items, users.seed, NEGATIVE, users.epoch, users.step, np.arange(first, last))
+        return ids[~users.hidden(ids)]
 
     def to_exchange(self, batch: Batch) -> Tensor:
         """Ids and the bits of log Q, int64 [2·C]."""

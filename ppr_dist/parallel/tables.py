@@ -50,6 +50,21 @@ class TableSizes:
     item_data: dict[str, int] = dataclasses.field(default_factory=dict)
     """Columns by name of what is known of each item, as the item encoders read it: one frozen table of all of them."""
 
+    def rows_of(self, table: str) -> int:
+        """Rows of a table of what is trained."""
+        rows = {profile_table(use, name): n for use in self.uses for name, n in self.attributes.items()}
+        return self.items if table == "item" else rows[table]
+
+    def columns_of(self, table: str) -> int:
+        if table == ITEM_DATA:
+            return item_data_columns(self)
+        return self.dim if table == "item" else self.attribute_dim
+
+    def split_item_data(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Rows of the table of item data [n, its columns] → those of each name."""
+        columns = list(self.item_data.values())
+        return dict(zip(self.item_data, rows[:, : sum(columns)].split(columns, dim=1), strict=True))
+
 
 def profile_table(use: str, attribute: str) -> str:
     """Name of an attribute's table; torch modules may not have a dot in their names."""
@@ -120,7 +135,7 @@ def say_plan(
 
 
 def _table(name: str, rows: int, dim: int, data_type: DataType = DataType.FP32) -> EmbeddingConfig:
-    # init_fn is skipped in favour of ShardedEmbeddings.initialise, which does not depend on the number of ranks.
+    # init_fn is skipped in favour of ShardedTables.initialise, which does not depend on the number of ranks.
     return EmbeddingConfig(
         name=name,
         num_embeddings=rows,

@@ -9,6 +9,7 @@ from ppr_dist.tuning.head import Head
 from ppr_dist.tuning.last_layer import LastLayer
 from ppr_dist.tuning.lora import LoRA
 from ppr_dist.tuning.melu import MeLU
+from ppr_dist.tuning.minet import MiNet
 from ppr_dist.tuning.norms_and_biases import NormsAndBiases
 from ppr_dist.tuning.patch import Patch
 from ppr_dist.tuning.ppr import PPRFull, PPRLight
@@ -25,6 +26,7 @@ TUNING_METHODS: dict[str, type[TuningMethod]] = {
     "norms-and-biases": NormsAndBiases,
     "head": Head,
     "melu": MeLU,
+    "minet": MiNet,
     "constant-prompt": ConstantPrompt,
     "continual": Continual,
 }

@@ -9,6 +9,7 @@ from torch import nn
 
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Tables
+from ppr_dist.data.manifest import LabelSpace
 from ppr_dist.model.sequential import SequentialModel
 
 ATTACHED = ("prompt.", "profile_encoder.", "heads.", "user_model.")
@@ -49,6 +50,11 @@ class TuningMethod:
     @classmethod
     def reference_items(cls, config: Config, catalogue: Catalogue) -> tuple[int, ...]:
         """Items whose vectors the model is given in every step beside the batch's, behind them."""
+        return ()
+
+    @classmethod
+    def reads_labels(cls, config: Config, catalogue: Catalogue) -> tuple[LabelSpace, ...]:
+        """Label spaces that the model is given beside clicks and profiles (``Batch.labels``)."""
         return ()
 
     def attach(self, model: SequentialModel) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ppr_dist.data.readers.amazon_2018 import clicks, metadata
-from ppr_dist.data.readers.base import Log, Raw, Reader, first_of_each
+from ppr_dist.data.readers.amazon import Amazon, reviews_or_ratings
+from ppr_dist.data.readers.base import Raw
 from ppr_dist.errors import UserError
 
 ITEM = pa.schema(
@@ -49,20 +49,17 @@ def products(file: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(f"{file}: line {number} is no product ({type(error).__name__})") from error
 
 
-class Amazon2014(Reader):
+class Amazon2014(Amazon):
     title = "Amazon reviews 2014"
     page = "http://jmcauley.ucsd.edu/data/amazon/index_2014.html"
-    terms = "its authors ask to be cited; the terms on that page"
+    patterns = ("reviews_*.json", "ratings_*.csv")
 
-    def read(self, raw: Raw) -> Log:
-        file = raw.file("reviews_*.json", "ratings_*.csv")
-        meta = metadata(raw, file)
-        if meta is not None:
-            known = products(meta)
-            parts = iter(lambda: list(itertools.islice(known, LINES)), [])
-            batches = (pa.RecordBatch.from_pylist(part, ITEM) for part in parts)
-            raw.con.register("products_2014", pa.RecordBatchReader.from_batches(ITEM, batches))
-        return Log(
-            interactions=clicks(raw, file, ("user_id", "item_id", "rating", "timestamp")),
-            items=first_of_each("item_id", "SELECT * FROM products_2014") if meta is not None else None,
-        )
+    def clicks(self, raw: Raw, file: Path) -> str:
+        return reviews_or_ratings(raw, file, ("user_id", "item_id", "rating", "timestamp"))
+
+    def products(self, raw: Raw, file: Path) -> str:
+        known = products(file)
+        parts = iter(lambda: list(itertools.islice(known, LINES)), [])
+        batches = (pa.RecordBatch.from_pylist(part, ITEM) for part in parts)
+        raw.con.register("products_2014", pa.RecordBatchReader.from_batches(ITEM, batches))
+        return "SELECT * FROM products_2014"

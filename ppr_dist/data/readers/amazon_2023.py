@@ -8,8 +8,10 @@ all. Beside them meta_CATEGORY.jsonl, where it is there: title, categories, stor
 
 from __future__ import annotations
 
-from ppr_dist.data.readers.amazon_2018 import metadata
-from ppr_dist.data.readers.base import Log, Raw, Reader, first_of_each
+from pathlib import Path
+
+from ppr_dist.data.readers.amazon import Amazon
+from ppr_dist.data.readers.base import Raw
 
 REVIEW = {"user_id": "VARCHAR", "parent_asin": "VARCHAR", "rating": "DOUBLE", "timestamp": "BIGINT"}
 META = {
@@ -22,23 +24,17 @@ META = {
 }
 
 
-class Amazon2023(Reader):
+class Amazon2023(Amazon):
     title = "Amazon reviews 2023"
     page = "https://amazon-reviews-2023.github.io"
-    terms = "its authors ask to be cited; the terms on that page"
+    patterns = ("*.jsonl", "*.csv")
 
-    def read(self, raw: Raw) -> Log:
-        file = raw.file("*.jsonl", "*.csv", without="meta_*")
+    def clicks(self, raw: Raw, file: Path) -> str:
         log = raw.csv(file, REVIEW, header=True) if ".csv" in file.name else raw.json(file, REVIEW)
-        meta = metadata(raw, file)
-        items = None
-        if meta is not None:
-            items = first_of_each(
-                "item_id",
-                "SELECT parent_asin AS item_id, title, main_category, categories AS category, store,"
-                f" images[1].large AS image FROM {raw.json(meta, META)}",
-            )
-        return Log(
-            interactions=f"SELECT user_id, parent_asin AS item_id, rating, epoch_ms(timestamp) AS timestamp FROM {log}",
-            items=items,
+        return f"SELECT user_id, parent_asin AS item_id, rating, epoch_ms(timestamp) AS timestamp FROM {log}"
+
+    def products(self, raw: Raw, file: Path) -> str:
+        columns = (
+            "parent_asin AS item_id, title, main_category, categories AS category, store, images[1].large AS image"
         )
+        return f"SELECT {columns} FROM {raw.json(file, META)}"

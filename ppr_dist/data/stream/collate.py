@@ -23,7 +23,7 @@ from ppr_dist.data.stream.cloze import Cloze
 from ppr_dist.data.stream.item_shares import ItemShares, MixedShares
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
 from ppr_dist.data.stream.step_users import Drawn, DrawnView, StepUsers
-from ppr_dist.data.stream.users import Users
+from ppr_dist.data.stream.users import Users, batch_labels
 
 _DROPOUT = 14  # what a draw is for, as a word of its key; softmax.py has 14 too, in keys of one word more
 
@@ -47,6 +47,8 @@ class Collator:
     seed: int
     rank: int
     world_size: int
+    shown: MixedShares | None = None
+    """As in :class:`StepUsers`."""
     last_target: int | None = None
     """Clicks of a user before the last that is a target; None: all are."""
     target_time: bool = False
@@ -82,6 +84,7 @@ class Collator:
             context_lengths=torch.from_numpy(cut.context_lengths),
             targets=torch.from_numpy(clicks[is_target]),
             **distinct_values(cut.attributes),
+            labels=batch_labels(cut.labels),
             keys=torch.from_numpy(bits(self.seed, _DROPOUT, epoch, cut.index).view(np.int64)),
             users_hash=hash_of(cut.index),
             max_users_per_rank=-(-global_users // self.world_size),
@@ -134,6 +137,7 @@ class Collator:
             global_users=global_users,
             items=self.items,
             probability=self.probability,
+            shown=self.shown,
             seed=self.seed,
             rank=self.rank,
             world_size=self.world_size,

@@ -15,7 +15,7 @@ from ppr_dist.arrays import Int64Array
 from ppr_dist.batch import Batch, History, distinct_values
 from ppr_dist.data.counter_random import bits, integers
 from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
-from ppr_dist.data.stream.users import Users
+from ppr_dist.data.stream.users import Users, batch_labels
 
 _SAMPLED = 21  # what a draw is for, as a word of its key
 
@@ -68,6 +68,7 @@ def history_batch(instances: Instances, max_length: int, *, target_time: bool = 
         context_lengths=torch.from_numpy(lengths[back]),
         targets=torch.zeros(0, dtype=torch.int64),
         **distinct_values(users.attributes[:, user_rows]),
+        labels=batch_labels({name: labels.take(user_rows) for name, labels in users.labels.items()}),
     )
 
 

@@ -52,6 +52,8 @@ class StepUsers:
     """Size of the catalogue."""
     probability: npt.NDArray[np.float32] | ItemShares | MixedShares
     """Share of each item among the split's training clicks, [items]."""
+    shown: MixedShares | None
+    """Above 0 for items on which there is a click to train on; None: those without one are not hidden."""
     seed: int
     rank: int
     world_size: int
@@ -59,6 +61,10 @@ class StepUsers:
     """Length of each history, [B]: all of a user's clicks but the last, or all where some are masked to be targets."""
     labels: dict[str, Ragged]
     """Labels of each user in every label space of the data."""
+
+    def hidden(self, ids: Int64Array) -> npt.NDArray[np.bool_]:
+        """Which of ``ids`` training may not know of (``prepare --hide-items``), not even as items nobody clicked."""
+        return np.zeros(ids.shape, np.bool_) if self.shown is None else self.shown[ids] == 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ppr_dist.arrays import Int64Array
+from ppr_dist.batch import UserLabels
 from ppr_dist.data import remote
 from ppr_dist.data.manifest import TIME_END, LabelSpace, Manifest, Shard
 from ppr_dist.data.stream.padding import ragged_arange
@@ -84,6 +86,11 @@ class Users:
             times=None if self.times is None else Ragged(self.times, self.offsets).take(rows).values,
             labels={name: labels.take(rows) for name, labels in self.labels.items()},
         )
+
+
+def batch_labels(labels: dict[str, Ragged]) -> dict[str, UserLabels]:
+    """Labels of a batch's users, in their order, as the batch has them."""
+    return {name: UserLabels(*map(torch.from_numpy, (each.values, each.lengths))) for name, each in labels.items()}
 
 
 def to_users(
