@@ -103,6 +103,6 @@ class Task:
         """What was ranked, for the line's passport."""
         if count := negatives(line["protocol"]):
             return f"the target and {count} uniform unclicked items"
-        return (
-            f"all {manifest.items} items but those seen" if line["protocol"] == "full" else f"none: {line['protocol']}"
-        )
+        if line["protocol"] == "full":
+            return f"all {manifest.items} items but those seen"
+        return f"none: {line['protocol']}"
