@@ -142,6 +142,8 @@ class Train:
     first_clicks: int | None = None
     """Predict only so many first clicks of each user; null = all. With ``tune --split tune-train pretrain`` every warm
     user is a cold one once more."""
+    last_clicks: int | None = None
+    """Predict only so many last clicks of each user, from all that come before; null = all."""
     global_batch_size: int = 256
     """Users per step, summed over ranks."""
     epochs: int = 10
@@ -202,7 +204,7 @@ class Train:
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "global_batch_size", "epochs", "lr", "log_every", "keep_checkpoints")
-        for option in ("first_clicks", "patience", "keep_every", "hang_minutes", "pretrained_lr"):
+        for option in ("first_clicks", "last_clicks", "patience", "keep_every", "hang_minutes", "pretrained_lr"):
             if getattr(self, option) is not None:
                 require_positive(self, "train", option)
         for option in ("best_metric", "patience"):

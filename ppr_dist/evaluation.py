@@ -7,13 +7,13 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from ppr_dist import files, runs
+from ppr_dist.baselines import baseline_scorer
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.user_stream import users_in_order
@@ -26,14 +26,13 @@ from ppr_dist.parallel.distributed import DistributedContext, distributed_contex
 from ppr_dist.parquet_writer import data_set
 from ppr_dist.passport import passport
 from ppr_dist.predictions import Predictions, predictions_writer
-from ppr_dist.scoring import PopularityScorer, Scorer
+from ppr_dist.scoring import Scorer
 from ppr_dist.tasks import TASKS
-from ppr_dist.tasks.base import Evaluated, Evaluation, Protocol
+from ppr_dist.tasks.base import Evaluated, Evaluation
 from ppr_dist.tracking.evaluations import log_evaluations
 
 if TYPE_CHECKING:
     from ppr_dist.evaluate import Arguments
-    from ppr_dist.trained import Trained
 
 
 @torch.no_grad()
@@ -44,7 +43,7 @@ def evaluate(
     context: DistributedContext,
     *,
     task: str,
-    protocol: Protocol,
+    protocol: str,
     config: Config,
     split: str | None = None,
     metrics: tuple[str, ...] = USUAL,
@@ -127,8 +126,7 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
             on_main(lambda: runs.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))
         scorer: Scorer = trained.scorer
         if arguments.baseline:
-            counts = _counts(arguments.baseline, trained, context, arguments.batch)
-            scorer = PopularityScorer(counts.to(context.device), context.device)
+            scorer = baseline_scorer(arguments.baseline, trained.data, trained.manifest, context, arguments.batch)
         keep = None
         if folder:
             parts = stack.enter_context(predictions_writer(folder, trained.manifest, context))
@@ -164,24 +162,3 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
             stage = trained.info.method or trained.info.stage
             log_evaluations(arguments.run_dir, config, stage, rows, arguments.baseline)
     return rows
-
-
-def _counts(
-    baseline: Literal["popularity", "first-clicks"], trained: Trained, context: DistributedContext, batch: int
-) -> torch.Tensor:
-    """What a baseline ranks items by, float32 [N], the same on all ranks. A collective."""
-    if baseline == "popularity":
-        return torch.from_numpy(runs.item_counts(trained.data, "train_count").astype(np.float32))
-    counts = torch.zeros(trained.manifest.items, dtype=torch.int64)
-    for split in ("pretrain", "tune-train"):
-        if not trained.manifest.split(split).users:
-            continue
-        _, parts = users_in_order(
-            trained.data, trained.manifest, split, rank=context.rank, world_size=context.world_size, at_once=batch
-        )
-        # A warm user's last two clicks are targets of validation and test.
-        fewest = 3 if split == "pretrain" else 1
-        for users in parts:
-            first = users.items[users.offsets[:-1][users.lengths >= fewest]]
-            counts += torch.from_numpy(np.bincount(first, minlength=len(counts)))
-    return all_sum(counts.to(context.device)).float()

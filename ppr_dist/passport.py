@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ppr_dist.protocol import negatives
+
 if TYPE_CHECKING:  # report reads passports, and should not wait for torch
     from ppr_dist.data.manifest import Manifest
     from ppr_dist.evaluate import Arguments
@@ -61,7 +63,7 @@ def passport(manifest: Manifest, info: RunInfo, arguments: Arguments, task: Task
             "prepare": settings["seed"],
             "pretrain": info.seeds.get("pretrain"),
             "tune": info.seeds.get("tune"),
-            "negatives": arguments.seed if line["protocol"] == "sampled-99" else None,
+            "negatives": None if negatives(line["protocol"]) is None else arguments.seed,
         },
     )
 

@@ -13,18 +13,18 @@ for ranked last because no rank is defined for them.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ppr_dist import cli, options
 from ppr_dist.errors import UserError
 from ppr_dist.files import read_lines, replace
 from ppr_dist.passport import difference, fields
+from ppr_dist.protocol import check_protocol, is_ranking, negatives, words
 
 Row = dict[str, Any]
-Protocol = Literal["sampled-99", "full"]
-PROTOCOLS: dict[str, str] = {"sampled-99": "among 99 sampled items", "full": "in the whole catalogue"}
 SHOWN = ("auc", "hit@5", "hit@10", "ndcg@5", "ndcg@10")
 """Metrics of a ranking that the table has, and the picture's; of a task without a ranking it has all."""
 
@@ -37,10 +37,13 @@ class Arguments:
     """Folder for report.md and report.png."""
     html: Path | None = None
     """File for the page, which shows evaluations under every protocol."""
-    protocol: Protocol = "sampled-99"
+    protocol: str = "sampled-99"
     """Protocol of rankings to show in --out; a task that ranks nothing is shown under either."""
     metric: str = "ndcg@10"
     """Metric of the picture; the table has it too."""
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -80,15 +83,23 @@ def write_page(labels: dict[Path, str], path: Path) -> None:
 
     runs = [read_run(run, label, number) for number, (run, label) in enumerate(labels.items())]
     evaluations, shown = [], set[str]()
-    for protocol, words in PROTOCOLS.items():
+    for protocol in _protocols(labels):
         # What ranks nothing comes with either protocol, and is shown with the first.
         rows = [row for row in _rows(labels, protocol, required=False) if row["where"] not in shown]
         shown |= {row["where"] for row in rows}
         if rows:
             head, cells, notes = table(rows, SHOWN[-1])
-            evaluations.append({"caption": f"Evaluation {words}", "head": head, "rows": cells, "notes": notes})
+            caption = f"Evaluation {words(protocol)}"
+            evaluations.append({"caption": caption, "head": head, "rows": cells, "notes": notes})
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, render(runs, evaluations))
+
+
+def _protocols(labels: dict[Path, str]) -> list[str]:
+    """Of the rankings that were evaluated: sampled ones by their number, then the whole catalogue."""
+    rows = [row for run in labels for row in read_lines(run / "evaluations.jsonl") if isinstance(row, dict)]
+    said = {protocol for protocol in (str(row.get("protocol")) for row in rows) if is_ranking(protocol)}
+    return sorted(said, key=lambda protocol: negatives(protocol) or math.inf) or ["full"]
 
 
 def _rows(labels: dict[Path, str], protocol: str, *, required: bool) -> list[Row]:
@@ -121,7 +132,7 @@ def _evaluations(run: Path, label: str, protocol: str, *, required: bool) -> lis
         try:
             key = row["method"], row["task"]
             # A task that ranks nothing has a protocol of its own, whichever is to be shown.
-            if row["protocol"] == protocol or row["protocol"] not in PROTOCOLS:
+            if row["protocol"] == protocol or not is_ranking(row["protocol"]):
                 before[key] = before.get(key, -1) + 1
                 latest[key] = {**row, "label": label, "where": f"{path}:{number}"}
         except (KeyError, TypeError) as error:

@@ -124,25 +124,6 @@ class ModelScorer:
 
 
 @dataclasses.dataclass(frozen=True)
-class PopularityScorer:
-    """Every user gets the same items, those with the highest counts: the baseline to beat."""
-
-    counts: Tensor
-    """Of each item, such as its clicks in training, float32 [N]."""
-    device: torch.device
-    needs_clicks: bool = False
-
-    def user_vectors(self, batch: Batch) -> Tensor:
-        return torch.ones(len(batch.user_rows), 1, device=self.device)
-
-    def item_vectors(self, ids: Tensor) -> Tensor:
-        return self.counts[ids][:, None]
-
-    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
-        return looked_up_in_turn(self, items)
-
-
-@dataclasses.dataclass(frozen=True)
 class Queries:
     """User vectors of all ranks, gathered, with the pairs a ranking leaves out."""
 

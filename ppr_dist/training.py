@@ -186,6 +186,7 @@ def make_loader(run: Run, objectives: dict[str, Objective]) -> Loader:
         hold_out=run.hold_out,
         first_target=run.first_target,
         last_target=run.last_target,
+        last_clicks=config.train.last_clicks,
         cloze=cloze_of(config),
         held_out_below=run.manifest.split("pretrain").users if run.trains_warm else None,
         seed=config.train.seed,

@@ -127,6 +127,8 @@ def check(run: Run) -> None:
     backbone = run.config.model.backbone
     if run.config.model.target_time and not BACKBONES[backbone].reads_times:
         raise UserError(f"model.target_time: backbone {backbone} reads no times; leave it out")
+    if run.config.train.last_clicks and not BACKBONES[backbone].causal:
+        raise UserError(f"train.last_clicks: backbone {backbone} is trained by masks; leave it out")
     if run.config.model.target_time and not run.manifest.times:
         raise UserError(f"model.target_time: {run.data} has no times; prepare a log with a time column")
     names = TASKS[task].metric_names()

@@ -16,11 +16,12 @@ def _at(name: str, metric: Callable[[int], Metric]) -> dict[str, Metric]:
 
 METRICS: dict[str, Metric] = {
     "auc": AUC(),
+    "hit@1": Hit(1),
     **_at("hit", Hit),
     **_at("ndcg", NDCG),
     **_at("mrr", MRR),
     **_at("coverage", Coverage),
 }
 
-USUAL = tuple(name for name, metric in METRICS.items() if not metric.needs_best)
+USUAL = tuple(name for name, metric in METRICS.items() if not metric.needs_best and name != "hit@1")
 """What is computed unless others are asked for."""

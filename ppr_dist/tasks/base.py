@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -13,9 +13,8 @@ from ppr_dist.arrays import Int64Array
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.stream.users import Users
+from ppr_dist.protocol import negatives
 from ppr_dist.scoring import Scorer
-
-Protocol = Literal["sampled-99", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,8 @@ class Evaluation:
     scorer: Scorer
     data: Path
     manifest: Manifest
-    protocol: Protocol
+    protocol: str
+    """``full`` or ``sampled-N`` (:mod:`ppr_dist.protocol`)."""
     config: Config
     """Of the model."""
     metrics: tuple[str, ...]
@@ -95,12 +95,14 @@ class Task:
         """
         raise NotImplementedError
 
-    def lines(self, figures: dict[str, Any], protocol: Protocol) -> list[dict[str, Any]]:
+    def lines(self, figures: dict[str, Any], protocol: str) -> list[dict[str, Any]]:
         """The lines in which ``evaluate`` says what it found; ``protocol``: how rankings were to be made."""
         return [figures]
 
     def candidates(self, manifest: Manifest, line: dict[str, Any]) -> str:
         """What was ranked, for the line's passport."""
-        items = f"all {manifest.items} items but those seen"
-        ranked = {"full": items, "sampled-99": "the target and 99 uniform unclicked items"}
-        return ranked.get(line["protocol"]) or f"none: {line['protocol']}"
+        if count := negatives(line["protocol"]):
+            return f"the target and {count} uniform unclicked items"
+        if line["protocol"] == "full":
+            return f"all {manifest.items} items but those seen"
+        return f"none: {line['protocol']}"

@@ -21,10 +21,10 @@ from ppr_dist.errors import UserError, warn
 from ppr_dist.metrics import METRICS
 from ppr_dist.metrics.base import Ranked
 from ppr_dist.objectives.labels import head_name
+from ppr_dist.protocol import negatives
 from ppr_dist.scoring import SCORE_CHUNK, ModelScorer
 from ppr_dist.tasks import classification
-from ppr_dist.tasks.base import Evaluation, Protocol, Task
-from ppr_dist.tasks.ranking import NEGATIVES
+from ppr_dist.tasks.base import Evaluation, Task
 
 CLASSIFICATION = "classification"
 SCORE = "ndcg@10"
@@ -78,7 +78,7 @@ class Labels(Task):
             raise UserError(f"{evaluation.data}: no user of split {evaluation.split!r} has a label to predict")
         return {"score": sum(scores) / len(scores), **lines}
 
-    def lines(self, figures: dict[str, Any], protocol: Protocol) -> list[dict[str, Any]]:
+    def lines(self, figures: dict[str, Any], protocol: str) -> list[dict[str, Any]]:
         found = []
         for space in dict.fromkeys(name.split(".")[0] for name in figures if "." in name):
             own = _of_space(space, figures)
@@ -88,8 +88,10 @@ class Labels(Task):
 
     def candidates(self, manifest: Manifest, line: dict[str, Any]) -> str:
         (size,) = (space.size for space in manifest.labels if line["task"] == f"{LABELS}.{space.name}")
-        among = {"full": f"all {size} labels but the user's others", "sampled-99": "the label and 99 uniform others"}
-        return among.get(line["protocol"]) or super().candidates(manifest, line)
+        if count := negatives(line["protocol"]):
+            return f"the label and {count} uniform others"
+        everything = line["protocol"] == "full"
+        return f"all {size} labels but the user's others" if everything else super().candidates(manifest, line)
 
 
 def _of_space(space: str, figures: dict[str, Any]) -> dict[str, Any]:
@@ -119,11 +121,11 @@ def _rank(evaluation: Evaluation, space: LabelSpace, users: Users, logits: Tenso
     of_users = Users(users.index, labels.values, labels.offsets, users.attributes)  # in the place of clicks
     asked = Instances(of_users, *ragged_arange(labels.lengths))
     found = len(asked.user_rows)
-    if evaluation.protocol == "sampled-99":
-        asked = asked.select(unclicked(asked, space.size) >= NEGATIVES)
-        negatives = torch.from_numpy(sampled_negatives(asked, space.size, NEGATIVES, evaluation.seed))
-        below = _below_sampled(logits, asked, negatives.to(logits.device))
-        candidates = torch.full((len(below),), NEGATIVES + 1)
+    if count := negatives(evaluation.protocol):
+        asked = asked.select(unclicked(asked, space.size) >= count)
+        others = torch.from_numpy(sampled_negatives(asked, space.size, count, evaluation.seed))
+        below = _below_sampled(logits, asked, others.to(logits.device))
+        candidates = torch.full((len(below),), count + 1)
     else:
         below = _below_full(logits, asked)
         candidates = torch.from_numpy(space.size + 1 - labels.lengths[asked.user_rows])
@@ -138,10 +140,10 @@ def _rank(evaluation: Evaluation, space: LabelSpace, users: Users, logits: Tenso
     return {name: torch.tensor(float(count), dtype=torch.float64) for name, count in counts.items()} | metrics
 
 
-def _below_sampled(logits: Tensor, asked: Instances, negatives: Tensor) -> Tensor:
-    """How many of its own negatives [P, 99] score below each label, int64 [P]."""
+def _below_sampled(logits: Tensor, asked: Instances, others: Tensor) -> Tensor:
+    """How many of its own negatives [P, N] score below each label, int64 [P]."""
     rows, targets = _pairs(asked, logits.device)
-    below = logits[rows[:, None], negatives] < logits[rows, targets][:, None]
+    below = logits[rows[:, None], others] < logits[rows, targets][:, None]
     return below.sum(1).cpu()
 
 
@@ -163,7 +165,7 @@ def _ranked(evaluation: Evaluation, space: LabelSpace, sums: dict[str, Tensor]) 
     found, users, instances = (int(sums[name]) for name in ("found", "users", "instances"))
     if not found:
         return _nothing(evaluation, space)
-    few = f"whose users leave fewer than {NEGATIVES} of its {space.size} labels to sample from"
+    few = f"whose users leave fewer than {negatives(evaluation.protocol)} of its {space.size} labels to sample from"
     if not instances:
         raise UserError(f"{evaluation.data}: label space {space.name!r} has only labels {few}; use --protocol full")
     if instances < found and evaluation.speaks:

@@ -24,10 +24,9 @@ from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError, warn
 from ppr_dist.metrics import METRICS, USUAL
 from ppr_dist.metrics.base import Ranked, zeros
+from ppr_dist.protocol import negatives
 from ppr_dist.scoring import gather_queries, passes, rank_among, rank_in_catalogue, top_k
 from ppr_dist.tasks.base import Evaluated, Evaluation, Task
-
-NEGATIVES = 99
 
 
 class RankingTask(Task):
@@ -49,14 +48,14 @@ class RankingTask(Task):
         return USUAL
 
     def sums(self, evaluation: Evaluation, users: Users) -> dict[str, Tensor]:
-        items, scorer, full = evaluation.manifest.items, evaluation.scorer, evaluation.protocol == "full"
+        items, scorer, sampled = evaluation.manifest.items, evaluation.scorer, negatives(evaluation.protocol)
         instances = self.asked(evaluation, users)
         found, again = len(instances.user_rows), clicked_before(instances)
         counts = {"found": found, "seen": int(again.sum()), "unsampled": 0, "ranked_last": 0}
         if not evaluation.seen_targets:
             instances = instances.select(~again)
-        if not full:
-            enough = unclicked(instances, items) >= NEGATIVES
+        if sampled is not None:
+            enough = unclicked(instances, items) >= sampled
             counts["unsampled"] = int((~enough).sum())
             instances = instances.select(enough)
         counts["left_out"] = found - len(instances.user_rows)
@@ -67,7 +66,7 @@ class RankingTask(Task):
         sums = {name: zeros(METRICS[name], items) for name in evaluation.metrics}
         max_length = evaluation.config.model.max_length
         vectors = scorer.user_vectors(history_batch(instances, max_length, target_time=evaluation.target_time))
-        for rows in passes(len(vectors), scorer.device, gathered=full):
+        for rows in passes(len(vectors), scorer.device, gathered=sampled is None):
             ranked, best = _rank(evaluation, instances.select(rows), vectors[rows])
             if best is not None and scorer.needs_clicks:
                 best[torch.from_numpy(ranked.positions == 0)] = -1  # which of equal scores come first says nothing
@@ -87,11 +86,12 @@ class RankingTask(Task):
     def finish(self, evaluation: Evaluation, sums: dict[str, Tensor]) -> dict[str, Any]:
         counted = ("found", "seen", "unsampled", "left_out", "users", "instances", "ranked_last")
         found, seen, unsampled, left_out, users, instances, ranked_last = (int(sums.pop(name)) for name in counted)
+        sampled = negatives(evaluation.protocol)
         if not instances:
             reason = f"no {evaluation.task} instance in split {evaluation.split!r}"
             if unsampled:
                 reason = (
-                    f"no user leaves {NEGATIVES} of {evaluation.manifest.items} items unclicked to sample from; "
+                    f"no user leaves {sampled} of {evaluation.manifest.items} items unclicked to sample from; "
                     "use --protocol full"
                 )
             elif found:
@@ -99,7 +99,7 @@ class RankingTask(Task):
             raise UserError(f"{evaluation.data}: {reason}")
         if unsampled and evaluation.speaks:
             few = f"{unsampled} of {found} {evaluation.task} instances are left out"
-            warn(f"{few}: their users leave fewer than {NEGATIVES} items unclicked to sample from")
+            warn(f"{few}: their users leave fewer than {sampled} items unclicked to sample from")
         metrics: dict[str, float | None] = {
             name: None if ranked_last == instances else METRICS[name].finish(value, instances)
             for name, value in sums.items()
@@ -116,7 +116,8 @@ def _rank(evaluation: Evaluation, instances: Instances, vectors: Tensor) -> tupl
     best = None
     scorer, items = evaluation.scorer, evaluation.manifest.items
     targets = torch.from_numpy(instances.targets).to(scorer.device)
-    if evaluation.protocol == "full":
+    sampled = negatives(evaluation.protocol)
+    if sampled is None:
         rows, dropped = excluded(instances)
         queries = gather_queries(vectors, rows, dropped)
         ranks = rank_in_catalogue(scorer, queries, targets, items).cpu().numpy()
@@ -126,9 +127,9 @@ def _rank(evaluation: Evaluation, instances: Instances, vectors: Tensor) -> tupl
             others, _ = top_k(scorer, queries, items, needed)
             best = with_target(others.cpu(), targets.cpu(), torch.from_numpy(ranks))
     else:
-        negatives = torch.from_numpy(sampled_negatives(instances, items, NEGATIVES, evaluation.seed)).to(scorer.device)
-        ranks = rank_among(scorer, vectors, targets, negatives).cpu().numpy()
-        candidates = np.full(len(ranks), NEGATIVES + 1)
+        others = torch.from_numpy(sampled_negatives(instances, items, sampled, evaluation.seed)).to(scorer.device)
+        ranks = rank_among(scorer, vectors, targets, others).cpu().numpy()
+        candidates = np.full(len(ranks), sampled + 1)
     users = instances.users.index[instances.user_rows]
     return Evaluated(users, instances.context_lengths, instances.targets, ranks, candidates), best
 

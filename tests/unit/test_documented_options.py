@@ -25,6 +25,8 @@ from ppr_dist import (
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.synthetic.catalogue import SyntheticConfig
 from ppr_dist.data.synthetic.fractal_base import FractalConfig
+from ppr_dist.p5 import evaluate as p5_evaluate
+from ppr_dist.p5 import prepare as p5_prepare
 from tests.unit.test_links import DOCUMENTS, name
 
 SECTIONS = {section: {f.name for f in dataclasses.fields(of)} for section, of in read_config.sections().items()}
@@ -32,7 +34,7 @@ del SECTIONS["labels"]  # ``prepare --labels.NAME`` has names of the user's choi
 COMMANDS = [
     module.Arguments
     for module in (convert, encode_texts, prepare, pretrain, tune, evaluate, recommend, plan, report, dashboard, verify)
-]
+] + [p5_prepare.Arguments, p5_evaluate.Arguments]
 FLAGS = {
     *("config", "print-config", "help"),
     *(

@@ -51,6 +51,8 @@ class Collator:
     """As in :class:`StepUsers`."""
     last_target: int | None = None
     """Clicks of a user before the last that is a target; None: all are."""
+    last_clicks: int | None = None
+    """How many of a user's clicks are targets, the last ones; None: all from the first target on."""
     target_time: bool = False
     """Whether the model sees when each target was clicked."""
     cloze: Cloze | None = None
@@ -114,6 +116,8 @@ class Collator:
         starts, counts = starts[place], counts[place]
         # Before the oldest click kept of a cut history there were others: the profile alone does not predict it.
         first_target = np.where(whole[place], self.first_target, 1)
+        if self.last_clicks is not None:
+            first_target = np.maximum(first_target, counts - self.last_clicks)
         row, position = ragged_arange(counts)
         kept = starts[row] + position
         is_target, context, lengths = position >= first_target[row], position, np.maximum(counts - 1, 0)

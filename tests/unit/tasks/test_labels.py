@@ -18,7 +18,7 @@ from ppr_dist.model.encoded import Encoded
 from ppr_dist.objectives.labels import head_name
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.tasks import TASKS
-from ppr_dist.tasks.base import Evaluation, Protocol
+from ppr_dist.tasks.base import Evaluation
 from tests.multirank.models import ITEMS, LABELS
 from tests.shards import labels_of, random_users, write_data
 
@@ -38,7 +38,7 @@ class Fixed(ModelScorer):
 
 
 def measured(
-    folder: Path, tables: dict[str, torch.Tensor], protocol: Protocol = "full", users: Users = USERS
+    folder: Path, tables: dict[str, torch.Tensor], protocol: str = "full", users: Users = USERS
 ) -> dict[str, Any]:
     manifest = write_data(folder / "data", {"tune-test": users}, items=ITEMS, per_shard=400, labels=LABELS)
     evaluation = Evaluation(
@@ -66,7 +66,7 @@ def random_tables() -> dict[str, torch.Tensor]:
     return {each.name: torch.randn(400, each.size, generator=generator) for each in LABELS}
 
 
-def by_hand(table: np.ndarray, protocol: Protocol) -> list[tuple[int, int]]:
+def by_hand(table: np.ndarray, protocol: str) -> list[tuple[int, int]]:
     """Rank and candidates of each label of each user of the space ``orders``."""
     labels, found = USERS.labels["orders"], []
     for row in range(400):
@@ -83,7 +83,7 @@ def by_hand(table: np.ndarray, protocol: Protocol) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("protocol", ["full", "sampled-99"])
-def test_each_label_is_ranked_without_the_users_others(tmp_path: Path, protocol: Protocol) -> None:
+def test_each_label_is_ranked_without_the_users_others(tmp_path: Path, protocol: str) -> None:
     tables = random_tables()
     own = [labels_of(USERS, "orders", row) for row in range(400)]
     for row, labels in enumerate(own):  # some signal, and ties
@@ -121,7 +121,7 @@ def test_one_label_each_is_classified(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["full", "sampled-99"])
-def test_scores_that_say_nothing_rank_at_chance_and_equal_ones_last(tmp_path: Path, protocol: Protocol) -> None:
+def test_scores_that_say_nothing_rank_at_chance_and_equal_ones_last(tmp_path: Path, protocol: str) -> None:
     found = measured(tmp_path, random_tables(), protocol)
     instances = found["orders.instances"]
     assert abs(found["orders.auc"] - 0.5) < 4 / np.sqrt(12 * instances)

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from ppr_dist.baselines import PopularityScorer
 from ppr_dist.config import Config
 from ppr_dist.evaluation import evaluate
 from ppr_dist.metrics import METRICS
 from ppr_dist.metrics.base import Metric, Ranked
 from ppr_dist.parallel.distributed import DistributedContext
-from ppr_dist.scoring import PopularityScorer
 from ppr_dist.tasks.ranking import with_target
 from tests.ranks import run_ranks
 from tests.shards import random_users, write_data

@@ -121,6 +121,15 @@ def test_histories_and_targets(hold_out: int, max_length: int, first_target: int
     assert len(batches[0].history.buckets) > 1 or max_length == 1
 
 
+@pytest.mark.parametrize("max_length", [5, 50])
+@pytest.mark.parametrize("last_clicks", [1, 3])
+def test_the_last_clicks_alone_are_predicted_and_all_are_seen(max_length: int, last_clicks: int) -> None:
+    options = {"hold_out": 0, "max_length": max_length, "first_target": 1}
+    for every, some in zip(over_ranks(2, **options), over_ranks(2, **options, last_clicks=last_clicks), strict=True):
+        assert histories(some) == histories(every)
+        assert targets(some) == {user: asked[-last_clicks:] for user, asked in targets(every).items()}
+
+
 def pairs(batch: Batch) -> list[tuple[int, float]]:
     """(id, log q) of the candidates that are not padding."""
     drawn = batch.drawn["softmax"]
