@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def test_each_space_is_predicted_as_far_as_clicks_show_it(tmp_path: Path) -> Non
     done = succeed(
         "pretrain", *train, "--run-dir", run, "--train.epochs", 12, "--train.eval_every_epochs", 6, timeout=240
     )
-    assert "; best score 0." in done.out[0]
+    best = re.search(r"; best score 0\.[0-9]+ at step ([0-9]+)", done.out[0])
+    assert best
     rows: dict[str, dict[str, Any]] = {}
     for line in succeed("evaluate", "--run-dir", run, "--task", "labels").out[0].splitlines():
         if line.startswith("{"):
@@ -77,4 +79,4 @@ def test_each_space_is_predicted_as_far_as_clicks_show_it(tmp_path: Path) -> Non
     heads = {name: value for name, value in tensors(tuned).items() if name.startswith(HEADS)}
     assert list(heads) == [f"{HEADS}labels-orders.weight"]
     for name, value in heads.items():
-        np.testing.assert_array_equal(value, tensors(run)[name])
+        np.testing.assert_array_equal(value, tensors(run, int(best[1]))[name])

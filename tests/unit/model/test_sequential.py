@@ -282,6 +282,9 @@ def test_a_head_sees_each_user_after_the_whole_history() -> None:
     encoded = made(TABLE, batch_of(HISTORIES), profiles())
     last = encoded.user[(torch.tensor([len(items) + 1 for items in HISTORIES])).cumsum(0) - 1]
     torch.testing.assert_close(encoded.heads["mine"], made.heads["mine"](last), rtol=1e-5, atol=1e-5)
+    without = made(TABLE, batch_of(HISTORIES), profiles(), heads=False)
+    assert not without.heads
+    assert torch.equal(without.user, encoded.user)
     kept = made.heads["mine"]
     made.attach_heads({"mine": torch.nn.Linear(DIM, 3), "new": torch.nn.Linear(DIM, 1)})
     assert made.heads["mine"] is kept
