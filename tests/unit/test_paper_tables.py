@@ -19,8 +19,8 @@ from benchmarks.paper.jobs import PROTOCOLS, Job
 from benchmarks.paper.study import Log, Scale, Study
 from benchmarks.paper.tables import PPR, TABLES
 
-USERS, CLICKS = 60, 4
-SCALE = Scale(trials=2, seeds=3, folds=(1, 2), pretrainings=2)
+USERS, CLICKS = 40, 4
+SCALE = Scale(trials=1, seeds=2, folds=(1, 2), pretrainings=2)
 
 
 def manifest(folder: Path) -> Any:
