@@ -79,6 +79,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     return Study(log, SCALE, tmp_path, 1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("study", [0.0], indirect=True)
 def test_all_are_whole_and_equal_methods_differ_nowhere(study: Study, tmp_path: Path) -> None:
     wrong = []
