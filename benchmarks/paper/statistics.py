@@ -102,7 +102,7 @@ class Comparison:
     user_error: float
     """That of other users alone, with the models as they are."""
     gain: float
-    """Relative to the baseline."""
+    """Relative to the baseline; NaN where that is 0."""
     gain_low: float
     """Bounds of the 95 % interval of ``gain``, by the delta method."""
     gain_high: float
@@ -122,13 +122,14 @@ def compare(of: Sums, method: str, baseline: str) -> Comparison:
     user_error = _error(of, weights / count)
     between = [_seed_variance(of, each) for each in (a, b)]
     error, df = _together(of, user_error, between)
-    ratio = of.total[a] / of.total[b]
-    weights[b], weights[n] = -ratio, 0
-    of_mean = (of.total[b] / count) ** 2
-    parts = between[0] / of_mean, between[1] * ratio**2 / of_mean
-    gain_error, gain_df = _together(of, _error(of, weights / of.total[b]), parts)
+    ratio, reach = math.nan, math.nan
+    if of.total[b]:
+        ratio, of_mean = of.total[a] / of.total[b], (of.total[b] / count) ** 2
+        weights[b], weights[n] = -ratio, 0
+        parts = between[0] / of_mean, between[1] * ratio**2 / of_mean
+        gain_error, gain_df = _together(of, _error(of, weights / of.total[b]), parts)
+        reach = t_quantile(0.975, gain_df) * gain_error
     t = difference / error if error > 0 else 0.0
-    reach = t_quantile(0.975, gain_df) * gain_error
     return Comparison(
         method=method,
         baseline=baseline,

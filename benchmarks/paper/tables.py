@@ -288,6 +288,8 @@ def _said(keys: Sequence[tuple[str, str]]) -> str:
 
 
 def _gain(each: Comparison) -> str:
+    if each.gain != each.gain:
+        return "not defined"
     return f"{100 * each.gain:+.1f} % [{100 * each.gain_low:+.1f}, {100 * each.gain_high:+.1f}]"
 
 

@@ -19,8 +19,8 @@ from benchmarks.paper.jobs import PROTOCOLS, Job
 from benchmarks.paper.study import Log, Scale, Study
 from benchmarks.paper.tables import PPR, TABLES
 
-USERS, CLICKS = 60, 4
-SCALE = Scale(trials=2, seeds=3, folds=(1, 2), pretrainings=2)
+USERS, CLICKS = 40, 4
+SCALE = Scale(trials=1, seeds=2, folds=(1, 2), pretrainings=2)
 
 
 def manifest(folder: Path) -> Any:
@@ -79,6 +79,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     return Study(log, SCALE, tmp_path, 1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("study", [0.0], indirect=True)
 def test_all_are_whole_and_equal_methods_differ_nowhere(study: Study, tmp_path: Path) -> None:
     wrong = []
