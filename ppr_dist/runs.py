@@ -50,6 +50,8 @@ class RunInfo:
     """What the data knows of each item, by name."""
     labels: tuple[LabelSpace, ...] = ()
     """The data's label spaces."""
+    user_vectors: int = 0
+    """Numbers of each user's vector; 0: users have none."""
     init: str | None = None
     """The run this one started from."""
     splits: list[str] = dataclasses.field(default_factory=list)
@@ -67,11 +69,11 @@ class RunInfo:
 
     def catalogue_for(self, config: Config) -> Catalogue:
         """The sizes of its data, and what of it a model of ``config`` may not see."""
-        return catalogue_for(config, self.items, self.attributes, self.item_data, self.labels)
+        return catalogue_for(config, self.items, self.attributes, self.item_data, self.labels, self.user_vectors)
 
     @property
     def uses_profiles(self) -> bool:
-        return self.method is not None and bool(self.attributes)
+        return self.method is not None and bool(self.attributes or self.user_vectors)
 
     def table_sizes(self, config: Config) -> TableSizes:
         return table_sizes(config, self.catalogue_for(config), self.method)
@@ -83,8 +85,10 @@ def catalogue_for(
     attributes: dict[str, int],
     item_data: dict[str, ItemData] | None = None,
     labels: tuple[LabelSpace, ...] = (),
+    user_vectors: int = 0,
 ) -> Catalogue:
-    """What a model of ``config`` may see of ``items``, ``attributes`` (cardinality by name), and is to predict."""
+    """What a model of ``config`` may see of ``items``, ``attributes`` (cardinality by name) and numbers of
+    ``user_vectors``, and is to predict."""
     objectives = [OBJECTIVES[name] for name in config.train.objectives]
     hidden = frozenset(name for objective in objectives for name in objective.hides(config, attributes))
     spaces = tuple(space for objective in objectives for space in objective.label_spaces(config, labels))
@@ -95,6 +99,7 @@ def catalogue_for(
         hidden=hidden,
         labels=spaces,
         known_labels=tuple(space for space in labels if space not in spaces),
+        user_vectors=user_vectors,
     )
 
 
@@ -129,6 +134,7 @@ def describe(stage: Literal["pretrain", "tune"], method: str | None, data: Path,
         attributes={a.name: a.cardinality for a in manifest.attributes},
         item_data=manifest.item_data,
         labels=manifest.labels,
+        user_vectors=manifest.user_vectors.columns if manifest.user_vectors else 0,
         cold_users={name: manifest.settings.get(name, usual) for name, usual in COLD_USERS.items()},
     )
 
@@ -160,6 +166,9 @@ def check_catalogue(
     for space in (*catalogue.labels, *read):
         if found.get(space.name) != space.values:
             raise UserError(f"{run} was trained with other labels {space.name!r} than {data} has: {again}")
+    if info.method and info.user_vectors != now.user_vectors:
+        then, found_now = (f"of {n} numbers" if n else "none" for n in (info.user_vectors, now.user_vectors))
+        raise UserError(f"{run} was tuned with vectors of users {then}, but {data} has {found_now}: tune again")
     used = info.attributes if info.uses_profiles else sorted(info.catalogue_for(config).hidden)
     if not used:
         return

@@ -77,7 +77,7 @@ class Run:
     @property
     def first_target(self) -> int:
         """0 where a user's first click is predicted too: from the profile, in tuning."""
-        knows = self.info.stage == "tune" and self.catalogue.profile
+        knows = self.info.stage == "tune" and self.catalogue.knows_users
         return 0 if knows and self.config.train.targets != "later" else 1
 
     @property

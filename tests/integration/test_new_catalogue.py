@@ -36,7 +36,7 @@ from ppr_dist.library import encode_users, evaluate, prepare, pretrain, tune
 tiny, still = {TINY}, {STILL}
 for name, more in {{"source": {{}}, "renumbered": {{"seed": 1}}, "target": {{}}, "wide": {{}}}}.items():
     of = "target" if name in ("target", "wide") else "source"
-    features = {{"text": name + "-text.parquet" if name == "wide" else of + "-text.parquet", "image": of + "-image.parquet"}}
+    features = {{"text": ("wide" if name == "wide" else of) + "-text.parquet", "image": of + "-image.parquet"}}
     prepare(interactions=of + ".parquet", users=of + "-users.parquet", item_features=features, out=name, **more)
 for name, encoders in {{"both": ["id", "features"], "features": ["features"]}}.items():
     model = {{"item_encoders": encoders, "dim": 16, "max_length": 12}}
