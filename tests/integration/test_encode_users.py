@@ -42,6 +42,7 @@ def both_ways(context: DistributedContext, run: Path, data: Path, raw: Path, out
     return found
 
 
+@pytest.mark.exhaustive
 def test_vectors_are_the_scorers_and_in_the_order_of_users_on_any_number_of_ranks(
     tuned: Path, catalogue: Path, raw: Path, tmp_path: Path
 ) -> None:

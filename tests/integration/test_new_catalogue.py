@@ -5,6 +5,7 @@ Of even items there is a text, of odd ones an image (``features`` of two names, 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -34,9 +35,9 @@ RUN = f"""
 import json
 from ppr_dist.library import encode_users, evaluate, prepare, pretrain, tune
 tiny, still = {TINY}, {STILL}
-for name, more in {{"source": {{}}, "renumbered": {{"seed": 1}}, "target": {{}}, "wide": {{}}}}.items():
-    of = "target" if name in ("target", "wide") else "source"
-    features = {{"text": ("wide" if name == "wide" else of) + "-text.parquet", "image": of + "-image.parquet"}}
+for name, more in {{"source": {{}}, "renumbered": {{"seed": 1}}, "target": {{}}}}.items():
+    of = "target" if name == "target" else "source"
+    features = {{"text": of + "-text.parquet", "image": of + "-image.parquet"}}
     prepare(interactions=of + ".parquet", users=of + "-users.parquet", item_features=features, out=name, **more)
 for name, encoders in {{"both": ["id", "features"], "features": ["features"]}}.items():
     model = {{"item_encoders": encoders, "dim": 16, "max_length": 12}}
@@ -65,9 +66,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         profiles = pd.DataFrame({"user_id": users, "city": rng.integers(0, 3, 60)})
         profiles.to_parquet(folder / f"{name}-users.parquet")
         known = first + np.arange(items)
-        for modality, width, of in (("text", 6, known[::2]), ("image", 4, known[1::2]), ("wide-text", 7, known)):
+        for modality, width, of in (("text", 6, known[::2]), ("image", 4, known[1::2])):
             vectors = pd.DataFrame({"item_id": of, "vector": list(rng.normal(size=(len(of), width)))})
-            vectors.to_parquet(folder / (f"{modality}.parquet" if "wide" in modality else f"{name}-{modality}.parquet"))
+            vectors.to_parquet(folder / f"{name}-{modality}.parquet")
     code = f"import os; os.chdir({str(folder)!r})\n" + RUN
     (folder / "rows.json").write_text(succeed("tests.snippet", code).out[0].splitlines()[-1])
     return folder
@@ -126,7 +127,9 @@ def test_it_is_evaluated_on_its_own_catalogue(folder: Path) -> None:
 
 def test_what_cannot_be_read_of_the_new_items_is_refused_in_one_line(folder: Path) -> None:
     config, info = runs.read(folder / "features")
-    wide = load_manifest(folder / "wide")
+    target = load_manifest(folder / "target")
+    more = dataclasses.replace(target.item_data["text"], columns=7)
+    wide = dataclasses.replace(target, item_data=target.item_data | {"text": more})
     with pytest.raises(UserError, match=r"^features reads 'text' of items \(6 numbers\), and wide has 7 numbers$"):
         runs.check_new_catalogue(info, config, Path("features"), wide, Path("wide"))
     by_id = Config(model=Model(item_encoders=["id"]))
