@@ -160,15 +160,15 @@ def check_catalogue(
     for name in _item_data_names(config, info.catalogue_for(config)):
         if manifest.item_data.get(name) != info.item_data[name]:
             raise UserError(f"{run} was trained with other item data {name!r} than {data} has: {again}")
-    found = {space.name: space.values for space in manifest.labels}
+    there = {space.name: space.values for space in manifest.labels}
     catalogue = info.catalogue_for(config)
     read = TUNING_METHODS[info.method].reads_labels(config, catalogue) if info.method else ()
     for space in (*catalogue.labels, *read):
-        if found.get(space.name) != space.values:
+        if there.get(space.name) != space.values:
             raise UserError(f"{run} was trained with other labels {space.name!r} than {data} has: {again}")
     if info.method and info.user_vectors != now.user_vectors:
-        then, found_now = (f"of {n} numbers" if n else "none" for n in (info.user_vectors, now.user_vectors))
-        raise UserError(f"{run} was tuned with vectors of users {then}, but {data} has {found_now}: tune again")
+        then, found = (f"of {n} numbers" if n else "none" for n in (info.user_vectors, now.user_vectors))
+        raise UserError(f"{run} was tuned with vectors of users {then}, but {data} has {found}: tune again")
     used = info.attributes if info.uses_profiles else sorted(info.catalogue_for(config).hidden)
     if not used:
         return
