@@ -1,7 +1,7 @@
 """Batch: what one rank consumes in one step.
 
 Shapes: B users of this rank, T clicks of all their histories, U distinct items, P targets, A attributes, V distinct
-values of all of them.
+values of all of them, F numbers of a user's vector.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ class Batch:
     """Rows of profile_values, int64 [A, B]."""
     labels: dict[str, UserLabels] = dataclasses.field(default_factory=dict)
     """By label space, where the data has labels."""
+    user_vectors: Tensor | None = None
+    """Vector of each user beside the attributes, float16 [B, F]; None where the data has none."""
     keys: Tensor | None = None
     """Training: a random number of each user for this step, int64 [B], of which dropout makes its draws."""
     users_hash: int = 0

@@ -45,6 +45,7 @@ def attach(model: SequentialModel, method: str | None, config: Config, catalogue
         model.attach_heads(_heads(config, method, catalogue))
         model.attach_mask(_needs_mask(config, method, catalogue))
         tuning.attach(model)
+        model.profile_uses = tuning.profile_uses
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(tuning.trainable(name))
         if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -23,6 +23,14 @@ class Catalogue:
     known_labels: tuple[LabelSpace, ...] = ()
     """The others, which it may read."""
 
+    user_vectors: int = 0
+    """Numbers of each user's vector; 0: users have none."""
+
+    @property
+    def knows_users(self) -> bool:
+        """Whether anything is known of users but their clicks."""
+        return bool(self.profile or self.user_vectors)
+
     @property
     def profile(self) -> dict[str, int]:
         """The attributes that the model sees."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ppr_dist import convert as convert_command
+from ppr_dist import encode_users as encode_users_command
 from ppr_dist import evaluate as evaluate_command
 from ppr_dist import prepare as prepare_command
 from ppr_dist import pretrain as pretrain_command
@@ -45,7 +46,7 @@ def pretrain(**options: Any) -> None:
 
 
 def tune(**options: Any) -> None:
-    """Adapt the pre-trained run ``init`` to cold users by ``method``; the run is the folder ``run_dir``."""
+    """Adapt the pre-trained run ``init`` to the users of ``data`` by ``method``; the run is the folder ``run_dir``."""
     tune_command.main(words(options))
 
 
@@ -57,6 +58,11 @@ def evaluate(**options: Any) -> list[dict[str, Any]]:
 def recommend(**options: Any) -> Path:
     """Return the Parquet data set ``out``, written: user_id, item_id, rank, score."""
     return recommend_command.main(words(options))
+
+
+def encode_users(**options: Any) -> Path:
+    """Return the Parquet data set ``out``, written: user_id, vector; as ``prepare`` takes them (``user_vectors``)."""
+    return encode_users_command.main(words(options))
 
 
 def words(options: dict[str, Any]) -> list[str]:

@@ -37,6 +37,10 @@ class Arguments:
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     """Labels of users by label space (--labels.NAME FILE), to be predicted: Parquet or CSV with the user column and a
     column ``label`` of integers or strings, a row for each label of a user, who may have none, one or several."""
+    user_vectors: str | None = None
+    """Vectors of users, as encode_users writes them: Parquet or CSV with the user column and a column of lists, or
+    columns of numbers; beside the attributes they are what prompts and profile encoder read. Users without one have
+    zeros; stored in half precision. null = none."""
     out: Path
     """Folder to write."""
     overwrite: bool = False
@@ -58,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         items=arguments.items,
         item_features=arguments.item_features,
         labels=arguments.labels,
+        user_vectors=arguments.user_vectors,
         overwrite=arguments.overwrite,
     )
     print(summary(manifest, arguments.out, time.perf_counter() - started))
@@ -76,6 +81,10 @@ def summary(manifest: Manifest, out: Path, seconds: float) -> str:
     if manifest.item_data:
         data = manifest.item_data.items()
         rows["item data"] = "; ".join(f"{n}: {d.columns} numbers of {d.known:,} items" for n, d in data)
+    if manifest.user_vectors:
+        users = sum(split.users for split in manifest.splits.values())
+        found = manifest.user_vectors
+        rows["user vectors"] = f"{found.columns} numbers of {found.known:,} of {users:,} users"
     read, dropped = manifest.clicks["read"], manifest.settings["deduplicate"]
     left_out = {"duplicate": dropped is not None, "repeated": dropped == "consecutive"}
     shares = [

@@ -21,6 +21,8 @@ class Arguments:
     the users file."""
     interactions: Path | None = None
     """Parquet or CSV with the users' clicks; users without any are served from the profile alone."""
+    user_vectors: Path | None = None
+    """Vectors of the users, as prepare was given them, where the run was tuned with such; one without has zeros."""
     data: DataFolder | None = None
     """Folder that prepare wrote; by default the one the run was trained on."""
     init: Path | None = None

@@ -14,7 +14,7 @@ from ppr_dist.data.prepare.raw_users import RawUsers, load_raw_users
 from ppr_dist.data.raw_ids import item_ids
 from ppr_dist.data.stream.instances import Instances, excluded, history_batch
 from ppr_dist.data.stream.user_stream import spans_in_order
-from ppr_dist.errors import warn
+from ppr_dist.errors import UserError, warn
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context, on_main
 from ppr_dist.parquet_writer import ID_TYPES, PartWriter, data_set
 from ppr_dist.scoring import gather_queries, passes, top_k
@@ -29,10 +29,18 @@ def recommend(arguments: Arguments) -> None:
     """Write the k best unseen items of every user of a file. A collective."""
     with distributed_context() as context, torch.no_grad(), data_set(arguments.out, context) as folder:
         trained = load_trained(arguments.run_dir, arguments.data, context, arguments.cluster, arguments.init)
+        if trained.info.method and trained.info.user_vectors and arguments.user_vectors is None:
+            raise UserError(f"{arguments.run_dir} was tuned with vectors of users: give --user-vectors")
         work = folder / ".users"
         raw = on_main(
             lambda: load_raw_users(
-                arguments.users, arguments.interactions, trained.data, trained.manifest, work, arguments.memory_limit
+                arguments.users,
+                arguments.interactions,
+                trained.data,
+                trained.manifest,
+                work,
+                arguments.memory_limit,
+                arguments.user_vectors,
             )
         )
         if context.main:

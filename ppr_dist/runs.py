@@ -50,6 +50,8 @@ class RunInfo:
     """What the data knows of each item, by name."""
     labels: tuple[LabelSpace, ...] = ()
     """The data's label spaces."""
+    user_vectors: int = 0
+    """Numbers of each user's vector; 0: users have none."""
     init: str | None = None
     """The run this one started from."""
     splits: list[str] = dataclasses.field(default_factory=list)
@@ -62,14 +64,16 @@ class RunInfo:
     """What its checkpoints stand on, where they hold only what was tuned."""
     trained_on_validation: bool = False
     """Whether training saw the warm users' last click but one, the target of validation."""
+    new_catalogue: bool = False
+    """Whether its data is another catalogue than that of ``init``, of which it then has no table."""
 
     def catalogue_for(self, config: Config) -> Catalogue:
         """The sizes of its data, and what of it a model of ``config`` may not see."""
-        return catalogue_for(config, self.items, self.attributes, self.item_data, self.labels)
+        return catalogue_for(config, self.items, self.attributes, self.item_data, self.labels, self.user_vectors)
 
     @property
     def uses_profiles(self) -> bool:
-        return self.method is not None and bool(self.attributes)
+        return self.method is not None and bool(self.attributes or self.user_vectors)
 
     def table_sizes(self, config: Config) -> TableSizes:
         return table_sizes(config, self.catalogue_for(config), self.method)
@@ -81,8 +85,10 @@ def catalogue_for(
     attributes: dict[str, int],
     item_data: dict[str, ItemData] | None = None,
     labels: tuple[LabelSpace, ...] = (),
+    user_vectors: int = 0,
 ) -> Catalogue:
-    """What a model of ``config`` may see of ``items``, ``attributes`` (cardinality by name), and is to predict."""
+    """What a model of ``config`` may see of ``items``, ``attributes`` (cardinality by name) and numbers of
+    ``user_vectors``, and is to predict."""
     objectives = [OBJECTIVES[name] for name in config.train.objectives]
     hidden = frozenset(name for objective in objectives for name in objective.hides(config, attributes))
     spaces = tuple(space for objective in objectives for space in objective.label_spaces(config, labels))
@@ -93,12 +99,12 @@ def catalogue_for(
         hidden=hidden,
         labels=spaces,
         known_labels=tuple(space for space in labels if space not in spaces),
+        user_vectors=user_vectors,
     )
 
 
 def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> TableSizes:
     """The tables of a model that is tuned by ``method``, or pre-trained."""
-    read = dict.fromkeys(n for names in read_config.item_data_read(config, catalogue).values() for n in names)
     return TableSizes(
         items=catalogue.items,
         dim=config.model.dim,
@@ -108,8 +114,13 @@ def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> Tab
         uses=TUNING_METHODS[method].profile_uses if method and catalogue.profile else (),
         reference_items=TUNING_METHODS[method].reference_items(config, catalogue) if method else (),
         ids=any(ITEM_ENCODERS[name].reads_ids for name in config.model.item_encoders),
-        item_data={name: catalogue.item_data[name].columns for name in read},
+        item_data={name: catalogue.item_data[name].columns for name in _item_data_names(config, catalogue)},
     )
+
+
+def _item_data_names(config: Config, catalogue: Catalogue) -> list[str]:
+    """What the item encoders of ``config`` read, each name once."""
+    return list(dict.fromkeys(n for names in read_config.item_data_read(config, catalogue).values() for n in names))
 
 
 def describe(stage: Literal["pretrain", "tune"], method: str | None, data: Path, manifest: Manifest) -> RunInfo:
@@ -123,13 +134,18 @@ def describe(stage: Literal["pretrain", "tune"], method: str | None, data: Path,
         attributes={a.name: a.cardinality for a in manifest.attributes},
         item_data=manifest.item_data,
         labels=manifest.labels,
+        user_vectors=manifest.user_vectors.columns if manifest.user_vectors else 0,
         cold_users={name: manifest.settings.get(name, usual) for name, usual in COLD_USERS.items()},
     )
 
 
-def check_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest, data: Path) -> None:
+def check_catalogue(
+    info: RunInfo, config: Config, run: Path, manifest: Manifest, data: Path, *, otherwise: str = ""
+) -> None:
     """Raise :class:`UserError` where ``data`` numbers items otherwise than the run's data, or attribute values or
     labels that the run uses. Anything else (clicks, users, splits, the files' bytes) may differ.
+
+    ``otherwise``: what may be done with another catalogue.
     """
     now = describe(info.stage, info.method, data, manifest)
     again = "pre-train again" if info.stage == "pretrain" else "pre-train and tune again"
@@ -139,19 +155,20 @@ def check_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest
             raise UserError(f"{prepared_again} items ({info.items} then, {now.items} now): {again}")
         raise UserError(
             f"{run} was trained on another catalogue ({info.items} items, data {info.data}) than {data} "
-            f"({now.items} items)"
+            f"({now.items} items){otherwise}"
         )
-    for name in dict.fromkeys(
-        n for ns in read_config.item_data_read(config, info.catalogue_for(config)).values() for n in ns
-    ):
+    for name in _item_data_names(config, info.catalogue_for(config)):
         if manifest.item_data.get(name) != info.item_data[name]:
             raise UserError(f"{run} was trained with other item data {name!r} than {data} has: {again}")
-    found = {space.name: space.values for space in manifest.labels}
+    there = {space.name: space.values for space in manifest.labels}
     catalogue = info.catalogue_for(config)
     read = TUNING_METHODS[info.method].reads_labels(config, catalogue) if info.method else ()
     for space in (*catalogue.labels, *read):
-        if found.get(space.name) != space.values:
+        if there.get(space.name) != space.values:
             raise UserError(f"{run} was trained with other labels {space.name!r} than {data} has: {again}")
+    if info.method and info.user_vectors != now.user_vectors:
+        then, found = (f"of {n} numbers" if n else "none" for n in (info.user_vectors, now.user_vectors))
+        raise UserError(f"{run} was tuned with vectors of users {then}, but {data} has {found}: tune again")
     used = info.attributes if info.uses_profiles else sorted(info.catalogue_for(config).hidden)
     if not used:
         return
@@ -166,6 +183,29 @@ def check_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest
                 if now.data == info.data
                 else f"{run} was {did} with other values of attribute {name!r} (data {info.data}) than {data} has"
             )
+
+
+def check_new_catalogue(info: RunInfo, config: Config, run: Path, manifest: Manifest, data: Path) -> None:
+    """Raise :class:`UserError` where the run's item encoders cannot read what ``data`` knows of its items: of the same
+    names it must have as many numbers, codes and words. Warns where these are numbered by each data set for itself.
+    """
+    now = describe(info.stage, info.method, data, manifest)
+    read = _item_data_names(config, info.catalogue_for(config))
+    for name in read:
+        then, found = info.item_data[name], now.item_data.get(name)
+        if found is None or (then.kind, then.columns, then.values) != (found.kind, found.columns, found.values):
+            raise UserError(f"{run} reads {name!r} of items ({_said(then)}), and {data} has {_said(found)}")
+        if then.values:
+            warn(f"{data} numbers its {name} for itself: what {run} learned of one may be another's there")
+    for name in _item_data_names(config, now.catalogue_for(config)):
+        if name not in read:
+            raise UserError(f"{data} has item features {name!r}, which {run} does not know: prepare it without them")
+
+
+def _said(data: ItemData | None) -> str:
+    if data is None:
+        return "none"
+    return f"{data.columns} numbers" + (f", {data.values} values" if data.values else "")
 
 
 def check_held_out(info: RunInfo, run: Path, manifest: Manifest, data: Path) -> None:
@@ -211,6 +251,9 @@ def check_new(run: Path, config: Config, info: RunInfo, *, resume: bool) -> None
         then, now = (each.method or each.stage for each in (of, info))
         if then != now:
             raise UserError(f"{run} is a run of {then}; it cannot be resumed as {now}")
+        if of.new_catalogue != info.new_catalogue:
+            began = "with" if of.new_catalogue else "without"
+            raise UserError(f"{run} was begun {began} --new-catalogue; resume it {began} it")
         for section in read_config.model_sections(before):
             has, asked = (read_config.section(each, section) for each in (before, config))
             for name, value in dataclasses.asdict(has).items():

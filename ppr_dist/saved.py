@@ -20,6 +20,7 @@ from ppr_dist.config import Config, Model
 from ppr_dist.errors import UserError
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.objectives.attribute import Attribute
+from ppr_dist.objectives.labels import head_name
 from ppr_dist.parallel.embeddings import ShardedEmbeddings
 from ppr_dist.runs import RunInfo
 
@@ -88,7 +89,7 @@ def load_model(saved: Saved, known: Mapping[Path, SequentialModel] | None = None
     shared = (known or {}).get(saved.base.checkpoint.path.resolve())
     copies: dict[int, Any] = {}
     model = copy.deepcopy(shared, copies) if shared else load_model(saved.base, known)
-    attach_to(model, saved.base, saved.info.method, saved.config, saved.catalogue)
+    attach_to(model, saved.base, saved.info, saved.config)
     own = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     load_dense(model, saved.checkpoint.path, only=own)
     if shared:
@@ -100,13 +101,22 @@ def load_model(saved: Saved, known: Mapping[Path, SequentialModel] | None = None
     return model
 
 
-def attach_to(
-    model: SequentialModel, pretrained: Saved, method: str | None, config: Config, catalogue: Catalogue
-) -> list[nn.Parameter]:
-    """Attach to the model of a pre-trained run what ``method`` adds; returns the parameters that it had."""
-    if catalogue.hidden != pretrained.catalogue.hidden and Attribute.name in model.heads:
-        del model.heads[Attribute.name]  # of an attribute that is not the one to predict now
-    return attach(model, method, config, catalogue)
+def attach_to(model: SequentialModel, pretrained: Saved, info: RunInfo, config: Config) -> list[nn.Parameter]:
+    """Attach to the model of a pre-trained run what the method of ``info`` adds; returns the parameters that it had."""
+    had = _scored_by_heads(pretrained.info, pretrained.config)
+    for head, what in _scored_by_heads(info, config).items():
+        if head in model.heads and had.get(head) != what:
+            del model.heads[head]
+    if info.new_catalogue:
+        model.profile_encoder = None  # of an earlier task: it read tables that are not here
+    return attach(model, info.method, config, info.catalogue_for(config))
+
+
+def _scored_by_heads(info: RunInfo, config: Config) -> dict[str, str]:
+    """By head, the values of an attribute or the labels of a space, as they are known again."""
+    catalogue = info.catalogue_for(config)
+    attributes = " ".join(f"{name} {info.catalogue[name]}" for name in sorted(catalogue.hidden))
+    return {Attribute.name: attributes} | {head_name(space.name): space.values for space in catalogue.labels}
 
 
 def load_tables_of(
@@ -116,8 +126,7 @@ def load_tables_of(
 
     Arguments as of :func:`load_tables`.
     """
-    if saved.base:
-        load_tables_of(saved.base, embeddings, with_optimizer=with_optimizer)
-    load_tables(
-        embeddings, saved.checkpoint.path, with_optimizer=with_optimizer, strict=strict, items=saved.base is None
-    )
+    base = None if saved.info.new_catalogue else saved.base  # of another catalogue there are dense parameters alone
+    if base:
+        load_tables_of(base, embeddings, with_optimizer=with_optimizer)
+    load_tables(embeddings, saved.checkpoint.path, with_optimizer=with_optimizer, strict=strict, items=base is None)

@@ -84,6 +84,10 @@ def load_several(
     for saved in found:
         if saved.base is None or saved.root.checkpoint.path.resolve() != root.checkpoint.path.resolve():
             raise UserError(f"{saved.run} does not stand on {root.checkpoint.path}: load it alone")
+        if saved.info.new_catalogue:
+            raise UserError(
+                f"{saved.run} has another catalogue than {root.run}, whose tables are shared: load it alone"
+            )
     shared = _embeddings(root.run, root.config, root.info, context, cluster)
     load_tables_of(root, shared, strict=True)
     at = (data or here(root.info.data)).absolute()

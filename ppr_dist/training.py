@@ -18,7 +18,7 @@ from ppr_dist.checkpoint.checkpointer import Checkpointer
 from ppr_dist.checkpoint.position import Chosen, Position, checkpoint_of, checkpoints, chosen
 from ppr_dist.config import Config
 from ppr_dist.data.item_data import read_item_data
-from ppr_dist.data.manifest import load_manifest
+from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.stream.collate import Collator
 from ppr_dist.data.stream.loader import Loader
 from ppr_dist.data.stream.user_stream import UserStream
@@ -90,13 +90,12 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             raise UserError(
                 f"{arguments.init} is a tuned run ({pretrained_info.method}); --init takes a pre-trained one"
             )
-        runs.check_catalogue(pretrained_info, pretrained, arguments.init, manifest, arguments.data)
-        on_main(lambda: runs.check_held_out(pretrained_info, arguments.init, manifest, arguments.data))
+        on_main(lambda: _check_data(arguments, pretrained, pretrained_info, manifest))
         config = read_config.same_model(config, asked, pretrained)
         resume = arguments.resume or restarts.goes_on(arguments.run_dir)
-        train_items = TUNING_METHODS[arguments.method].items_are_trainable(config.tables)
-        start, base = on_main(lambda: _start(arguments, config, resume=resume, train_items=train_items))
+        start, base = on_main(lambda: _start(arguments, config, resume=resume))
         info = runs.describe("tune", arguments.method, arguments.data, manifest)
+        before = [] if arguments.new_catalogue else pretrained_info.splits
         run = Run(
             folder=arguments.run_dir,
             data=arguments.data,
@@ -105,9 +104,10 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             info=dataclasses.replace(
                 info,
                 init=str(arguments.init.resolve()),
-                splits=list(dict.fromkeys([*pretrained_info.splits, *arguments.split])),
+                splits=list(dict.fromkeys([*before, *arguments.split])),
                 seeds={"pretrain": pretrained.train.seed, "tune": config.train.seed},
-                trained_on_validation=pretrained_info.trained_on_validation,
+                trained_on_validation=pretrained_info.trained_on_validation and not arguments.new_catalogue,
+                new_catalogue=arguments.new_catalogue,
                 base=base,
             ),
             split="+".join(arguments.split),
@@ -121,17 +121,18 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
         torch.manual_seed(config.train.seed)
         # Loaded strictly, as it was saved; only then new parts are attached.
         model = load_model(start.with_model(config.model))
-        pretrained_parameters = attach_to(model, start, arguments.method, config, run.catalogue)
+        pretrained_parameters = attach_to(model, start, run.info, config)
         parallel = parallelize(
             run.info.table_sizes(config),
             model,
             config,
             context,
-            train_items=train_items,
+            train_items=arguments.new_catalogue or TUNING_METHODS[arguments.method].items_are_trainable(config.tables),
             pretrained=pretrained_parameters,
         )
-        same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
-        load_tables_of(start, parallel.embeddings, with_optimizer=same_optimizer)
+        if not arguments.new_catalogue:
+            same_optimizer = config.tables.optimizer == pretrained.tables.optimizer
+            load_tables_of(start, parallel.embeddings, with_optimizer=same_optimizer)
         fill_item_data(run, parallel)
         for use in TUNING_METHODS[arguments.method](config, run.catalogue).begins_as_item_means():
             begin_as_item_means(parallel, use, loader.stream, run.hold_out)
@@ -149,11 +150,22 @@ def fill_item_data(run: Run, parallel: Parallel) -> None:
     embeddings.fill_item_data(read_item_data(run.data, run.manifest, embeddings.sizes.item_data))
 
 
-def _start(
-    arguments: tune_command.Arguments, config: Config, *, resume: bool, train_items: bool
-) -> tuple[Saved, BaseCheckpoint | None]:
+def _check_data(arguments: tune_command.Arguments, pretrained: Config, info: runs.RunInfo, manifest: Manifest) -> None:
+    """Raise :class:`UserError` where the run that ``info`` describes cannot be tuned on the data."""
+    of = info, pretrained, arguments.init, manifest, arguments.data
+    if arguments.new_catalogue:
+        runs.check_new_catalogue(*of)
+    else:
+        runs.check_catalogue(*of, otherwise="; with --new-catalogue it is tuned on that, with new tables")
+        runs.check_held_out(info, arguments.init, manifest, arguments.data)
+
+
+def _start(arguments: tune_command.Arguments, config: Config, *, resume: bool) -> tuple[Saved, BaseCheckpoint | None]:
     """What is tuned, and what the run's own checkpoints stand on: None where they are whole. On one rank alone."""
     run, start = arguments.run_dir, None
+    method = TUNING_METHODS[arguments.method]
+    # A new table is the run's own: what may be left out is then what the method freezes besides.
+    train_items = method.trains_items if arguments.new_catalogue else method.items_are_trainable(config.tables)
     whole = config.train.save_all or train_items
     if resume and checkpoints(run):
         begun = runs.read(run)[1].base  # what a run began with it goes on with

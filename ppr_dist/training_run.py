@@ -77,7 +77,7 @@ class Run:
     @property
     def first_target(self) -> int:
         """0 where a user's first click is predicted too: from the profile, in tuning."""
-        knows = self.info.stage == "tune" and self.catalogue.profile
+        knows = self.info.stage == "tune" and self.catalogue.knows_users
         return 0 if knows and self.config.train.targets != "later" else 1
 
     @property
@@ -111,8 +111,8 @@ def check(run: Run) -> None:
             f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
             "--tune-validation-fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
         )
+    tables, rate = run.config.tables, run.config.train.pretrained_lr
     if run.info.stage == "pretrain":
-        tables, rate = run.config.tables, run.config.train.pretrained_lr
         given = {
             "train.pretrained_lr": rate,
             "tables.pretrained_lr": tables.pretrained_lr,
@@ -121,6 +121,9 @@ def check(run: Run) -> None:
         for option, value in given.items():
             if value is not None:
                 raise UserError(f"{option} is for tuning: pre-training has nothing pre-trained; leave it out")
+    if run.info.new_catalogue and (tables.pretrained_lr is not None or tables.train_items is False):
+        option = "train_items false" if tables.train_items is False else "pretrained_lr"
+        raise UserError(f"tables.{option} is of a pre-trained table, and with --new-catalogue there is none")
     if run.first_target and run.last_target == 0:
         option = "targets first" if run.config.train.targets == "first" else "first_clicks 1"
         raise UserError(f"train.{option}: only tuning on data with profiles predicts a user's first click")

@@ -27,6 +27,9 @@ class Arguments:
     RUN/profile."""
     split: list[Literal["tune-train", "pretrain"]] = dataclasses.field(default_factory=lambda: ["tune-train"])
     """Users to tune on: cold ones, warm ones, or both."""
+    new_catalogue: bool = False
+    """The data shares no items with that of --init: the model goes on as it was saved, while tables of items and of
+    profiles begin anew and are trained, and what is known of items is the data's."""
 
 
 def main(argv: list[str] | None = None) -> None:

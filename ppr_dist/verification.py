@@ -212,6 +212,7 @@ def _replay(arguments: Arguments, first: Path, last: Path) -> None:
             run_dir=folder,
             resume=True,
             split=splits,
+            new_catalogue=info.new_catalogue,
         )
         tune(asked, config, collections.defaultdict(dict))
     with distributed_context():

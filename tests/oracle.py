@@ -179,7 +179,7 @@ def tensors(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
 
     Where it holds only what was tuned, what is frozen is that of the checkpoint it stands on.
     """
-    name = "step-*" if step is None else f"step-{step:08d}"
+    name = f"step-{'[0-9]' * 8}" if step is None else f"step-{step:08d}"
     reader = dcp.FileSystemReader(sorted((run / "checkpoints").glob(name))[-1])
     entries = reader.read_metadata().state_dict_metadata
     state = {

@@ -12,7 +12,8 @@ A prepared folder ``DATA`` holds::
     <split>/00000.tar    WebDataset shards; each member NNNNNNNN.arrow is an Arrow IPC stream of one
                          record batch: user int64, items list<int64> (oldest first), times list<int64> (of
                          each click, in Unix seconds; where the manifest says ``times``), one int64 column
-                         per attribute, and ``labels.NAME`` list<int64> per label space
+                         per attribute, ``labels.NAME`` list<int64> per label space, and ``vector``
+                         fixed_size_list<float16> (where the manifest says ``user_vectors``)
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ LABELS = "labels"
 """How the names of columns begin that hold users' labels."""
 TOKEN_BASE = 2048
 """Half precision holds whole numbers up to it exactly: a token has two digits of this base."""
+
+VECTOR = "vector"
+"""Column of the shards with a user's vector."""
 
 Kind = Literal["integer", "number", "boolean", "time", "text"]
 """What an attribute's values are; ``number``: cut into buckets, the others are categories."""
@@ -87,6 +91,16 @@ class ItemData:
     """Of the numbers, row after row."""
     values: int = 0
     """Codes of a level, or words of the vocabulary; they count from 1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UserVectors:
+    """Vectors of users beside their attributes, half precision."""
+
+    columns: int
+    """Numbers of a vector; all 0 where a user has none."""
+    known: int
+    """Users who have one."""
 
 
 def item_data_file(name: str) -> str:
@@ -140,6 +154,8 @@ class Manifest:
     """What is known of each item, by name."""
     labels: tuple[LabelSpace, ...] = ()
     """Label spaces, by name in ascending order."""
+    user_vectors: UserVectors | None = None
+    """None: users have none."""
     fingerprint: str = ""
 
     def sealed(self) -> Manifest:
@@ -160,6 +176,8 @@ class Manifest:
         body = dataclasses.asdict(self)
         if not self.labels:
             del body["labels"]  # as before there were any: such data is the same to the byte
+        if not self.user_vectors:
+            del body["user_vectors"]
         return body
 
     def split(self, name: str) -> Split:
@@ -202,6 +220,7 @@ def load_manifest(folder: Path) -> Manifest:
             for name, s in body["splits"].items()
         }
         body["item_data"] = {name: ItemData(**data) for name, data in body.get("item_data", {}).items()}
+        body["user_vectors"] = UserVectors(**body["user_vectors"]) if body.get("user_vectors") else None
         body["labels"] = tuple(LabelSpace(**space) for space in body.get("labels", ()))
         manifest = Manifest(**body)
     except (KeyError, TypeError, ValueError) as error:

@@ -1,7 +1,8 @@
 """SequentialModel: everything dense in one module, so that it can live in one DeepSpeed engine.
 
 Shapes: B users, T clicks of their histories, U distinct items, D width, n prompt rows, m attributes of width d each,
-P targets, V views (the batch's own history is the first). Of each view a user has a sequence of n + its clicks rows.
+F numbers of a user's vector, P targets, V views (the batch's own history is the first). Of each view a user has a
+sequence of n + its clicks rows.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class SequentialModel(nn.Module):
         self.heads = nn.ModuleDict()
         self.mask: nn.Parameter | None = None
         self.user_model: Any = None
+        self.profile_uses: tuple[str, ...] = ()
+        """What profiles are read for."""
 
     def attach_mask(self, wanted: bool) -> None:
         """Have a vector that stands for a masked item, or none; one there already stays as it is."""
@@ -85,9 +88,11 @@ class SequentialModel(nn.Module):
         """Encode a batch's users.
 
         Args:
-            items: vectors of batch.item_ids [U, D]; profiles: x_u [B, m·d] for each use of them ("prompt",
-            "profile_encoder"); heads: whether to compute the objectives', of which some are thousands of labels wide.
+            items: vectors of batch.item_ids [U, D]; profiles: the attributes' embeddings [B, m·d] for each use of
+            them ("prompt", "profile_encoder"), behind which the batch's user vectors are put;
+            heads: whether to compute the objectives', of which some are thousands of labels wide.
         """
+        profiles = self._with_user_vectors(profiles, batch)
         views = [View(), *(view for wanted in batch.views.values() for view in wanted)]
         modules = dict(self.heads.items()) if heads else {}
         if self.user_model is not None and len(views) == 1 and not modules:
@@ -117,6 +122,14 @@ class SequentialModel(nn.Module):
             final=final.float() if final is not None and len(views) > 1 else None,
             heads=of_heads,
         )
+
+    def _with_user_vectors(self, profiles: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """x_u [B, m·d + F] by use."""
+        if batch.user_vectors is None:
+            return profiles
+        vectors = batch.user_vectors.float()
+        nothing = vectors[:, :0]
+        return {use: torch.cat([profiles.get(use, nothing), vectors], 1) for use in self.profile_uses}
 
     def scored(self, vectors: Tensor) -> Tensor:
         """User or item vectors [n, D] as their dot products are taken: of length 1 where the score is the cosine."""

@@ -183,7 +183,7 @@ def scenario_of(arguments: Arguments, config: Config) -> Scenario:
     if path is None:
         raise UserError("name the cluster: --cluster sharding/gpu-32.yaml")
     cluster = load_cluster(path)
-    items, attributes = arguments.items, arguments.attributes
+    items, attributes, user_vectors = arguments.items, arguments.attributes, 0
     item_data = {name: _planned(name, size) for name, size in arguments.item_data.items()}
     labels = tuple(
         LabelSpace(name=name, id_type="int64", size=size, values="", users=0, most=1)
@@ -195,6 +195,7 @@ def scenario_of(arguments: Arguments, config: Config) -> Scenario:
         manifest = load_manifest(arguments.data)
         items, attributes = manifest.items, {a.name: a.cardinality for a in manifest.attributes}
         item_data, labels = manifest.item_data, manifest.labels
+        user_vectors = manifest.user_vectors.columns if manifest.user_vectors else 0
     if items is None:
         raise UserError("how many items? --items 1e9, or --data FOLDER")
     if items < 1 or items != int(items) or min([*attributes.values(), *arguments.item_data.values()], default=1) < 1:
@@ -207,7 +208,7 @@ def scenario_of(arguments: Arguments, config: Config) -> Scenario:
         raise UserError(f"--world-size {world_size}: {path} has {cluster.world_size} GPUs ({have}); raise its nodes")
     if arguments.method is not None:
         choose("--method", arguments.method, TUNING_METHODS)
-    catalogue = catalogue_for(config, int(items), attributes, item_data, labels)
+    catalogue = catalogue_for(config, int(items), attributes, item_data, labels, user_vectors)
     return Scenario(
         cluster=cluster,
         world_size=world_size,

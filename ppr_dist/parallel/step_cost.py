@@ -46,7 +46,7 @@ def typical(config: Config, catalogue: Catalogue, method: str | None, world_size
     inputs = max(kept - 1, 0)
     step = StepShape(
         users=users,
-        targets=round(users * (kept if method and catalogue.profile else inputs)),
+        targets=round(users * (kept if method and catalogue.knows_users else inputs)),
         max_users_per_rank=users,
         items=catalogue.items,
         world_size=world_size,

@@ -39,8 +39,8 @@ class TuningMethod:
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         """Raises :class:`~ppr_dist.errors.UserError` where the data has not what the method needs."""
         self.config, self.catalogue = config, catalogue
-        self.features = len(catalogue.profile) * config.profiles.attribute_dim
-        """Width of a profile's embedding, m·d; 0 where the data has no profiles."""
+        self.features = len(catalogue.profile) * config.profiles.attribute_dim + catalogue.user_vectors
+        """Width of x_u: a profile's embedding, m·d, and the user's vector; 0 where the data has neither."""
 
     @classmethod
     def items_are_trainable(cls, tables: Tables) -> bool:

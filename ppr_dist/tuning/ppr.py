@@ -53,7 +53,9 @@ class PPRFull(TuningMethod):
         super().__init__(config, catalogue)
         self.prompt = config.part("prompt", Prompt)
         if not self.features:
-            raise UserError("prompts are made of profiles, and the data has no attributes: tune by another method")
+            raise UserError(
+                "prompts are made of profiles, and the data has no attributes or user vectors: tune by another method"
+            )
         if self.prompt.tokens > config.model.max_length:
             raise UserError(f"prompt.tokens {self.prompt.tokens}: more than model.max_length {config.model.max_length}")
         widths = config.profiles.attribute_dim, config.model.dim

@@ -12,6 +12,7 @@ from ppr_dist import (
     convert,
     dashboard,
     encode_texts,
+    encode_users,
     evaluate,
     plan,
     prepare,
@@ -33,7 +34,10 @@ SECTIONS = {section: {f.name for f in dataclasses.fields(of)} for section, of in
 del SECTIONS["labels"]  # ``prepare --labels.NAME`` has names of the user's choice
 COMMANDS = [
     module.Arguments
-    for module in (convert, encode_texts, prepare, pretrain, tune, evaluate, recommend, plan, report, dashboard, verify)
+    for module in (
+        *(convert, encode_texts, prepare, pretrain, tune, evaluate, recommend, encode_users, plan, report),
+        *(dashboard, verify),
+    )
 ] + [p5_prepare.Arguments, p5_evaluate.Arguments]
 FLAGS = {
     *("config", "print-config", "help"),

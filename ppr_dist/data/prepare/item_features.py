@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ppr_dist.data.manifest import CODES, TOKENS, ItemData, item_data_file
-from ppr_dist.data.prepare import logs
-from ppr_dist.data.prepare.sources import Source, first_row, identifier, named_errors, open_source, scalars
+from ppr_dist.data.prepare.sources import identifier
+from ppr_dist.data.prepare.vectors import in_half_precision, load_vectors
 from ppr_dist.errors import UserError
 
 AT_ONCE = 65_536
@@ -64,11 +64,7 @@ class ItemFeatures:
                 rows, found = rows[there], np.asarray(self.array[ids[there]])
             else:
                 found = batch.column(1).flatten().to_numpy(zero_copy_only=False).reshape(-1, self.columns)
-            with np.errstate(over="ignore"):
-                half = found.astype(np.float16)
-            if not np.isfinite(half).all():
-                raise UserError(f"{self.path}: a number that is not finite in half precision (beyond 65,504, or NaN)")
-            out[rows] = half
+            out[rows] = in_half_precision(found, self.path)
         out.flush()
         return describe(out, "features")
 
@@ -86,64 +82,15 @@ def describe(array: npt.NDArray[np.float16], kind: Literal["features", "codes", 
 def open_features(con: duckdb.DuckDBPyConnection, name: str, path: str, column: str, item_type: str) -> ItemFeatures:
     """Find and check the vectors of items; ``column``: of the item id.
 
-    Raises :class:`UserError` naming the file, where ids are missing, twice or of another type than in the log
-    (``item_type``), and where vectors are not all of one length.
+    Raises :class:`UserError` on another name than an item feature can have, and as :func:`load_vectors`.
     """
     if not name.replace("_", "").replace("-", "").isalnum() or name in ("id", CODES, TOKENS):
         raise UserError(f"--item-features.{name}: a name of letters, digits, - and _, other than id, codes and tokens")
     if path.endswith(".npy"):
         return _open_array(name, path, item_type)
-    source = open_source(con, path)
-    types = logs.id_types(con, source, column)
-    if item_type not in types:
-        raise UserError(f"{path}: item ids are {types[0]}, but {item_type} in the log")
     features = ItemFeatures(name=name, path=path, columns=0)
-    item = f"CAST({identifier(column)} AS {logs.SQL_TYPES[item_type]})"
-    with named_errors(path):
-        con.execute(
-            f"CREATE TABLE {features.table} AS SELECT {item} AS item_id, {_vector(source, column)} AS vector"
-            f" FROM {source.table}"
-        )
-    table = features.table
-    check_ids(con, table, path)
-    rows, vectors, shortest, longest = scalars(
-        con, f"SELECT count(*), count(vector), min(len(vector)), max(len(vector)) FROM {table}"
-    )
-    if vectors < rows:
-        raise UserError(f"{path}: {rows - vectors:,} of {rows:,} rows have no vector")
-    if shortest != longest or not longest:
-        raise UserError(f"{path}: vectors are of {shortest} to {longest} numbers; all must be of one length")
-    if scalars(con, f"SELECT count(*) FROM {table} WHERE list_count(vector) < len(vector)")[0]:
-        raise UserError(f"{path}: a vector holds null")
-    return dataclasses.replace(features, columns=longest)
-
-
-def check_ids(con: duckdb.DuckDBPyConnection, table: str, path: str) -> None:
-    """Raise :class:`UserError` naming the file where ``table`` has no item, one without an id, or one twice."""
-    rows, ids = scalars(con, f"SELECT count(*), count(item_id) FROM {table}")
-    if not rows:
-        raise UserError(f"{path}: no items in it")
-    if ids < rows:
-        raise UserError(f"{path}: {rows - ids:,} of {rows:,} rows have no id")
-    twice = first_row(con, f"SELECT item_id FROM {table} GROUP BY item_id HAVING count(*) > 1 LIMIT 1")
-    if twice:
-        raise UserError(f"{path}: item {twice[0]!r} stands there more than once")
-
-
-def _vector(source: Source, column: str) -> str:
-    """SQL of the vector: the one column of lists, or all columns but the id, which must be numbers."""
-    others = {name: kind for name, kind in source.columns.items() if name != column}
-    lists = [name for name, kind in others.items() if kind.endswith("]")]
-    if len(lists) > 1:
-        raise UserError(f"{source.path}: columns {', '.join(lists)} all hold lists; leave one")
-    if lists:
-        return f"CAST({identifier(lists[0])} AS FLOAT[])"
-    if not others:
-        raise UserError(f"{source.path}: no column beside {column!r}")
-    text = [name for name, kind in others.items() if kind == "VARCHAR"] if source.kind == "parquet" else []
-    if text:
-        raise UserError(f"{source.path}: column {text[0]!r} is text; features are a column of lists, or numbers")
-    return f"[{', '.join(f'CAST({identifier(name)} AS FLOAT)' for name in others)}]"
+    columns = load_vectors(con, path, features.table, column, item_type, "item")
+    return dataclasses.replace(features, columns=columns)
 
 
 def _open_array(name: str, path: str, item_type: str) -> ItemFeatures:

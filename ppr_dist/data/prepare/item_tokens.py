@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from ppr_dist.data.manifest import TOKEN_BASE, TOKENS, ItemData, item_data_file
 from ppr_dist.data.prepare import logs
 from ppr_dist.data.prepare.config import PrepareConfig
-from ppr_dist.data.prepare.item_features import AT_ONCE, check_ids, describe
+from ppr_dist.data.prepare.item_features import AT_ONCE, describe
 from ppr_dist.data.prepare.sources import Source, identifier, named_errors, open_source, scalars
+from ppr_dist.data.prepare.vectors import check_ids
 from ppr_dist.errors import UserError
 
 WORD = r"\p{Han}|[\p{L}\p{N}]+"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from ppr_dist.data.manifest import CODES, MANIFEST, TOKENS, Kind, Manifest, item_data_file
+from ppr_dist.data.manifest import CODES, MANIFEST, TOKENS, VECTOR, Kind, Manifest, item_data_file
 from ppr_dist.data.prepare import attributes as attribute_values
 from ppr_dist.data.prepare import labels as user_labels
 from ppr_dist.data.prepare import logs, shard_writer, splits
@@ -25,6 +25,7 @@ from ppr_dist.data.prepare.item_features import ItemFeatures, open_features
 from ppr_dist.data.prepare.item_tokens import open_texts, write_tokens
 from ppr_dist.data.prepare.sources import has_table, open_source, scalars, work_database
 from ppr_dist.data.prepare.times import all_have_times
+from ppr_dist.data.prepare.user_vectors import RawVectors
 from ppr_dist.data.stream.item_shares import write_item_shares
 from ppr_dist.errors import UserError, warn
 
@@ -43,16 +44,18 @@ def prepare(
     items: str | None = None,
     item_features: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
+    user_vectors: str | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Write the prepared data set ``out`` and return its manifest; ``users`` None = no attributes.
 
-    ``items``: texts of items; ``item_features``: files of vectors of items, ``labels``: of labels of users, by name.
+    ``items``: texts of items; ``item_features``: files of vectors of items, ``labels``: of labels of users, by name;
+    ``user_vectors``: one of vectors of users.
 
     Raises :class:`UserError` on bad input, a full disk or too little memory; then nothing is left behind.
     """
     of_items, of_users = dict(item_features or {}), dict(sorted((labels or {}).items()))
-    for path in (interactions, users, items, *of_items.values(), *of_users.values()):
+    for path in (interactions, users, items, user_vectors, *of_items.values(), *of_users.values()):
         if path is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
             raise UserError(f"{path}: lies inside --out {out}, which would be replaced")
     with (
@@ -66,8 +69,10 @@ def prepare(
                 bar.set_description(f"prepare: {name}", refresh=False)
                 bar.update()
 
-            manifest, features = _tables(con, interactions, users, items, of_items, of_users, config, stage)
-        manifest = _files(con, folder, manifest, features, config).sealed()
+            manifest, features, vectors = _tables(
+                con, interactions, users, items, of_items, of_users, user_vectors, config, stage
+            )
+        manifest = _files(con, folder, manifest, features, vectors, config).sealed()
         manifest.save(folder)
     return manifest
 
@@ -79,10 +84,11 @@ def _tables(
     items: str | None,
     item_features: dict[str, str],
     labels: dict[str, str],
+    user_vectors: str | None,
     config: PrepareConfig,
     stage: splits.Stage,
-) -> tuple[Manifest, list[ItemFeatures]]:
-    """Run every stage in DuckDB; return a manifest that lacks what describes files, and the vectors of items."""
+) -> tuple[Manifest, list[ItemFeatures], RawVectors | None]:
+    """Run every stage in DuckDB; return a manifest that lacks what describes files; vectors of items, and of users."""
     log = open_source(con, interactions)
     profiles = open_source(con, users) if users is not None else None
     spaces = {name: open_source(con, path) for name, path in labels.items()}
@@ -111,6 +117,9 @@ def _tables(
     else:
         con.execute("CREATE TABLE raw_profile AS SELECT user_id FROM log LIMIT 0")
     label_types = user_labels.load(con, spaces, config.user_column, user_type, kinds)
+    if VECTOR in kinds and user_vectors is not None:
+        raise UserError(f"{users}: column {VECTOR!r} cannot be an attribute beside --user-vectors; rename it")
+    vectors = RawVectors(con, user_vectors, config.user_column, user_type) if user_vectors is not None else None
     stage("splitting users")
     lost = splits.drop_rare_items(con, config, interactions)
     if lost:
@@ -141,8 +150,9 @@ def _tables(
         settings=config.settings(clicks.order_column, clicks.time_column) | {"attributes": list(kinds)},
         clicks=dataclasses.asdict(clicks.counts),
         labels=tuple(user_labels.number(con, name, labels[name], kind, config) for name, kind in label_types.items()),
+        user_vectors=None if vectors is None else vectors.index("user_index"),
     )
-    return manifest, features
+    return manifest, features, vectors
 
 
 def _warn_of_clicks(clicks: Clicks, path: str, config: PrepareConfig) -> None:
@@ -165,6 +175,7 @@ def _files(
     folder: Path,
     manifest: Manifest,
     features: list[ItemFeatures],
+    vectors: RawVectors | None,
     config: PrepareConfig,
 ) -> Manifest:
     """Write shards, tables and item data; return ``manifest`` with what describes them."""
@@ -173,7 +184,15 @@ def _files(
     with tqdm(total=total, desc="prepare: writing shards", unit="user", unit_scale=True, delay=1.0) as bar:
         for number, name in enumerate(splits.SPLITS):
             written[name] = shard_writer.write_split(
-                con, number, folder / name, manifest.attributes, manifest.times, manifest.labels, config, bar.update
+                con,
+                number,
+                folder / name,
+                manifest.attributes,
+                manifest.times,
+                manifest.labels,
+                config,
+                bar.update,
+                vectors,
             )
     integer, text = pa.int64(), pa.string()
     item_schema = pa.schema(

@@ -13,12 +13,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ppr_dist.data.manifest import Manifest
+from ppr_dist.data.manifest import VECTOR, Manifest
 from ppr_dist.data.prepare import logs
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.profiles import load_profiles, read_values, value_indices
 from ppr_dist.data.prepare.sources import Source, connect, limit_memory, literal, named_errors, open_source, scalars
 from ppr_dist.data.prepare.times import SECONDS, all_have_times
+from ppr_dist.data.prepare.user_vectors import RawVectors
 from ppr_dist.data.remote import present
 from ppr_dist.data.stream.users import Users, attribute_names, to_users
 from ppr_dist.errors import UserError
@@ -33,7 +34,7 @@ class RawUsers:
 
     path: Path
     """Record batches of BLOCK users: user (raw id), items (of the catalogue, oldest first), their times if any, a
-    column per attribute."""
+    column per attribute, a vector if any."""
     attributes: tuple[str, ...]
     times: bool
     """Whether the file holds the time of each click."""
@@ -62,7 +63,13 @@ class RawUsers:
 
 
 def load_raw_users(
-    users: Path, interactions: Path | None, data: Path, manifest: Manifest, work: Path, memory_limit: str | None = None
+    users: Path,
+    interactions: Path | None,
+    data: Path,
+    manifest: Manifest,
+    work: Path,
+    memory_limit: str | None = None,
+    user_vectors: Path | None = None,
 ) -> RawUsers:
     """Read profiles and clicks as ``prepare`` read those of ``data``: same columns, id types, order and buckets.
 
@@ -71,7 +78,8 @@ def load_raw_users(
     the same column in the same unit; if one of them is null, none has a time, and a warning says so.
 
     Args:
-        work: folder for the result and for what DuckDB keeps on the way; memory_limit: DuckDB's, such as 4GB.
+        work: folder for the result and for what DuckDB keeps on the way; memory_limit: DuckDB's, such as 4GB;
+        user_vectors: file of vectors of users, where ``data`` has some.
 
     Raises :class:`UserError` of one line on a file or column that is missing or of the wrong type, a users file
     that is empty or names a user twice, an interactions file that is empty, and too little memory or disk.
@@ -97,7 +105,10 @@ def load_raw_users(
                 _load_clicks(con, data)
             known = "(SELECT time FROM clicks WHERE item_index >= 0)"
             times = manifest.times and all_have_times(con, known, config.time_column or "", str(interactions))
-            return _write(con, work / "users.arrow", manifest, times)
+            vectors = None
+            if user_vectors is not None:
+                vectors = _load_vectors(con, user_vectors, config.user_column, manifest, data)
+            return _write(con, work / "users.arrow", manifest, times, vectors)
     except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{work}: out of memory or disk; raise --memory-limit or make room ({reason})") from error
@@ -106,7 +117,21 @@ def load_raw_users(
         shutil.rmtree(work / "spill", ignore_errors=True)
 
 
-def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest, times: bool) -> RawUsers:
+def _load_vectors(
+    con: duckdb.DuckDBPyConnection, path: Path, column: str, manifest: Manifest, data: Path
+) -> RawVectors:
+    """Raises :class:`UserError` where they are of another width than those of ``data``."""
+    vectors = RawVectors(con, str(path), column, manifest.user_id_type)
+    found = manifest.user_vectors.columns if manifest.user_vectors else 0
+    if vectors.columns != found:
+        raise UserError(f"{path}: vectors of {vectors.columns} numbers, and {data} has {found or 'none'}")
+    vectors.index("row")
+    return vectors
+
+
+def _write(
+    con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest, times: bool, vectors: RawVectors | None
+) -> RawUsers:
     """Write ``people`` and ``clicks`` as record batches, a range of users at a time."""
     names = attribute_names(manifest)
     integer = pa.int64()
@@ -116,6 +141,7 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest, times
             ("items", pa.large_list(integer)),
             *([("times", pa.large_list(integer))] if times else []),
             *((name, integer) for name in names),
+            *([(VECTOR, pa.list_(pa.float16(), vectors.columns))] if vectors else []),
         ]
     )
     (count,) = scalars(con, "SELECT count(*) FROM people")
@@ -135,6 +161,8 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, manifest: Manifest, times
             for name, column in of_clicks.items():
                 columns[name] = pa.LargeListArray.from_arrays(offsets, clicks[column].combine_chunks())
             columns |= {name: people[f"a{k}"] for k, name in enumerate(names)}
+            if vectors:
+                columns[VECTOR] = vectors.of(np.arange(low, low + people.num_rows))
             writer.write_table(pa.table(columns).cast(schema))
     clicks, unknown, clicking = scalars(
         con,

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
 
-from ppr_dist.data.manifest import Attribute, LabelSpace, Shard, Split
+from ppr_dist.data.manifest import VECTOR, Attribute, LabelSpace, Shard, Split
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.labels import labels_of_users
 from ppr_dist.data.prepare.sources import scalars
+from ppr_dist.data.prepare.user_vectors import RawVectors
 from ppr_dist.files import sha256
 
 ROWS = 1 << 20
@@ -50,6 +51,7 @@ def write_split(
     labels: Sequence[LabelSpace],
     config: PrepareConfig,
     advance: Callable[[int], object],
+    vectors: RawVectors | None = None,
 ) -> Split:
     """Write the shards of split number ``split`` to ``folder``; ``advance`` hears the users written."""
     folder.mkdir()
@@ -60,7 +62,7 @@ def write_split(
     shards = []
     for number, low in enumerate(range(first, first + users, per_shard)):
         high = min(low + per_shard, first + users)
-        batch = shard_batch(con, low, high, attributes, times, labels)
+        batch = shard_batch(con, low, high, attributes, times, labels, vectors)
         path = folder / f"{number:05d}.tar"
         # Fixed owner and time: the same input gives the same bytes.
         with (
@@ -90,8 +92,10 @@ def shard_batch(
     attributes: tuple[Attribute, ...],
     times: bool,
     labels: Sequence[LabelSpace] = (),
+    vectors: RawVectors | None = None,
 ) -> pa.RecordBatch:
-    """Users ``low`` … ``high``−1 as one record batch: user, items, ``times``, a column per attribute and label space.
+    """Users ``low`` … ``high``−1 as one record batch: user, items, ``times``, a column per attribute and label space,
+    ``vectors``.
 
     All tables lie in user order, so DuckDB reads only the row groups of the range; numpy cuts the flat
     events [E] into lists by the users' counts [U].
@@ -112,6 +116,8 @@ def shard_batch(
         theirs = _fetch(con, f"SELECT * FROM {labels_of_users(space.name)} {between} ORDER BY rowid")
         counts = np.bincount(theirs["user_index"].to_numpy() - low, minlength=len(user))
         columns[space.column] = _lists(theirs["label_index"], counts)
+    if vectors:
+        columns[VECTOR] = vectors.of(user)
     return pa.RecordBatch.from_pydict(columns)
 
 

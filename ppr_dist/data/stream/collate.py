@@ -87,6 +87,7 @@ class Collator:
             targets=torch.from_numpy(clicks[is_target]),
             **distinct_values(cut.attributes),
             labels=batch_labels(cut.labels),
+            user_vectors=None if cut.vectors is None else torch.from_numpy(cut.vectors),
             keys=torch.from_numpy(bits(self.seed, _DROPOUT, epoch, cut.index).view(np.int64)),
             users_hash=hash_of(cut.index),
             max_users_per_rank=-(-global_users // self.world_size),
@@ -145,6 +146,7 @@ class Collator:
             seed=self.seed,
             rank=self.rank,
             world_size=self.world_size,
+            vectors=None if users.vectors is None else users.vectors[place],
         )
         return cut, None if users.times is None else users.times[kept], is_target
 

@@ -69,6 +69,7 @@ def history_batch(instances: Instances, max_length: int, *, target_time: bool = 
         targets=torch.zeros(0, dtype=torch.int64),
         **distinct_values(users.attributes[:, user_rows]),
         labels=batch_labels({name: labels.take(user_rows) for name, labels in users.labels.items()}),
+        user_vectors=None if users.vectors is None else torch.from_numpy(users.vectors[user_rows]),
     )
 
 

@@ -61,6 +61,8 @@ class StepUsers:
     """Length of each history, [B]: all of a user's clicks but the last, or all where some are masked to be targets."""
     labels: dict[str, Ragged]
     """Labels of each user in every label space of the data."""
+    vectors: npt.NDArray[np.float16] | None = None
+    """A vector of each user beside the attributes, [B, F]."""
 
     def hidden(self, ids: Int64Array) -> npt.NDArray[np.bool_]:
         """Which of ``ids`` training may not know of (``prepare --hide-items``), not even as items nobody clicked."""

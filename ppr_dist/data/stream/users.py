@@ -1,6 +1,6 @@
 """Columnar blocks of users, and how they are read from WebDataset shards.
 
-Shapes: n users, E events (clicks), A attributes, K labels of all users.
+Shapes: n users, E events (clicks), A attributes, K labels of all users, F numbers of a vector.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -22,7 +24,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from ppr_dist.arrays import Int64Array
 from ppr_dist.batch import UserLabels
 from ppr_dist.data import remote
-from ppr_dist.data.manifest import TIME_END, LabelSpace, Manifest, Shard
+from ppr_dist.data.manifest import TIME_END, VECTOR, LabelSpace, Manifest, Shard
 from ppr_dist.data.stream.padding import ragged_arange
 from ppr_dist.errors import UserError
 
@@ -66,6 +68,8 @@ class Users:
     labels: dict[str, Ragged] = dataclasses.field(default_factory=dict)
     """Distinct label indices of each user in every label space, in no order that means anything; none: none is known.
     Empty where the data has no labels."""
+    vectors: npt.NDArray[np.float16] | None = None
+    """A vector of each user beside the attributes, 0 = unknown, [n, F]; None where the data has none."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -85,6 +89,7 @@ class Users:
             attributes=self.attributes[:, rows],
             times=None if self.times is None else Ragged(self.times, self.offsets).take(rows).values,
             labels={name: labels.take(rows) for name, labels in self.labels.items()},
+            vectors=None if self.vectors is None else self.vectors[rows],
         )
 
 
@@ -110,6 +115,7 @@ def to_users(
         attributes=np.stack(columns) if columns else np.zeros((0, table.num_rows), np.int64),
         times=_ragged(table, "times").values if times else None,
         labels={space.name: _ragged(table, space.column) for space in labels},
+        vectors=_vectors(table),
     )
 
 
@@ -118,10 +124,22 @@ def prepared_users(table: pa.Table | pa.RecordBatch, manifest: Manifest) -> User
     return to_users(table, attribute_names(manifest), times=manifest.times, labels=manifest.labels)
 
 
+def _vectors(table: pa.Table | pa.RecordBatch) -> npt.NDArray[np.float16] | None:
+    """[n, F]; an attribute may have the column's name, but not its type."""
+    if VECTOR not in table.schema.names or not pa.types.is_fixed_size_list(table.schema.field(VECTOR).type):
+        return None
+    lists = _column(table, VECTOR)
+    vectors: npt.NDArray[np.float16] = lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)
+    return vectors
+
+
+def _column(table: pa.Table | pa.RecordBatch, name: str) -> Any:
+    column = table.column(name)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
 def _ragged(table: pa.Table | pa.RecordBatch, name: str) -> Ragged:
-    lists = table.column(name)
-    if isinstance(lists, pa.ChunkedArray):
-        lists = lists.combine_chunks()
+    lists = _column(table, name)
     offsets = lists.offsets.to_numpy().astype(np.int64)
     return Ragged(lists.flatten().to_numpy(), offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64))
 
@@ -204,6 +222,10 @@ def _check_columns(batch: pa.RecordBatch, manifest: Manifest, member: str) -> No
             if not 0 <= wrong < sizes[name]:
                 told = "prepare writes" if name == "times" else "the manifest has"
                 raise UserError(f"{member}: column {name!r} holds {wrong}; {told} 0 to {sizes[name] - 1}")
+    if manifest.user_vectors:
+        values = batch.column(VECTOR) if VECTOR in batch.schema.names else pa.nulls(0)
+        if values.type != pa.list_(pa.float16(), manifest.user_vectors.columns) or values.null_count:
+            raise UserError(f"{member}: column {VECTOR!r} is not what prepare writes (float16, nothing null)")
     lengths = [pc.list_value_length(batch.column(name)) for name in of_clicks]
     if not lengths[0].equals(lengths[-1]):
         raise UserError(f"{member}: columns 'items' and 'times' differ in the lengths of their lists")
