@@ -136,8 +136,8 @@ def users(study: Study) -> Result:
 def _varied(study: Study, what: str, variants: Mapping[int, Mapping[str, int]]) -> Result:
     """Gains over fine-tuning on data prepared otherwise, with the options that the search chose for few-shot."""
     chosen, found = study.search(TUNED, "few-shot"), {}
-    for value, options in variants.items():
-        found[str(value)] = collect(
+    for size, options in variants.items():
+        found[str(size)] = collect(
             study.tested(TUNED, "few-shot", searched=chosen, **options), "few-shot", "sampled-99"
         )
     shown = ("auc", "hit@10", "ndcg@10")
@@ -148,7 +148,7 @@ def _varied(study: Study, what: str, variants: Mapping[int, Mapping[str, int]]) 
         for metric in shown
     }
     adjusted = dict(zip(compared, holm([each.p for each in compared.values()]), strict=True))
-    rows = []
+    rows: list[list[str]] = []
     for value, of in found.items():
         counts = f"{of['auc'].users:,}", f"{int(of['auc'].total[-1]):,}"
         rows.append([value, BASELINE, *counts, *(f"{of[metric].means[BASELINE]:.4f}" for metric in shown)])

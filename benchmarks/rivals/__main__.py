@@ -227,11 +227,15 @@ def _read(path: Path) -> Run:
     with np.load(path) as kept:
         epochs = kept["epochs"].tolist()
         curve = {
-            epoch: tuple(float(_gain(ranks, "ndcg@10").mean()) for ranks in pair)
-            for epoch, *pair in zip(epochs, kept["validation"], kept["test"], strict=True)
+            epoch: (_mean_ndcg(validation), _mean_ndcg(test))
+            for epoch, validation, test in zip(epochs, kept["validation"], kept["test"], strict=True)
         }
         best = max(range(len(epochs)), key=lambda at: curve[epochs[at]][0])
         return Run(curve, epochs[best], kept["test"][best], int(kept["parameters"]), float(kept["seconds"]))
+
+
+def _mean_ndcg(ranks: np.ndarray) -> float:
+    return float(_gain(ranks, "ndcg@10").mean())
 
 
 def _version(system: str) -> str:

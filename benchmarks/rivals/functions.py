@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,11 +41,11 @@ def hand_over(functions: dict[str, Callable[[Tensor, Tensor], tuple[dict[str, nn
             for at, module in modules.items()
             for key, value in module.state_dict().items()
         }
+        assert items.grad is not None
         found = {"histories": histories, "targets": targets, "items": items, "user": user, "gradient": items.grad}
-        arrays = {key: value.detach().numpy() for key, value in found.items()}
-        np.savez(
-            Path(sys.argv[1]) / f"{name}.npz", **arrays, **{f"weight {key}": value for key, value in weights.items()}
-        )
+        arrays: dict[str, Any] = {key: value.detach().numpy() for key, value in found.items()}
+        arrays |= {f"weight {key}": value for key, value in weights.items()}
+        np.savez(Path(sys.argv[1]) / f"{name}.npz", **arrays)
 
 
 def shake(*modules: nn.Module) -> None:

@@ -25,7 +25,7 @@ CATALOGUE: Any = types.SimpleNamespace(num=lambda field: ITEMS + 1)
 """All that a model asks of a data set: how many items, one for padding."""
 
 
-def _with_items(model: nn.Module, rows: Tensor) -> None:
+def _with_items(model: Any, rows: Tensor) -> None:
     """Let the model look items up in ``rows``, whose gradient is wanted."""
     model.item_embedding = lambda ids: rows[ids]
 

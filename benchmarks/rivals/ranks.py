@@ -77,6 +77,6 @@ class Ranks:
 
     def save(self, parameters: int) -> None:
         """Write what was found; ``parameters``: of the model, tables included."""
-        found = {split: np.stack(each) for split, each in self.found.items()}
+        found: dict[str, Any] = {split: np.stack(each) for split, each in self.found.items()}
         out = Path(self.options["out"])
         np.savez(out, epochs=self.epochs, parameters=parameters, seconds=self.seconds, **found)

@@ -105,8 +105,9 @@ class Interests(nn.Module):
             self.source_attention = Attention(dim, features, settings.attention, transfer=True)
             interests["source"] = dim
         inputs = dim + sum(interests.values())
-        self.gates = nn.ModuleDict({name: _perceptron(inputs, settings.attention, 1) for name in interests})
-        nn.init.ones_(self.gates["profile"][-1].bias)  # as in the public code
+        gates = {name: _perceptron(inputs, settings.attention, 1) for name in interests}
+        nn.init.ones_(gates["profile"][-1].get_parameter("bias"))  # as in the public code
+        self.gates = nn.ModuleDict(gates)
         self.net = _perceptron(inputs, settings.hidden, settings.hidden // 2, dim)
 
     def forward(self, items: Tensor, batch: Batch, profiles: dict[str, Tensor]) -> Tensor:
