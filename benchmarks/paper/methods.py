@@ -60,7 +60,12 @@ METHODS: dict[str, Method] = {
     "ppr-light, begins gently": Method(
         tune="ppr-light", searched=PROMPTED, options={"prompt": {"begin": "item-means", "out_std": 0.0}}
     ),
-    # The extension: every warm user is a cold one once more, with a profile and the first 9 clicks.
+    "ppr-full, items frozen, begins gently": Method(
+        tune="ppr-full",
+        searched=("pretrained", *PROMPTED),
+        options={"tables": {"train_items": False}, "prompt": {"begin": "item-means", "out_std": 0.0}},
+    ),
+    # Every warm user is a cold one once more, with a profile and the first 9 clicks.
     "fine-tune, warm users too": Method(tune="fine-tune", options=WARM),
     "ppr-light, warm users too": Method(tune="ppr-light", searched=PROMPTED, options=WARM),
     "ppr-full, warm users too": Method(tune="ppr-full", searched=("pretrained", *PROMPTED), options=WARM),
