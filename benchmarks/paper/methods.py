@@ -112,12 +112,3 @@ def trial(method: Method, number: int, seed: int = 0) -> dict[str, dict[str, flo
                 section, key = option.split(".")
                 found.setdefault(section, {})[key] = walk[number] * UNITS.get(key, {}).get(section, 1.0)
     return found
-
-
-def merged(*parts: Options) -> dict[str, Any]:
-    """Options of all ``parts``, the later ones counting."""
-    out: dict[str, Any] = {}
-    for part in parts:
-        for section, value in part.items():
-            out[section] = {**out.get(section, {}), **value} if isinstance(value, Mapping) else value
-    return out

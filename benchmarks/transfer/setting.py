@@ -1,0 +1,105 @@
+"""What every experiment works with: logs and what is told of their items, prepared data, and how much is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import jobs
+from benchmarks.ml_1m import ROOT
+from benchmarks.transfer import content
+from benchmarks.transfer.training import Training
+
+NEXT = {"task": "next-item", "protocol": "full"}
+SYNTHETIC = {"users": 6_000, "items": 2_000}
+SYNTHETIC_QUICK = {"users": 1_000, "items": 300}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    logs: Path | None
+    """Holds ml-1m, beauty and toys; None: the synthetic catalogue alone."""
+    work: Path
+    workers: int
+    quick: bool
+    """As small as can be: what it says means nothing."""
+    seeds: int
+    epochs: int
+    """Of pre-training."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Logs with users' profiles and items' content that there are."""
+        return ("synthetic",) if self.quick or not self.logs else ("ml-1m", "synthetic")
+
+    def run(self, trainings: Sequence[Training], what: str) -> None:
+        jobs.run(trainings, what, self.workers)
+
+    def log(self, name: str) -> Path:
+        """The folder of a log; the synthetic one is made."""
+        if name != "synthetic":
+            assert self.logs
+            return self.logs / name
+        from ppr_dist.data.synthetic.catalogue import generate
+
+        folder = self.work / "logs" / name
+        if not folder.is_dir():
+            generate(self.synthetic(), folder)
+        return folder
+
+    def synthetic(self) -> Any:
+        from ppr_dist.data.synthetic.catalogue import SyntheticConfig
+
+        return SyntheticConfig(**(SYNTHETIC_QUICK if self.quick else SYNTHETIC))
+
+    def content(self, name: str) -> dict[str, Any]:
+        """Options of ``prepare``: features, codes and texts of a log's items (benchmarks/transfer/content.py)."""
+        folder = self.work / "content" / name
+        if not (folder / "features.parquet").is_file():
+            if name == "synthetic":
+                content.invented(self.synthetic(), folder)
+            else:
+                make = content.movies if name == "ml-1m" else content.products
+                make(self.log(name) / "items.parquet", folder)
+        return {
+            "item_features": {"text": folder / "features.parquet"},
+            "items": folder / "texts.parquet",
+            "code_levels": 3,
+            "code_values": 32 if name == "synthetic" else 64,
+        }
+
+    def prepared(self, name: str, of: str, **options: Any) -> Path:
+        """Data ``name`` of the log ``of``, prepared with ``options`` unless it is there, by the same."""
+        out = self.work / "data" / name
+        said = json.dumps(options, default=str, sort_keys=True)
+        kept = out.with_suffix(".options")
+        if out.is_dir() and kept.is_file() and kept.read_text() == said:
+            return out
+        from ppr_dist.library import prepare
+
+        shutil.rmtree(out, ignore_errors=True)
+        prepare(**{"interactions": self.log(of) / "interactions.parquet", "out": out, **options})
+        kept.write_text(said)
+        return out
+
+    def pretraining(self, folder: str, data: Path, seed: int, *more: Mapping[str, Any], **job: Any) -> Training:
+        """SASRec of width 64, two layers and 50 clicks: small enough for one core."""
+        options = {
+            "config": ROOT / "configs" / "transfer" / "pretrain.yaml",
+            "data": data,
+            "train": {"epochs": self.epochs, "seed": seed},
+        }
+        return Training(
+            folder=self.work / "runs" / folder / f"seed-{seed}",
+            command="pretrain",
+            options=jobs.merged(options, *more),
+            **job,
+        )
+
+
+Result = tuple[list[str], dict[str, Any]]
+Experiment = Callable[[Setting], Result]
