@@ -17,13 +17,18 @@ from pathlib import Path
 
 from benchmarks.hardware import hardware, heading
 from benchmarks.markdown import save
+from benchmarks.transfer.catalogues import catalogues
 from benchmarks.transfer.figures import FIGURES
 from benchmarks.transfer.items import cold_items, items
+from benchmarks.transfer.methods import methods
 from benchmarks.transfer.setting import Experiment, Setting
 
+LOGS = ("ml-1m", "synthetic")
 EXPERIMENTS: dict[str, Experiment] = {
+    "methods": methods,
     "cold-items": cold_items,
     "items": items,
+    "catalogues": catalogues,
 }
 
 
@@ -37,6 +42,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20, help="of pre-training, at most")
+    parser.add_argument("--trials", type=int, default=4, help="of each tuning method")
+    parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="of test users, for methods")
+    parser.add_argument("--logs", nargs="+", choices=LOGS, default=list(LOGS), help="those with profiles and content")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     setting = Setting(
@@ -46,6 +54,9 @@ def main() -> None:
         quick=options.quick,
         seeds=2 if options.quick else options.seeds,
         epochs=1 if options.quick else options.epochs,
+        trials=1 if options.quick else options.trials,
+        folds=tuple(options.folds),
+        names=tuple(name for name in options.logs if name == "synthetic" or (options.log and not options.quick)),
     )
     names = list(EXPERIMENTS) if "all" in options.experiments else list(dict.fromkeys(options.experiments))
     for name in names:

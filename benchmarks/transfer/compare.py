@@ -56,8 +56,8 @@ def table(of: Mapping[str, Sums], baseline: str, single: Sequence[str] = ()) -> 
             cells.append(f"{each.means[name]:.4f}{seeds}{against}")
         rows.append([name, *cells])
     note = (
-        f"{int(first.total[-1]):,} instances of {first.users:,} users. ± is the deviation between seeds; then the difference"
-        f" from {baseline} with its 95 % interval, paired by user (means over seeds); \\*: Holm-corrected p < 0.05 over"
-        f" these {len(found)} tests."
+        f"{int(first.total[-1]):,} instances of {first.users:,} users. ± is the deviation between seeds; then the"
+        f" difference from {baseline} with its 95 % interval, paired by user (means over seeds); \\*: Holm-corrected"
+        f" p < 0.05 over these {len(found)} tests."
     )
     return [*markdown(["", *(metric.upper() for metric in of)], rows), "", note]

@@ -42,8 +42,8 @@ def cold_items(setting: Setting) -> Result:
             lines += ["", f"## {log}, {ask}", "", *compare.table(of, "id")]
             kept[f"{log} {ask}"] = {metric: each.as_json() for metric, each in of.items()}
     note = (
-        "Ranked in the whole catalogue, hidden items among it. cold-item: warm users whose last click is on a hidden item;"
-        " next-item: the last click of all. Chance is AUC 0.5."
+        "Ranked in the whole catalogue, hidden items among it. cold-item: warm users whose last click is on a hidden"
+        " item; next-item: the last click of all. Chance is AUC 0.5."
     )
     return [note, *lines], kept
 

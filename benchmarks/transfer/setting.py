@@ -15,7 +15,7 @@ from benchmarks.transfer import content
 from benchmarks.transfer.training import Training
 
 NEXT = {"task": "next-item", "protocol": "full"}
-SYNTHETIC = {"users": 6_000, "items": 2_000}
+SYNTHETIC = {"users": 3_000, "items": 1_000}
 SYNTHETIC_QUICK = {"users": 1_000, "items": 300}
 
 
@@ -30,11 +30,13 @@ class Setting:
     seeds: int
     epochs: int
     """Of pre-training."""
+    trials: int
+    """Of each tuning method, in ``methods``."""
+    folds: tuple[int, ...]
+    """Of 5, in ``methods``."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Logs with users' profiles and items' content that there are."""
-        return ("synthetic",) if self.quick or not self.logs else ("ml-1m", "synthetic")
+    names: tuple[str, ...]
+    """Of ml-1m and synthetic, which have users' profiles and items' content."""
 
     def run(self, trainings: Sequence[Training], what: str) -> None:
         jobs.run(trainings, what, self.workers)
@@ -87,7 +89,7 @@ class Setting:
         return out
 
     def pretraining(self, folder: str, data: Path, seed: int, *more: Mapping[str, Any], **job: Any) -> Training:
-        """SASRec of width 64, two layers and 50 clicks: small enough for one core."""
+        """SASRec of width 64, two layers and 20 clicks: small enough for one core."""
         options = {
             "config": ROOT / "configs" / "transfer" / "pretrain.yaml",
             "data": data,
