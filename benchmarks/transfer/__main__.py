@@ -19,6 +19,7 @@ from benchmarks.hardware import hardware, heading
 from benchmarks.markdown import save
 from benchmarks.transfer.catalogues import catalogues
 from benchmarks.transfer.figures import FIGURES
+from benchmarks.transfer.forgetting import forgetting
 from benchmarks.transfer.items import cold_items, items
 from benchmarks.transfer.methods import methods
 from benchmarks.transfer.setting import Experiment, Setting
@@ -26,6 +27,7 @@ from benchmarks.transfer.setting import Experiment, Setting
 LOGS = ("ml-1m", "synthetic")
 EXPERIMENTS: dict[str, Experiment] = {
     "methods": methods,
+    "forgetting": forgetting,
     "cold-items": cold_items,
     "items": items,
     "catalogues": catalogues,

@@ -67,8 +67,8 @@ def catalogues(setting: Setting) -> Result:
                 kept[f"{source} {target} {size or 'all'}"][f"{name}: best epoch"] = [r["epochs"] for r in results]
     note = (
         "Items are known by features alone (but for scratch: id): hashed categories, benchmarks/transfer/content.py."
-        " Tested: the last click of all users of the target, whichever were trained on, in the whole catalogue; training"
-        " knows of no user's last two clicks."
+        " Tested: the last click of all users of the target, whichever were trained on, in the whole catalogue;"
+        " training knows of no user's last two clicks."
     )
     return [note, *lines], kept
 
