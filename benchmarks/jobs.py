@@ -1,7 +1,7 @@
 """Jobs that leave a result in a folder and are not done again, over the cores of a machine.
 
 A job leaves ``FOLDER/result.json`` (and, where it ranks users, ``ranks.npz``, which stays on the machine). Starting a
-process takes 20 seconds of a core, so each worker process does many jobs.
+process takes 20 seconds of a core, so each worker process does many jobs, and one worker is the process itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ class Job(abc.ABC):
 def run(jobs: Sequence[Job], what: str, workers: int) -> list[dict[str, Any]]:
     """Results of ``jobs``, those that are not there being made, with progress and the time that is left."""
     left = [job for job in jobs if not job.done]
-    if left:
+    if workers == 1:
+        _alone()
+        for job in tqdm(left, desc=what, total=len(jobs), initial=len(jobs) - len(left), unit="run"):
+            _do(job)
+    elif left:
         pool = _pool(workers)
         waiting = [pool.submit(_do, job) for job in left]
         done = concurrent.futures.as_completed(waiting)
@@ -75,7 +79,7 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _alone() -> None:
-    """One thread for each worker process, and imports once, so that no job is charged for them."""
+    """One thread in this process, and imports once, so that no job is charged for them."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="of pre-training, at most")
     parser.add_argument("--trials", type=int, default=4, help="of each tuning method")
     parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="of test users, for methods")
+    parser.add_argument("--users", type=int, help="of a log, at most")
     parser.add_argument("--logs", nargs="+", choices=LOGS, default=list(LOGS), help="those with profiles and content")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -58,6 +59,7 @@ def main() -> None:
         epochs=1 if options.quick else options.epochs,
         trials=1 if options.quick else options.trials,
         folds=tuple(options.folds),
+        users=options.users,
         names=tuple(name for name in options.logs if name == "synthetic" or (options.log and not options.quick)),
     )
     names = list(EXPERIMENTS) if "all" in options.experiments else list(dict.fromkeys(options.experiments))
@@ -65,6 +67,8 @@ def main() -> None:
         lines, kept = EXPERIMENTS[name](setting)
         title = f"{name}: {EXPERIMENTS[name].__doc__}"
         sizes = "--quick" if options.quick else f"--seeds {options.seeds} --epochs {options.epochs}"
+        sizes += f" --users {options.users}" if options.users else ""
+        sizes += f" --trials {options.trials} --folds {' '.join(map(str, options.folds))}" if name == "methods" else ""
         text = [*heading(title, hardware(), f"{setting.seeds} seeds; at most {setting.epochs} epochs of pre-training.")]
         text += [f"    python -m benchmarks.transfer {name} --log FOLDER --work FOLDER {sizes}", "", *lines]
         print("\n".join([*text, ""]), flush=True)

@@ -37,6 +37,11 @@ def collect(rows: Mapping[str, Sequence[Training]], ask: str, metrics: Sequence[
     return {metric: sums(of, user) for metric, of in measured.items()}
 
 
+def by_seed(rows: Mapping[str, Sequence[Training]]) -> list[Training]:
+    """All trainings, seed after seed."""
+    return [training for of_seed in zip(*rows.values(), strict=True) for training in of_seed]
+
+
 def table(of: Mapping[str, Sums], baseline: str, single: Sequence[str] = ()) -> list[str]:
     """Means ± deviation between seeds (rows in ``single`` have none), and differences from ``baseline``."""
     first = next(iter(of.values()))

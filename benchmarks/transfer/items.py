@@ -36,7 +36,7 @@ def cold_items(setting: Setting) -> Result:
             ]
             for name, options in ENCODERS.items()
         }
-        setting.run([training for of_seed in zip(*rows.values(), strict=True) for training in of_seed], f"{log}: cold items")
+        setting.run(compare.by_seed(rows), f"{log}: cold items")
         for ask in asks:
             of = compare.collect(rows, ask)
             lines += ["", f"## {log}, {ask}", "", *compare.table(of, "id")]
@@ -68,7 +68,7 @@ def items(setting: Setting) -> Result:
                 ]
                 for name, options in MOREC.items()
             }
-            setting.run([training for of_seed in zip(*rows.values(), strict=True) for training in of_seed], f"{log}: items, {backbone}")
+            setting.run(compare.by_seed(rows), f"{log}: items, {backbone}")
             of = compare.collect(rows, "next-item")
             lines += ["", f"## {log}, {backbone}", "", *compare.table(of, "id")]
             kept[f"{log} {backbone}"] = {metric: each.as_json() for metric, each in of.items()}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 from benchmarks.markdown import difference, markdown
 from benchmarks.ml_1m import ROOT
@@ -16,12 +15,13 @@ from benchmarks.paper.study import Scale, Study, collect, ml_1m, synthetic
 from benchmarks.statistics import compare, holm
 from benchmarks.transfer.setting import Result, Setting
 from ppr_dist import read_config, runs
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config
 
 ROWS = (
     *("popularity", "pre-train", "fine-tune", "ppr-full", "ppr-light", "adapter", "pfeiffer", "patch, serial"),
     *("patch, parallel", "lora", "norms and biases", "last layer", "profile encoder only", "constant prompt"),
 )
-PROMPTED = ("ppr-light", "ppr-full", "constant prompt")
 PROTOCOL, METRICS = "full", ("auc", "hit@10", "ndcg@10", "ndcg@50")
 
 
@@ -52,7 +52,8 @@ def methods(setting: Setting) -> Result:
                 continue
             results = [job.result() for job in jobs]
             first = results[0]
-            counted = formula(row, jobs[0].folder / "run")
+            config, info = runs.read(jobs[0].folder / "run")
+            counted = formula(row, config, info.catalogue_for(config))
             star = "\\*" if adjusted[row] < 0.05 else ""
             cpu, peak = (max(r[key] for r in results) for key in ("cpu_seconds", "peak_bytes"))
             per_epoch = sum(r["cpu_seconds"] / len(r["curve"]) for r in results) / len(results)
@@ -81,32 +82,31 @@ def methods(setting: Setting) -> Result:
     return lines[1:], kept
 
 
-def formula(row: str, run: Path) -> int:
-    """Trained parameters of a row, from the sizes of the model alone: SASRec of width D and L layers."""
-    config, info = runs.read(run)
+def formula(row: str, config: Config, catalogue: Catalogue) -> int:
+    """Trained parameters of a row, from sizes alone: SASRec, adapters of width 16, patches of D / 4, LoRA of rank 8."""
     sasrec = read_config.section(config, "sasrec")
     d, layers, inner = config.model.dim, sasrec.layers, sasrec.ffn_multiple * config.model.dim
-    values, m, hidden = sum(info.attributes.values()), len(info.attributes), config.profiles.hidden
-    width = config.profiles.attribute_dim
+    values, m, width = sum(catalogue.profile.values()), len(catalogue.profile), config.profiles.attribute_dim
+    generator = read_config.section(config, "prompt")
     tables = values * width  # of one use of profiles
 
-    def mlp(out: int) -> int:
+    def mlp(hidden: int, out: int) -> int:
         return m * width * hidden + hidden + hidden * out + out
 
     def bottleneck(given: int, to: int) -> int:
         return given * to + to + to * d + d
 
-    rows = read_config.section(config, "prompt").tokens * d if row in PROMPTED else 0
+    rows = generator.tokens * d
     layer = (3 * d * d + 3 * d) + (d * d + d) + (d * inner + inner) + (inner * d + d) + 4 * d
     backbone = layers * layer + 2 * d + config.model.max_length * d
-    prompt = tables + mlp(rows) if row in ("ppr-light", "ppr-full") else rows
-    items = info.items * d
+    prompt = tables + mlp(generator.hidden, rows)
+    items = catalogue.items * d
     quarter = max(1, d // 4)
     added: Mapping[str, int] = {
         "fine-tune": items + backbone,
         "ppr-full": items + backbone + prompt,
         "ppr-light": prompt,
-        "constant prompt": prompt,
+        "constant prompt": rows,
         "adapter": 2 * layers * bottleneck(d, 16),
         "pfeiffer": layers * bottleneck(d, 16),
         "patch, serial": 2 * layers * bottleneck(d, quarter),
@@ -116,4 +116,4 @@ def formula(row: str, run: Path) -> int:
         "last layer": layer + 2 * d,
         "profile encoder only": 0,
     }
-    return tables + mlp(d) + added[row]
+    return tables + mlp(config.profiles.hidden, d) + added[row]

@@ -9,6 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from benchmarks import jobs
 from benchmarks.ml_1m import ROOT
 from benchmarks.transfer import content
@@ -35,6 +40,8 @@ class Setting:
     folds: tuple[int, ...]
     """Of 5, in ``methods``."""
 
+    users: int | None
+    """Of a log at most, drawn by a seed; None: all."""
     names: tuple[str, ...]
     """Of ml-1m and synthetic, which have users' profiles and items' content."""
 
@@ -45,6 +52,8 @@ class Setting:
         """The folder of a log; the synthetic one is made."""
         if name != "synthetic":
             assert self.logs
+            if name == "ml-1m" and self.users:  # of the others each experiment takes what it says
+                return some_users(self.logs / name, self.work / "logs" / f"{name}-{self.users}", self.users)
             return self.logs / name
         from ppr_dist.data.synthetic.catalogue import generate
 
@@ -101,6 +110,21 @@ class Setting:
             options=jobs.merged(options, *more),
             **job,
         )
+
+
+def some_users(log: Path, out: Path, users: int) -> Path:
+    """Copy a log to ``out`` with that many of its users, drawn by a seed."""
+    if not out.is_dir():
+        out.mkdir(parents=True)
+        clicks = pq.read_table(log / "interactions.parquet")
+        everyone = np.unique(clicks["user_id"].to_numpy())
+        chosen = pa.array(np.random.default_rng(0).permutation(everyone)[:users])
+        for path in log.glob("*.parquet"):
+            table = pq.read_table(path)
+            if "user_id" in table.column_names:
+                table = table.filter(pc.is_in(table["user_id"], chosen))
+            pq.write_table(table, out / path.name)
+    return out
 
 
 Result = tuple[list[str], dict[str, Any]]
