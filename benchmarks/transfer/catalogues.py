@@ -48,8 +48,8 @@ def catalogues(setting: Setting) -> Result:
     tested = f"{most:,} users" if most else "all users"
     note = (
         "Items are known by features alone (but for scratch: id): hashed categories, benchmarks/transfer/content.py."
-        f" Tested: the last click of {tested} of the target, whichever were trained on, in the whole catalogue; training"
-        " knows of no user's last two clicks."
+        f" Tested: the last click of {tested} of the target, whichever were trained on, in the whole catalogue;"
+        " training knows of no user's last two clicks."
     )
     return [note, *lines], kept
 
@@ -86,8 +86,5 @@ def _data(setting: Setting, log: str, users: int | None) -> Path:
     folder = setting.log(log)
     if users:
         folder = some_users(folder, setting.work / "logs" / f"{log}-{users}", users)
-    features = setting.content(log)["item_features"]
-    clicks = folder / "interactions.parquet"
-    return setting.prepared(
-        f"{log}-{users or 'all'}", log, interactions=clicks, item_features=features, cold_threshold=3
-    )
+    known = {"item_features": setting.content(log)["item_features"], "cold_threshold": 3}
+    return setting.prepared(f"{log}-{users or 'all'}", log, interactions=folder / "interactions.parquet", **known)

@@ -1,7 +1,7 @@
 """Six tasks one after another in one backbone: Conure (``continual``) beside fine-tuning one model again and again.
 
-Task 1 is the next item; the others predict something of users from their clicks. Heads and items stay as each task left
-them: what a task can lose is the backbone. Profiles are kept from the model (their tables stand at 0).
+Task 1 is the next item; the others predict a label of users from their clicks. Heads and items stay as each task left
+them: what a task can lose is the backbone.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ TASKS = {
     "synthetic": (FIRST, "gender", "age", "city", "topic", "clicks"),
 }
 TUNE = ROOT / "configs" / "transfer" / "tune.yaml"
-BLIND = {"tables": {"init_std": 0.0, "lr": 1e-12}}
-"""Profile tables that are 0 and stay 0; no other table is trained."""
 
 
 def forgetting(setting: Setting) -> Result:
@@ -89,19 +87,18 @@ class Chain:
     def _tune(self, name: str, method: str, start: Training, task: str, **options: Any) -> Training:
         own: Mapping[str, Any] = {"split": "pretrain"}
         if task != FIRST:
-            own = {"attribute": {"name": task}, "train": {"objectives": ["attribute"], "best_metric": "accuracy"}}
+            own = {"labels": {"names": [task]}, "train": {"objectives": ["labels"]}}
         epochs = 1 if self.setting.quick else 2 if task == FIRST else 20
         return Training(
             folder=self.setting.work / "runs" / self.log / "tasks" / name / f"seed-{self.seed}",
             command="tune",
             options=merged(
                 {"config": TUNE, "data": self.data, "method": method, "train": {"epochs": epochs, "seed": self.seed}},
-                BLIND,
                 own,
                 options,
             ),
             start=start,
-            asks={"test": {"task": "attribute"}} if name.startswith("alone") else {},
+            asks={"test": {"task": "labels"}} if name.startswith("alone") else {},
             keep=True,
         )
 
@@ -183,7 +180,7 @@ class Memory(jobs.Job):
                         serve_from(trained.scorer.model, other)
                     else:
                         trained.scorer.model.backbone.load_state_dict(other.backbone.state_dict())
-                    task, metric = ("attribute", "accuracy") if number else ("next-item", "hit@10")
+                    task, metric = ("labels", "score") if number else ("next-item", "hit@10")
                     figures = evaluate(
                         trained.scorer,
                         trained.data,
@@ -229,25 +226,19 @@ def _said(values: Sequence[float]) -> str:
 
 def _data(setting: Setting, log: str) -> Path:
     """Half of the users cut to their first 20 clicks; labels know of all clicks."""
-    users = setting.work / "logs" / f"{log}-labels.parquet"
-    if not users.is_file():
-        users.parent.mkdir(parents=True, exist_ok=True)
-        make = _movie_labels if log == "ml-1m" else _invented_labels
-        pq.write_table(make(setting, setting.log(log)), users)
-    return setting.prepared(
-        f"{log}-tasks",
-        log,
-        users=users,
-        attributes=list(TASKS[log][1:]),
-        buckets={"age": 4} if log == "synthetic" else {},
-        cold_threshold=21,
-        simulate_cold=0.5,
-        tune_validation_fraction=0.1,
-        min_item_count=5 if log == "ml-1m" else 1,
-    )
+    folder = setting.work / "logs" / f"{log}-labels"
+    files = {name: folder / f"{name}.parquet" for name in TASKS[log][1:]}
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        found = _movie_labels(setting.log(log)) if log == "ml-1m" else _invented_labels(setting)
+        for name, label in found.items():
+            pq.write_table(pa.table({"user_id": list(label), "label": list(label.values())}), files[name])
+    rare = {"min_item_count": 5} if log == "ml-1m" else {}
+    cold = {"cold_threshold": 21, "simulate_cold": 0.5, "tune_validation_fraction": 0.1}
+    return setting.prepared(f"{log}-tasks", log, labels=files, **cold, **rare)
 
 
-def _movie_labels(setting: Setting, folder: Path) -> pa.Table:
+def _movie_labels(folder: Path) -> dict[str, dict[int, Any]]:
     """gender, age, occupation as published; of all of a user's films ``genre``, among the eight most clicked the one
     with the largest share of the user's films against its share of all, and ``years``, the quarter of the users by the
     mean year of their films.
@@ -262,26 +253,33 @@ def _movie_labels(setting: Setting, folder: Path) -> pa.Table:
     count = np.stack([np.bincount(user, weights=genres[item, g]) for g in range(len(GENRES))], axis=1)
     most = np.argsort(-count.sum(axis=0))[:8]
     lift = (count / np.bincount(user)[:, None] / (count.sum(axis=0) / len(item)))[:, most]
-    favourite = dict(zip(ids.tolist(), (GENRES[most[n]] for n in lift.argmax(axis=1)), strict=True))
-    years = dict(zip(ids.tolist(), _quarters(np.bincount(user, weights=year[item]) / np.bincount(user)), strict=True))
-    columns = {name: [u[name] for u in users] for name in ("user_id", "gender", "age", "occupation")}
-    columns["genre"] = [favourite.get(u["user_id"]) for u in users]
-    columns["years"] = [years.get(u["user_id"]) for u in users]
-    return pa.table(columns)
+    mean_year = np.bincount(user, weights=year[item]) / np.bincount(user)
+    labels: dict[str, dict[int, Any]] = {
+        name: {u["user_id"]: u[name] for u in users} for name in ("gender", "age", "occupation")
+    }
+    labels["genre"] = dict(zip(ids.tolist(), (GENRES[most[n]] for n in lift.argmax(axis=1)), strict=True))
+    labels["years"] = dict(zip(ids.tolist(), _quarters(mean_year), strict=True))
+    return labels
 
 
-def _invented_labels(setting: Setting, folder: Path) -> pa.Table:
-    """gender, age, city of the synthetic catalogue; ``topic``, of which a user clicked most, and ``clicks``, the
-    quarter of the users by how many clicks they have.
+def _invented_labels(setting: Setting) -> dict[str, dict[int, Any]]:
+    """gender, decade of age and city of the synthetic catalogue, where known; ``topic``, of which a user clicked most,
+    and ``clicks``, the quarter of the users by how many clicks they have.
     """
+    folder, topics = setting.log("synthetic"), setting.synthetic().topics
+    users = pq.read_table(folder / "users.parquet").to_pylist()
     clicks = pq.read_table(folder / "interactions.parquet", columns=["user_id", "item_id"])
-    topic = clicks["item_id"].to_numpy() % setting.synthetic().topics
-    table, user = pq.read_table(folder / "users.parquet"), clicks["user_id"].to_numpy()
-    counts = np.zeros((table.num_rows, setting.synthetic().topics), np.int64)
-    np.add.at(counts, (user, topic), 1)
-    table = table.append_column("topic", pa.array(counts.argmax(axis=1)))
-    return table.append_column("clicks", pa.array(_quarters(counts.sum(axis=1).astype(float))))
+    counts = np.zeros((len(users), topics), np.int64)
+    np.add.at(counts, (clicks["user_id"].to_numpy(), clicks["item_id"].to_numpy() % topics), 1)
+    labels: dict[str, dict[int, Any]] = {
+        name: {u["user_id"]: u[name] for u in users if u[name] is not None} for name in ("gender", "age", "city")
+    }
+    labels["age"] = {user: age // 10 for user, age in labels["age"].items()}
+    labels["topic"] = dict(enumerate(counts.argmax(axis=1).tolist()))
+    labels["clicks"] = dict(enumerate(_quarters(counts.sum(axis=1))))
+    return labels
 
 
 def _quarters(values: np.ndarray[Any, Any]) -> list[int]:
-    return np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values).tolist()
+    found: list[int] = np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values).tolist()
+    return found

@@ -53,7 +53,7 @@ class Training(jobs.Job):
         result = cost | trained(self.run, self.folder / "log.txt") | {"lines": {}}
         kept: dict[str, Any] = {}
         for name, asked in self.asks.items():
-            ranked = asked["task"] != "attribute"
+            ranked = asked["task"] != "labels"
             out = {"predictions": self.folder / f"{name}.predictions"} if ranked else {}
             (line,) = library.evaluate(run_dir=self.run, progress=False, **{**asked, "task": [asked["task"]]}, **out)
             result["lines"][name] = line
