@@ -101,7 +101,11 @@ def _do(job: Job) -> None:
             result = job.work()
         finally:
             sys.stdout, sys.stderr = before, errors
-    result |= {"options": job.asked, "seconds": time.perf_counter() - started, "core_seconds": time.process_time() - core}
+    result |= {
+        "options": job.asked,
+        "seconds": time.perf_counter() - started,
+        "core_seconds": time.process_time() - core,
+    }
     replace(job.folder / "result.json", json.dumps(result) + "\n")
 
 
