@@ -16,8 +16,9 @@ DIRECTIONS = (("toys", "beauty"), ("beauty", "toys"))
 SIZES = (500, 2_000)
 """Users of the target to train on, beside all."""
 TUNE = ROOT / "configs" / "transfer" / "tune.yaml"
-FEATURES = {"model": {"item_encoders": ["features"]}}
-TUNED = {
+FEATURES: Mapping[str, Any] = {"model": {"item_encoders": ["features"]}}
+SCRATCH: dict[str, Mapping[str, Any]] = {"scratch: id": {}, "scratch: features": FEATURES}
+TUNED: dict[str, Mapping[str, Any]] = {
     "pre-trained, all trained": {"method": "fine-tune", "train": {"pretrained_lr": 3e-4}},
     "pre-trained, adapters alone": {"method": "adapter"},
 }
@@ -27,7 +28,9 @@ def catalogues(setting: Setting) -> Result:
     """Toys to Beauty and back: from scratch against pre-trained, by the number of the target's users."""
     if setting.logs is None:
         return ["Needs --log with toys and beauty."], {}
-    lines, kept, most = [], {}, 1_000 if setting.quick else setting.users
+    lines: list[str] = []
+    kept: dict[str, Any] = {}
+    most = 1_000 if setting.quick else setting.users
     sizes = [size for size in SIZES if most is None or size < most] + [most]
     for source, target in DIRECTIONS[:1] if setting.quick else DIRECTIONS:
         start = setting.pretraining(f"{source}/source", _data(setting, source, most), 0, FEATURES, keep=True)
@@ -65,7 +68,7 @@ def _rows(
     data, place = _data(setting, target, size), f"{target}/{size or 'all'}"
     rows: dict[str, list[Training]] = {}
     for seed in range(setting.seeds):
-        for name, options in (("scratch: id", {}), ("scratch: features", FEATURES)):
+        for name, options in SCRATCH.items():
             folder = f"{place}/{name.replace(': ', '-')}"
             rows.setdefault(name, []).append(setting.pretraining(folder, data, seed, options, usual, asks=asks))
         for name, options in TUNED.items():

@@ -36,7 +36,8 @@ TUNE = ROOT / "configs" / "transfer" / "tune.yaml"
 
 def forgetting(setting: Setting) -> Result:
     """Accuracy of each of six tasks after each later one: continual against sequential fine-tuning."""
-    lines, kept = [], {}
+    lines: list[str] = []
+    kept: dict[str, Any] = {}
     for log in setting.names:
         data, tasks, matrices = _data(setting, log), TASKS[log], {}
         chains = [Chain(setting, log, data, tasks, seed) for seed in range(setting.seeds)]

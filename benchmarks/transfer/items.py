@@ -25,7 +25,8 @@ HIDDEN = 0.05
 
 def cold_items(setting: Setting) -> Result:
     """Items that training never saw (5 % hidden), by each item encoder."""
-    lines, kept = [], {}
+    lines: list[str] = []
+    kept: dict[str, Any] = {}
     for log in setting.names:
         data = _data(setting, log, "hidden", hide_items=HIDDEN)
         asks = {"cold-item": COLD, "next-item": NEXT}
@@ -50,7 +51,8 @@ def cold_items(setting: Setting) -> Result:
 
 def items(setting: Setting) -> Result:
     """MoRec against IDRec, two-stage (frozen features) against end to end (tokens), by two backbones."""
-    lines, kept = [], {}
+    lines: list[str] = []
+    kept: dict[str, Any] = {}
     for log in setting.names:
         data = _data(setting, log, "shown")
         for backbone in ("sasrec", "dssm"):

@@ -36,7 +36,11 @@ def methods(setting: Setting) -> Result:
         epochs=1 if setting.quick else 12,
     )
     for name in setting.names:
-        log = ml_1m(setting.log(name)) if name == "ml-1m" else synthetic(setting.work, quick=setting.quick)
+        log = (
+            ml_1m(setting.log(name), setting.work, quick=False)
+            if name == "ml-1m"
+            else synthetic(setting.work, quick=setting.quick)
+        )
         study = Study(dataclasses.replace(log, pretrain=small), scale, setting.work / "methods", setting.workers)
         done = study.tested(ROWS, "few-shot")
         of = collect(done, "few-shot", PROTOCOL)

@@ -36,7 +36,7 @@ class Training(jobs.Job):
 
     @property
     def asked(self) -> dict[str, Any]:
-        body = {"command": self.command, "options": self.options, "asks": self.asks}
+        body: dict[str, Any] = {"command": self.command, "options": self.options, "asks": self.asks}
         if self.start:
             body["start"] = hashlib.sha256(json.dumps(self.start.asked).encode()).hexdigest()[:16]
         return dict(json.loads(json.dumps(body, default=str)))
