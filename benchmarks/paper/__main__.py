@@ -18,6 +18,7 @@ import shlex
 from pathlib import Path
 
 from benchmarks.hardware import hardware, heading
+from benchmarks.markdown import save
 from benchmarks.paper.figures import draw
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.study import Scale, Study, ml_1m, synthetic
@@ -57,21 +58,10 @@ def main() -> None:
             print("\n".join([*text, *lines, ""]), flush=True)
             done.append(f"{name} {log.name}")
             if options.out:
-                options.out.mkdir(parents=True, exist_ok=True)
-                path = options.out / f"paper_{name}_{log.name}_{_where()}"
-                path.with_suffix(".md").write_text("\n".join([*text, *lines]) + "\n")
-                rounded = json.loads(json.dumps(kept), parse_float=lambda x: float(f"{float(x):.10g}"))
-                path.with_suffix(".json").write_text(json.dumps(rounded) + "\n")
+                path = save(options.out, f"paper_{name}_{log.name}", [*text, *lines], kept)
                 if name.startswith("figure"):
                     draw(name, kept, title, path)
     print(json.dumps({"benchmark": "paper", **hardware(), "quick": options.quick, "done": done}))
-
-
-def _where() -> str:
-    """Hardware and date, as names of results have them."""
-    machine = hardware()
-    gpu = "" if machine["gpu"] == "none" else f"{str(machine['gpu']).replace(' ', '-')}_"
-    return f"{gpu}cpu-{machine['cores']}core_{machine['date']}"
 
 
 def _command(name: str, log: str, options: argparse.Namespace) -> str:

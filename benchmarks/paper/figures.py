@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.statistics import compare, from_json
 from benchmarks.paper.tables import BASELINE, PPR
+from benchmarks.statistics import compare, from_json
 
 METRICS = ("auc", "hit@10", "ndcg@10")
 

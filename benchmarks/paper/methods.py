@@ -51,6 +51,14 @@ METHODS: dict[str, Method] = {
         tune="ppr-light", searched=("new", "dropout"), options={"contrastive": {"weight": 0.0}}
     ),
     "ppr-full, no contrast": Method(tune="ppr-full", options={"contrastive": {"weight": 0.0}}),
+    # Parameter-efficient tuning (benchmarks/transfer).
+    "adapter": Method(tune="adapter", searched=("new", "dropout")),
+    "pfeiffer": Method(tune="pfeiffer", searched=("new", "dropout")),
+    "patch, serial": Method(tune="patch", searched=("new", "dropout")),
+    "patch, parallel": Method(tune="patch", searched=("new", "dropout"), options={"patch": {"insertion": "parallel"}}),
+    "lora": Method(tune="lora", searched=("new", "dropout")),
+    "norms and biases": Method(tune="norms-and-biases", searched=("new", "dropout")),
+    "last layer": Method(tune="last-layer", searched=("new", "dropout")),
     # Controls: what of the difference is freezing, and what the prompt.
     "profile encoder only": Method(tune="head", searched=("new", "dropout")),
     "constant prompt": Method(tune="constant-prompt", searched=PROMPTED),
@@ -117,12 +125,3 @@ def trial(method: Method, number: int, seed: int = 0) -> dict[str, dict[str, flo
                 section, key = option.split(".")
                 found.setdefault(section, {})[key] = walk[number] * UNITS.get(key, {}).get(section, 1.0)
     return found
-
-
-def merged(*parts: Options) -> dict[str, Any]:
-    """Options of all ``parts``, the later ones counting."""
-    out: dict[str, Any] = {}
-    for part in parts:
-        for section, value in part.items():
-            out[section] = {**out.get(section, {}), **value} if isinstance(value, Mapping) else value
-    return out

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import jobs
+from benchmarks.jobs import merged
 from benchmarks.ml_1m import ROOT
-from benchmarks.paper import jobs
 from benchmarks.paper.jobs import Job
-from benchmarks.paper.methods import METHODS, PRETRAINED, merged, trial
-from benchmarks.paper.statistics import Sums, sums
+from benchmarks.paper.methods import METHODS, PRETRAINED, trial
+from benchmarks.statistics import Sums, sums
 from ppr_dist.errors import UserError
 from ppr_dist.passport import difference
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.markdown import gain, markdown
 from benchmarks.paper import published
 from benchmarks.paper.jobs import PROTOCOLS, Job
 from benchmarks.paper.methods import METHODS
-from benchmarks.paper.statistics import Comparison, Sums, compare, holm, variance_components
 from benchmarks.paper.study import Study, collect
+from benchmarks.statistics import Sums, compare, holm, variance_components
 from ppr_dist.data.manifest import load_manifest
 
 Result = tuple[list[str], dict[str, Any]]
@@ -48,7 +49,7 @@ def table1(study: Study) -> Result:
     rows = [[name, f"{r['trainable']:,}", f"{r['trainable'] / whole:.2%}"] for name, r in found.items()]
     told = ", ".join(f"{name} {share}" for name, share in published.TUNED_SHARE.items())
     head = ["method", "trained parameters", "of those of fine-tune"]
-    return [*_markdown(head, rows), "", f"Paper, Table I, PPR(light): {told}."], {
+    return [*markdown(head, rows), "", f"Paper, Table I, PPR(light): {told}."], {
         name: r["trainable"] for name, r in found.items()
     }
 
@@ -63,7 +64,7 @@ def table2(study: Study) -> Result:
     rows += [[f"{name} (paper)", *(f"{count:,}" for count in told)] for name, told in published.COUNTS.items()]
     head = ["data", "users", "items", "pre-training clicks", "tuning clicks"]
     split = ", ".join(f"{name} {count:,}" for name, count in users.items())
-    return [*_markdown(head, rows), "", f"Users of fold {study.scale.folds[0]}: {split}."], {"users": users}
+    return [*markdown(head, rows), "", f"Users of fold {study.scale.folds[0]}: {split}."], {"users": users}
 
 
 def table3(study: Study) -> Result:
@@ -104,7 +105,7 @@ def table8(study: Study) -> Result:
         "Means over folds and seeds ± standard deviation between them. Precision, recall and F1 are means over the"
         f" values. Paper, Table VIII (graduate state, one value against the other): {told}."
     )
-    return [*_markdown(head, rows), "", note], kept
+    return [*markdown(head, rows), "", note], kept
 
 
 def figure3(study: Study) -> Result:
@@ -160,14 +161,14 @@ def _varied(study: Study, what: str, variants: Mapping[int, Mapping[str, int]]) 
         rows.append([value, BASELINE, *counts, *(f"{of[metric].means[BASELINE]:.4f}" for metric in shown)])
         for method in PPR:
             keys = [(value, method, metric) for metric in shown]
-            rows.append([value, method, *counts, *(f"{_gain(compared[k])}, p {adjusted[k]:.2g}" for k in keys)])
+            rows.append([value, method, *counts, *(f"{gain(compared[k])}, p {adjusted[k]:.2g}" for k in keys)])
     note = (
         f"Of {BASELINE} the means; of the others gain over it with the 95 % interval, and p after Holm over these"
         f" {len(compared)} tests. Options as the search for few-shot on whole data chose them."
     )
     kept = {value: {metric: of[metric].as_json() for metric in shown} for value, of in found.items()}
     head = [what, "method", "test users", "instances", *(metric.upper() for metric in shown)]
-    return [*_markdown(head, rows), "", note], kept
+    return [*markdown(head, rows), "", note], kept
 
 
 def pretrainings(study: Study) -> Result:
@@ -185,13 +186,13 @@ def pretrainings(study: Study) -> Result:
         spread = (f"{between**0.5:.4f}", f"{within**0.5:.4f}", f"{between / (between + within):.0%}")
         rows.append([method, means, *spread])
         kept[method] = {"values": values.tolist(), "between": between, "within": within}
-    gains = [f"{name} {', '.join(_gain(compare(of, name, BASELINE)) for of in by_pretraining)}" for name in PPR]
+    gains = [f"{name} {', '.join(gain(compare(of, name, BASELINE)) for of in by_pretraining)}" for name in PPR]
     head = ["method", "by pre-training", "deviation of pre-trainings", "of seeds of tuning", "pre-training's share"]
     note = (
         "Deviations are square roots of the components of the variance (one-way analysis; what the seeds of tuning add"
         f" to means over them is taken off). Gain over {BASELINE} by pre-training: {'; '.join(gains)}."
     )
-    return [*_markdown(head, rows), "", note], kept
+    return [*markdown(head, rows), "", note], kept
 
 
 TABLES: dict[str, Callable[[Study], Result]] = {
@@ -250,7 +251,7 @@ def _of_search(searched: Mapping[str, Any]) -> list[str]:
         found = ", ".join(f"{each['validation']:.4f}" for each in trials)
         rows.append([name, words, str(best["epochs"]), found])
     head = ["method", "options of the best trial", "best epoch", "validation NDCG@50 of all trials"]
-    return ["Search on fold 1's validation users:", "", *_markdown(head, rows)]
+    return ["Search on fold 1's validation users:", "", *markdown(head, rows)]
 
 
 def _means(of: Mapping[str, Sums]) -> list[str]:
@@ -265,7 +266,7 @@ def _means(of: Mapping[str, Sums]) -> list[str]:
             for metric, each in of.items()
         ]
         rows.append([name, *cells])
-    return _markdown(["method", *(metric.upper() for metric in of)], rows)
+    return markdown(["method", *(metric.upper() for metric in of)], rows)
 
 
 def _against(of: Mapping[str, Sums], table: str | None) -> list[str]:
@@ -276,7 +277,7 @@ def _against(of: Mapping[str, Sums], table: str | None) -> list[str]:
     rows = []
     for (name, metric), each in found.items():
         told = published.gains(table, name, metric) if table and name in PPR else {}
-        cells = [f"{each.difference:+.4f} ± {each.error:.4f}", _gain(each), f"{each.effect:+.3f}", f"{each.p:.3g}"]
+        cells = [f"{each.difference:+.4f} ± {each.error:.4f}", gain(each), f"{each.effect:+.3f}", f"{each.p:.3g}"]
         paper = ", ".join(f"{data} {100 * gain:+.1f} %" for data, gain in told.items())
         rows.append([name, metric.upper(), *cells, f"{adjusted[name, metric]:.3g}", *([paper] if table else [])])
     head = ["method", "metric", "difference", "gain, 95 % interval", "effect d", "p", "p (Holm)"]
@@ -287,21 +288,11 @@ def _against(of: Mapping[str, Sums], table: str | None) -> list[str]:
         f"Against {BASELINE}, paired by user, standard errors over users and seeds, Holm over these {len(found)} tests"
         f" at 5 %: better {_said(won)}; worse {_said(lost)}."
     )
-    return [verdict, "", *_markdown([*head, *told_head], rows)]
+    return [verdict, "", *markdown([*head, *told_head], rows)]
 
 
 def _said(keys: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{name} {metric.upper()}" for name, metric in keys) or "nowhere"
-
-
-def _gain(each: Comparison) -> str:
-    if each.gain != each.gain:
-        return "not defined"
-    return f"{100 * each.gain:+.1f} % [{100 * each.gain_low:+.1f}, {100 * each.gain_high:+.1f}]"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def scale_words(study: Study) -> str:

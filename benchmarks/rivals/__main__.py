@@ -12,7 +12,7 @@ Training: ``--log`` (or PPR_DIST_ML1M) holds MovieLens-1M's interactions.parquet
 but their last two, as :data:`RIVALS` says, and are ranked by the same lines (benchmarks/rivals/ranks.py) among all
 items that training saw, the clicks before the target removed, ties against the model. The epoch is that of a run's best
 validation NDCG@10 (last but one click), the test target the last click. Differences are paired by user
-(benchmarks/paper/statistics.py). ``--seeds 0``: functions alone.
+(benchmarks/statistics.py). ``--seeds 0``: functions alone.
 
 One process at a time, one thread. What is in ``--work`` is not run again.
 """
@@ -33,8 +33,8 @@ import numpy as np
 
 from benchmarks.environments import environment
 from benchmarks.hardware import hardware, heading
-from benchmarks.paper.statistics import compare, sums
 from benchmarks.peers.__main__ import number
+from benchmarks.statistics import compare, sums
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "benchmarks" / "peers"

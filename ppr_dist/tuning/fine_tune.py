@@ -7,3 +7,4 @@ from ppr_dist.tuning.base import TuningMethod
 
 class FineTune(TuningMethod):
     starts_as_pretrained = True
+    continues = ("fine-tune",)

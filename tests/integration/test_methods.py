@@ -50,6 +50,22 @@ def test_what_is_trainable(method: str, catalogue: Path, pretrained: Path, tmp_p
     assert np.isfinite(np.concatenate([v.ravel() for v in of(after, "dense", "tables.").values()])).all()
 
 
+@pytest.mark.exhaustive
+def test_fine_tuning_goes_on_from_a_fine_tuned_run_with_another_task(
+    catalogue: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    flags = ("--data", catalogue, "--method", "fine-tune", *TINY)
+    one, two = tmp_path / "one", tmp_path / "two"
+    succeed("tune", *flags, "--init", pretrained, "--run-dir", one, "--train.max_steps", 2)
+    still = ("--train.max_steps", 1, "--train.lr", 1e-30, "--tables.lr", 0.0, "--train.objectives", "attribute")
+    succeed("tune", *flags, "--init", one, "--run-dir", two, *still)
+    before, first, second = (of(tensors(run), "dense.parameter.backbone.", ITEM) for run in (pretrained, one, two))
+    assert first.keys() == second.keys() == before.keys()
+    for name, values in first.items():
+        assert not np.array_equal(values, before[name]), f"{name} was not trained by the first task"
+        np.testing.assert_array_equal(second[name], values, err_msg=f"{name} did not start from the first task's")
+
+
 def test_prompts_begin_as_they_are_asked_to(raw: Path, catalogue: Path, pretrained: Path, tmp_path: Path) -> None:
     flags = ("--data", catalogue, "--init", pretrained, "--method", "ppr-light", "--run-dir", tmp_path / "run", *TINY)
     asked = ("--prompt.tokens", 8, "--prompt.each_layer", "true", "--prompt.out_std", 0.0)

@@ -52,7 +52,7 @@ FLAGS = {
     "build-arg",  # podman's
     "logdir",  # TensorBoard's
     *("no-deps", "strict", "log", "work"),  # of pip, mypy and the benchmarks
-    *("quick", "trials", "seeds", "folds", "methods"),  # of benchmarks.paper
+    *("quick", "trials", "seeds", "folds", "methods", "epochs"),  # of benchmarks.paper and benchmarks.transfer
 }
 # Changes name what was there before, and results what was typed then.
 SPEAKING = [file for file in DOCUMENTS if file.parent.name != "results" and file.name != "CHANGELOG.md"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.jobs import merged
 from benchmarks.paper import published, tables
-from benchmarks.paper.methods import METHODS, PRETRAINED, RANGES, merged, trial
+from benchmarks.paper.methods import METHODS, PRETRAINED, RANGES, trial
 from ppr_dist.library import words
 from ppr_dist.read_config import parse_tuning
 from ppr_dist.tune import Arguments

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.paper import jobs, tables
+from benchmarks import jobs
+from benchmarks.paper import tables
 from benchmarks.paper.figures import draw
 from benchmarks.paper.jobs import PROTOCOLS, Job
 from benchmarks.paper.study import Log, Scale, Study

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.paper.statistics import compare, from_json, holm, sums, t_quantile, t_tail, variance_components
+from benchmarks.statistics import compare, from_json, holm, sums, t_quantile, t_tail, variance_components
 
 
 def data(seed: int, effect: float = 0.0, users: int = 60) -> tuple[dict[str, np.ndarray], np.ndarray]:

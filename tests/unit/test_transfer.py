@@ -1,0 +1,154 @@
+"""benchmarks.transfer: what is told of items and users, and trained parameters by formula."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import jobs
+from benchmarks.jobs import Job
+from benchmarks.paper.jobs import PROTOCOLS
+from benchmarks.paper.methods import METHODS
+from benchmarks.paper.study import Study
+from benchmarks.transfer import content
+from benchmarks.transfer.__main__ import EXPERIMENTS
+from benchmarks.transfer.figures import FIGURES
+from benchmarks.transfer.forgetting import Memory
+from benchmarks.transfer.methods import ROWS, formula
+from benchmarks.transfer.setting import Setting
+from ppr_dist import runs
+from ppr_dist.build_model import attach, untuned_model
+from ppr_dist.catalogue import Catalogue
+from ppr_dist.config import Config, Model, Profiles
+from ppr_dist.model.backbones.sasrec import Settings as SASRec
+from ppr_dist.tuning import TUNING_METHODS
+from ppr_dist.tuning.patch import Settings as Patch
+
+CATALOGUE = Catalogue(items=50, attributes={"age": 4, "city": 5, "gender": 3})
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if METHODS[row].tune])
+def test_trained_parameters_by_formula_are_those_of_the_model(row: str) -> None:
+    method, name = METHODS[row], str(METHODS[row].tune)
+    parts = {"sasrec": SASRec(layers=3, heads=1, ffn_multiple=2), "patch": Patch(**method.options.get("patch", {}))}
+    config = Config(model=Model(dim=24, max_length=9), profiles=Profiles(attribute_dim=5, hidden=7), parts=parts)
+    model = untuned_model(config, CATALOGUE)
+    attach(model, name, config, CATALOGUE)
+    dense = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    sizes = runs.table_sizes(config, CATALOGUE, name)
+    tables = len(sizes.uses) * sum(CATALOGUE.attributes.values()) * 5
+    items = 50 * 24 if TUNING_METHODS[name].trains_items else 0
+    assert formula(row, config, CATALOGUE) == dense + tables + items
+
+
+def drawn(job: Job) -> dict[str, Any]:
+    """A result as if ``job`` were done; of the better rows' ranks half as high as of the others."""
+    result: dict[str, Any] = {"options": job.asked, "validation": 0.1, "epochs": 3, "curve": [0.05, 0.1, 0.1]}
+    result |= {"trainable": 1_000, "parameters": 5_000, "saved_bytes": 9_000, "cpu_seconds": 2.0, "peak_bytes": 10**6}
+    if isinstance(job, Memory):
+        tasks = len(job.runs)
+        kept = job.method == "continual"
+        matrix = [[0.5 if kept or asked == after else 0.1 for asked in range(after + 1)] for after in range(tasks)]
+        return {"options": job.asked, "accuracy": matrix, "identical": kept}
+    result["lines"] = {"test": {"accuracy": 0.6, "majority_rate": 0.4}}
+    (job.folder / "run").mkdir()
+    better = any(word in str(job.folder) for word in ("features", "ppr", "fine-tune"))
+    ranks = {"user_id": np.arange(40), "position": np.arange(40) % 5, "candidates": np.full(40, 300)}
+    ranks["rank"] = 1 + np.random.default_rng(len(str(job.folder))).integers(0, 30 if better else 60, 40)
+    asks = getattr(job, "asks", {})
+    kept_ranks = {f"{ask} {name}": values for ask in asks for name, values in ranks.items()}
+    if not asks:  # of benchmarks.paper
+        kept_ranks = {name: ranks[name] for name in ("user_id", "position")}
+        kept_ranks |= {f"{protocol} {name}": ranks[name] for protocol in PROTOCOLS for name in ("rank", "candidates")}
+        passport = {"fold": "1 of 5", "seeds": {}}
+        result["lines"] = [{"protocol": protocol, "passport": passport} for protocol in PROTOCOLS]
+    np.savez(job.folder / "ranks.npz", **kept_ranks)
+    return result
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_made_whole_and_tells_of_no_user(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def done(asked: Sequence[Job], what: str, workers: int) -> list[dict[str, Any]]:
+        assert len({job.folder for job in asked}) == len(asked), "two jobs in one folder"
+        for job in asked:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            (job.folder / "result.json").write_text(json.dumps(drawn(job)))
+        return [job.result() for job in asked]
+
+    monkeypatch.setattr(jobs, "run", done)
+    monkeypatch.setattr(Setting, "prepared", lambda self, name, of, **options: tmp_path / name)
+    monkeypatch.setattr(Study, "data", lambda self, fold, **variant: tmp_path)
+    monkeypatch.setattr(Study, "pretrained", lambda self, name, seed, fold: tmp_path)
+    info = SimpleNamespace(catalogue_for=lambda config: CATALOGUE)
+    monkeypatch.setattr(runs, "read", lambda run: (Config(), info))
+    for log in ("toys", "beauty"):
+        (tmp_path / log).mkdir()
+        pq.write_table(pa.table({"item_id": [1, 2], "attributes": [[1], [1, 2]]}), tmp_path / log / "items.parquet")
+        clicks = pa.table({"user_id": [1, 1, 2], "item_id": [1, 2, 1], "position": [0, 1, 0]})
+        pq.write_table(clicks, tmp_path / log / "interactions.parquet")
+    setting = Setting(
+        logs=tmp_path,
+        work=tmp_path / "work",
+        workers=1,
+        quick=True,
+        seeds=2,
+        epochs=1,
+        trials=1,
+        folds=(1,),
+        users=None,
+        names=("synthetic",),
+    )
+    experiment = EXPERIMENTS[name]
+    assert experiment.__doc__
+    lines, kept = experiment(setting)
+    assert sum(line.startswith("| ") for line in lines) > 5
+    assert "user_id" not in json.dumps(kept)
+    if name == "forgetting":
+        assert "identical to the byte: yes." in "\n".join(lines)
+        assert "identical to the byte: no." in "\n".join(lines)
+    if name in FIGURES:
+        FIGURES[name](json.loads(json.dumps(kept)), tmp_path / name)
+        assert (tmp_path / f"{name}.svg").is_file()
+
+
+def vectors(folder: Path) -> np.ndarray:
+    return np.array(pq.read_table(folder / "features.parquet")["vector"].to_pylist())
+
+
+def test_films_are_genres_decade_and_words(tmp_path: Path) -> None:
+    titles = ["Toy Story (1995)", "Toy Story 2 (1999)", "Heat (1995)"]
+    genres = [["Animation", "Comedy"], ["Animation", "Comedy"], ["Action"]]
+    pq.write_table(pa.table({"item_id": [5, 3, 8], "title": titles, "genres": genres}), tmp_path / "items.parquet")
+    found = vectors(content.movies(tmp_path / "items.parquet", tmp_path))
+    assert found.shape == (3, content.WIDTH)
+    first, second, third = found
+    assert [content.GENRES[n] for n in np.flatnonzero(first[:18])] == ["Animation", "Comedy"]
+    assert [content.DECADES[n] for n in np.flatnonzero(third[18:28])] == [1990]
+    # Both have "toy" and "story"; the second "2" besides, in one more column or on top of one of these.
+    assert np.abs(second - first).sum() == 1
+    assert np.abs(third[28:]).sum() == 1
+
+
+def test_categories_of_two_catalogues_are_other_directions_of_one_space(tmp_path: Path) -> None:
+    rows = {"item_id": [1, 2, 3], "attributes": [[1], [1, 2], [3]]}
+    for name in ("toys", "beauty"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table(rows), tmp_path / name / "items.parquet")
+    toys, beauty = (
+        vectors(content.products(tmp_path / name / "items.parquet", tmp_path / f"{name}-out"))
+        for name in ("toys", "beauty")
+    )
+    unit = toys / np.linalg.norm(toys, axis=1, keepdims=True)
+    # An item with a rare category beside a common one is nearer to those with the rare one: log(3/1) against log(3/2).
+    assert unit[0] @ unit[1] == pytest.approx(np.log(1.5) / np.hypot(np.log(1.5), np.log(3)), abs=0.2)
+    assert abs(unit[0] @ (beauty[0] / np.linalg.norm(beauty[0]))) < 0.4
