@@ -73,7 +73,7 @@ print(evaluate(run_dir="tuned", task=["few-shot", "joint"], progress=False))
     [
         (
             lambda: library.evaluate(run_dir="r", task="joint", protocol="all"),
-            "--protocol: expected one of .*, got all",
+            "--protocol 'all': full, or sampled-N .*",
         ),
         (lambda: library.evaluate(task=["joint"]), "the following arguments are required: --run-dir"),
         (lambda: library.recommend(run_dir="r", users="u", out="o", top=3), "--top: no such option"),

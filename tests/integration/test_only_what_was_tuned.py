@@ -82,7 +82,7 @@ def test_pre_training_that_goes_on_keeps_what_they_stand_on(
     shutil.copytree(pretrained_here, moved)
     (base,) = checkpoints(moved)
     marked = (base.parent / f"{base.name}.kept-by").read_text().splitlines()
-    assert marked == [str(runs[method]) for method in METHODS]
+    assert {str(runs[method]) for method in METHODS} <= set(marked)  # other tests' runs may stand on it too
     flags = ("--train.epochs", 2, "--train.checkpoint_every", 1, "--train.keep_checkpoints", 1)
     succeed("pretrain", "--data", catalogue, "--run-dir", moved, *TINY, *flags, "--resume")
     assert checkpoints(moved)[:-1] == [base]
