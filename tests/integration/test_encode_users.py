@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 
-from ppr_dist import encode_users
 from ppr_dist.data.stream.instances import Instances, history_batch
 from ppr_dist.data.stream.users import Users
 from ppr_dist.parallel.distributed import DistributedContext
@@ -23,9 +22,8 @@ from tests.oracle import read_profiles, read_splits
 from tests.ranks import run_ranks
 
 
-def both_ways(context: DistributedContext, run: Path, data: Path, raw: Path, out: Path) -> dict[int, np.ndarray]:
-    """Write ``out``; return vectors by raw user, each encoded alone from raw files."""
-    encode_users.main(["--run-dir", str(run), "--out", str(out), "--batch", "37", "--progress", "false"])
+def by_the_scorer(context: DistributedContext, run: Path, data: Path, raw: Path) -> dict[int, np.ndarray]:
+    """Vectors by raw user, each encoded alone from raw files."""
     trained, found = load_trained(run, None, context), {}
     items = {item: n for n, item in enumerate(pd.read_parquet(data / "items.parquet").item_id)}
     profiles, splits = read_profiles(raw / "users.parquet", data), read_splits(raw / "interactions.parquet")
@@ -46,8 +44,10 @@ def both_ways(context: DistributedContext, run: Path, data: Path, raw: Path, out
 def test_vectors_are_the_scorers_and_in_the_order_of_users_on_any_number_of_ranks(
     tuned: Path, catalogue: Path, raw: Path, tmp_path: Path
 ) -> None:
-    want = run_ranks(both_ways, 2, tuned, catalogue, raw, tmp_path / "two")[0]
-    succeed("encode_users", "--run-dir", tuned, "--out", tmp_path / "one", "--progress", "false")
+    (want,) = run_ranks(by_the_scorer, 1, tuned, catalogue, raw)
+    words = ("--run-dir", tuned, "--batch", 37, "--progress", "false")
+    succeed("encode_users", *words, "--out", tmp_path / "one")
+    succeed("encode_users", *words, "--out", tmp_path / "two", world_size=2)
     one, two = (pd.read_parquet(tmp_path / name) for name in ("one", "two"))
     assert one.user_id.tolist() == two.user_id.tolist() == pd.read_parquet(catalogue / "users.parquet").user_id.tolist()
     vectors, again = (np.stack(frame.vector.to_list()) for frame in (one, two))
