@@ -27,6 +27,8 @@ from ppr_dist.trained import load_trained
 from tests.commands import succeed
 from tests.ranks import run_ranks
 
+pytestmark = pytest.mark.exhaustive
+
 USERS, ITEMS, CLICKS = 250, 40, 11
 MODEL = (
     *("--model.dim", 32, "--sasrec.layers", 1, "--model.dropout", 0, "--tables.lr", 0.1, "--logging.progress", "false"),
