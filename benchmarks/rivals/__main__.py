@@ -63,16 +63,17 @@ class Rival:
 
 
 TRANSFORMER = {"layers": 2, "heads": 2}
+SASREC = Rival(
+    backbone="sasrec",
+    system="rectools",
+    loss="softmax",
+    epochs=tuple(range(5, 26, 5)),
+    ppr_dist=TRANSFORMER | {"ffn_multiple": 1, "positions": "last", "attention_dropout": 0.2},
+    same_but="RecTools, as the authors' code, normalises queries alone and adds the residual to them, has ReLU, "
+    "and no dropout on attention's output; pads to the left and lets attention see it",
+)
 RIVALS = {
-    "SASRec, softmax": Rival(
-        backbone="sasrec",
-        system="rectools",
-        loss="softmax",
-        epochs=tuple(range(5, 26, 5)),
-        ppr_dist=TRANSFORMER | {"ffn_multiple": 1, "positions": "last", "attention_dropout": 0.2},
-        same_but="RecTools, as the authors' code, normalises queries alone and adds the residual to them, has ReLU, "
-        "and no dropout on attention's output; pads to the left and lets attention see it",
-    ),
+    "SASRec, softmax": SASREC,
     "BERT4Rec": Rival(
         backbone="bert4rec",
         system="rectools",
@@ -102,15 +103,7 @@ RIVALS = {
         other={"relative_time_attention": False},
         same_but="RecTools counts positions from the last click, and drops out before the output projection",
     ),
-    "SASRec, BCE": Rival(
-        backbone="sasrec",
-        system="rectools",
-        loss="bce",
-        epochs=tuple(range(20, 101, 20)),
-        ppr_dist=TRANSFORMER | {"ffn_multiple": 1, "positions": "last", "attention_dropout": 0.2},
-        same_but="RecTools, as the authors' code, normalises queries alone and adds the residual to them, has ReLU, "
-        "and no dropout on attention's output; pads to the left and lets attention see it",
-    ),
+    "SASRec, BCE": dataclasses.replace(SASREC, loss="bce", epochs=tuple(range(20, 101, 20))),
 }
 METRICS = ("ndcg@10", "hit@10")
 

@@ -106,7 +106,6 @@ def test_all_beams_give_the_order_of_all_items(cyclic: Path) -> None:
     assert len({tuple(row) for row in found.tolist()}) > 10  # users differ
 
 
-@pytest.mark.exhaustive
 def test_random_clicks_stay_at_chance(tmp_path: Path) -> None:
     items = np.stack([np.random.default_rng(user).permutation(ITEMS)[:CLICKS] for user in range(USERS)])
     row = ranked(trained(tmp_path, items))
@@ -116,7 +115,6 @@ def test_random_clicks_stay_at_chance(tmp_path: Path) -> None:
         assert chance[0] - noise < row[f"hit@{cutoff}"] < chance[1] + noise
 
 
-@pytest.mark.exhaustive
 def test_numbers_along_whole_sequences_give_targets_away_and_ours_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
