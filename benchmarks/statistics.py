@@ -112,6 +112,20 @@ class Comparison:
     """Two-sided, t with the degrees of freedom of Satterthwaite's formula."""
 
 
+def metric_of(rank: npt.NDArray[Any], candidates: npt.NDArray[Any], metric: str) -> Array:
+    """A metric of each instance, [I]; rank 1 is the best of so many candidates."""
+    if metric == "auc":
+        return np.asarray(1 - (rank - 1) / np.maximum(candidates - 1, 1))
+    return at_cutoff(rank, metric)
+
+
+def at_cutoff(rank: npt.NDArray[Any], metric: str) -> Array:
+    """hit@N or ndcg@N of each instance, [I]; rank 1 is the best, inf: not ranked."""
+    name, at = metric.split("@")
+    hit = rank <= int(at)
+    return np.asarray(hit if name == "hit" else hit / np.log2(rank + 1), np.float64)
+
+
 def compare(of: Sums, method: str, baseline: str) -> Comparison:
     """Paired by user; where nothing differs, p is 1. With one seed nothing is known of others: users alone count."""
     a, b, n = of.names.index(method), of.names.index(baseline), len(of.names)

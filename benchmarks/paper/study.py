@@ -18,7 +18,7 @@ from benchmarks.jobs import merged
 from benchmarks.ml_1m import ROOT
 from benchmarks.paper.jobs import Job
 from benchmarks.paper.methods import METHODS, PRETRAINED, trial
-from benchmarks.statistics import Sums, sums
+from benchmarks.statistics import Sums, metric_of, sums
 from ppr_dist.errors import UserError
 from ppr_dist.passport import difference
 
@@ -179,16 +179,6 @@ def instances(job: Job) -> Mapping[str, Any]:
         return {name: kept[name] for name in kept.files}
 
 
-def values(ranks: Mapping[str, Any], metric: str, protocol: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A metric of each instance, [I]."""
-    rank, candidates = ranks[f"{protocol} rank"], ranks[f"{protocol} candidates"]
-    if metric == "auc":
-        return np.asarray(1 - (rank - 1) / np.maximum(candidates - 1, 1))
-    name, at = metric.split("@")
-    hit = rank <= int(at)
-    return np.asarray(hit if name == "hit" else hit / np.log2(rank + 1), np.float64)
-
-
 def collect(by_fold: Mapping[int, Mapping[str, Sequence[Job]]], task: str, protocol: str) -> dict[str, Sums]:
     """Of each of :data:`METRICS`, the sums over all folds' test users, for the instances of ``task``.
 
@@ -211,7 +201,10 @@ def collect(by_fold: Mapping[int, Mapping[str, Sequence[Job]]], task: str, proto
         _, user = np.unique(first["user_id"][which], return_inverse=True)
         for metric in METRICS:
             measured = {
-                name: np.stack([values(one, metric, protocol)[which] for one in of]) for name, of in ranks.items()
+                name: np.stack(
+                    [metric_of(one[f"{protocol} rank"], one[f"{protocol} candidates"], metric)[which] for one in of]
+                )
+                for name, of in ranks.items()
             }
             of_fold = sums(measured, user)
             total[metric] = total[metric] + of_fold if metric in total else of_fold

@@ -51,20 +51,31 @@ class _Paced:
             self.pacer.tick(len(interaction))
 
 
+FOLDER = Path("recbole-log")
+SETTINGS = {
+    "data_path": ".",
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+    "worker": 0,
+    "use_gpu": False,
+    "state": "ERROR",
+    "checkpoint_dir": "recbole-saved",
+}
+"""What is the same of every model."""
+
+
 def main() -> None:
     pacer = Pacer()
     options = json.loads(sys.argv.pop(1))  # RecBole reads the command line too
     torch.set_num_threads(options["threads"])
     log, length = Log(Path(options["log"])), options["length"]
-    write(log, Path("recbole-log"))
+    write(log, FOLDER)
     bce = options["loss"] == "bce"
     config = Config(
         model="SASRec",
-        dataset="recbole-log",
+        dataset=FOLDER.name,
         config_dict={
-            "data_path": ".",
-            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-            "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+            **SETTINGS,
             "train_neg_sample_args": {"distribution": "uniform", "sample_num": options["negatives"]} if bce else None,
             "loss_type": "BPR" if bce else "CE",
             "MAX_ITEM_LIST_LENGTH": length,
@@ -77,19 +88,13 @@ def main() -> None:
             "learning_rate": options["lr"],
             "train_batch_size": options["batch"],
             "epochs": 10**6,
-            "worker": 0,
-            "use_gpu": False,
-            "state": "ERROR",
-            "checkpoint_dir": "recbole-saved",
         },
     )
     init_seed(0, reproducibility=False)
     dataset = create_dataset(config)
     train_data, *_ = data_preparation(config, dataset)
     model = (SASRecBCE if bce else SASRec)(config, train_data.dataset)
-    numbers = np.zeros(log.items, np.int64)
-    seen = np.unique(log.clicks)
-    numbers[seen] = dataset.token2id("item_id", seen.astype(str))
+    numbers = numbers_of(dataset, log)
 
     def encode(histories: list[np.ndarray]) -> torch.Tensor:
         x = np.zeros((len(histories), length), np.int64)
@@ -107,6 +112,13 @@ def main() -> None:
     trainer = Trainer(config, model)
     pacer.ready(evaluate)
     trainer.fit(_Paced(train_data, pacer), saved=False, verbose=False, show_progress=False)
+
+
+def numbers_of(dataset: Any, log: Log) -> np.ndarray:
+    """RecBole's number of each of the log's items, 0 of those that it does not hold."""
+    numbers, seen = np.zeros(log.items, np.int64), np.unique(log.clicks)
+    numbers[seen] = dataset.token2id("item_id", seen.astype(str))
+    return numbers
 
 
 def write(log: Log, folder: Path) -> None:

@@ -87,11 +87,16 @@ class _Paced(Callback):
 
 
 def _trainer() -> Trainer:
+    return quiet_trainer(_Paced(), 10**9)
+
+
+def quiet_trainer(callback: Callback, max_epochs: int) -> Trainer:
+    """On a CPU, saying and saving nothing."""
     return Trainer(
-        max_epochs=10**9,
+        max_epochs=max_epochs,
         accelerator="cpu",
         devices=1,
-        callbacks=[_Paced()],
+        callbacks=[callback],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -34,7 +34,7 @@ import numpy as np
 from benchmarks.environments import environment
 from benchmarks.hardware import hardware, heading
 from benchmarks.peers.__main__ import number
-from benchmarks.statistics import compare, sums
+from benchmarks.statistics import at_cutoff, compare, sums
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
@@ -228,18 +228,13 @@ def _read(path: Path) -> Run:
 
 
 def _mean_ndcg(ranks: np.ndarray) -> float:
-    return float(_gain(ranks, "ndcg@10").mean())
+    return float(at_cutoff(ranks, "ndcg@10").mean())
 
 
 def _version(system: str) -> str:
     """As the lock has it."""
     lines = (PEERS / f"{system}.txt").read_text().splitlines()
     return next(line.split("==")[1] for line in lines if line.startswith(f"{system}=="))
-
-
-def _gain(ranks: np.ndarray, metric: str) -> np.ndarray:
-    hit = ranks <= 10
-    return np.asarray(hit / np.log2(1.0 + ranks) if metric == "ndcg@10" else hit, np.float64)
 
 
 def _row(name: str, seeds: Sequence[int], work: Path) -> dict[str, Any]:
@@ -257,7 +252,7 @@ def _row(name: str, seeds: Sequence[int], work: Path) -> dict[str, Any]:
             "curves": [run.curve for run in each],
         }
     for metric in METRICS:
-        gains = {system: np.stack([_gain(run.test, metric) for run in each]) for system, each in runs.items()}
+        gains = {system: np.stack([at_cutoff(run.test, metric) for run in each]) for system, each in runs.items()}
         of = sums(gains, np.arange(len(gains["ppr_dist"][0])))
         found = compare(of, "ppr_dist", rival.system)
         reach = found.reach

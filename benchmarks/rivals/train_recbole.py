@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from recbole.config import Config
@@ -12,21 +10,19 @@ from recbole.model.sequential_recommender import GRU4Rec
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
-from benchmarks.peers.run_recbole import write
+from benchmarks.peers.run_recbole import FOLDER, SETTINGS, numbers_of, write
 from benchmarks.rivals.ranks import Histories, Ranks, in_turn
 
 
 def train(ranks: Ranks) -> None:
     options, log = ranks.options, ranks.log
     length = options["length"]
-    write(log, Path("recbole-log"))
+    write(log, FOLDER)
     config = Config(
         model="GRU4Rec",
-        dataset="recbole-log",
+        dataset=FOLDER.name,
         config_dict={
-            "data_path": ".",
-            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-            "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+            **SETTINGS,
             "train_neg_sample_args": None,
             "loss_type": "CE",
             "MAX_ITEM_LIST_LENGTH": length,
@@ -36,19 +32,13 @@ def train(ranks: Ranks) -> None:
             "dropout_prob": options["dropout"],
             "learning_rate": options["lr"],
             "train_batch_size": options["batch"] * length,
-            "worker": 0,
-            "use_gpu": False,
-            "state": "ERROR",
-            "checkpoint_dir": "recbole-saved",
         },
     )
     init_seed(options["seed"], reproducibility=False)
     dataset = create_dataset(config)
     train_data, *_ = data_preparation(config, dataset)
     model = GRU4Rec(config, train_data.dataset)
-    numbers = np.zeros(log.items, np.int64)
-    seen = np.unique(log.clicks)
-    numbers[seen] = dataset.token2id("item_id", seen.astype(str))
+    numbers = numbers_of(dataset, log)
 
     def encode(histories: Histories) -> torch.Tensor:
         x = np.zeros((len(histories), length), np.int64)

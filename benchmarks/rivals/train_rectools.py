@@ -12,7 +12,7 @@ from rectools.dataset import Dataset
 from rectools.models import BERT4RecModel, HSTUModel, SASRecModel
 from rectools.models.nn.transformers.constants import MASKING_VALUE
 
-from benchmarks.peers.run_rectools import interactions
+from benchmarks.peers.run_rectools import interactions, quiet_trainer
 from benchmarks.rivals.ranks import Histories, Ranks, in_turn
 
 MODELS = {"sasrec": SASRecModel, "bert4rec": BERT4RecModel, "hstu": HSTUModel}
@@ -71,16 +71,7 @@ def train(ranks: Ranks) -> None:
 
 
 def _trainer() -> Trainer:
-    return Trainer(
-        max_epochs=max(_Ranked.ranks.options["epochs"]),
-        accelerator="cpu",
-        devices=1,
-        callbacks=[_Ranked()],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    return quiet_trainer(_Ranked(), max(_Ranked.ranks.options["epochs"]))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.markdown import difference, markdown
-from benchmarks.paper.study import values
-from benchmarks.statistics import Sums, compare, holm, sums
+from benchmarks.statistics import Sums, compare, holm, metric_of, sums
 from benchmarks.transfer.training import Training
 from ppr_dist.errors import UserError
 
@@ -29,7 +28,7 @@ def collect(rows: Mapping[str, Sequence[Training]], ask: str, metrics: Sequence[
     _, user = np.unique(first["user_id"], return_inverse=True)
     measured: dict[str, dict[str, Any]] = {
         metric: {
-            name: np.stack([values({f" {key}": value for key, value in one.items()}, metric, "") for one in of])
+            name: np.stack([metric_of(one["rank"], one["candidates"], metric) for one in of])
             for name, of in ranks.items()
         }
         for metric in metrics

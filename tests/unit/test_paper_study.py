@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.paper.jobs import Job
 from benchmarks.paper.methods import METHODS as ROWS
-from benchmarks.paper.study import METRICS, collect, values
+from benchmarks.paper.study import METRICS, collect
+from benchmarks.statistics import metric_of
 from ppr_dist.errors import UserError
 from ppr_dist.metrics import METRICS as THEIRS
 from ppr_dist.metrics.base import Ranked
@@ -42,7 +43,7 @@ def test_metrics_are_evaluate_s(name: str) -> None:
     rank = np.random.default_rng(0).integers(1, 101, 50)
     ranked = Ranked(rank=torch.from_numpy(rank), candidates=torch.full((50,), 100), items=300)
     theirs = THEIRS[name].finish(THEIRS[name].sums(ranked), 50)
-    found = values({"full rank": rank, "full candidates": np.full(50, 100)}, name, "full")
+    found = metric_of(rank, np.full(50, 100), name)
     assert found.mean() == pytest.approx(theirs)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppr_dist.data.manifest import CODES, TOKENS, ItemData, item_data_file
-from ppr_dist.data.prepare.sources import identifier
+from ppr_dist.data.prepare.sources import identifier, is_name
 from ppr_dist.data.prepare.vectors import in_half_precision, load_vectors
 from ppr_dist.errors import UserError
 
@@ -84,7 +84,7 @@ def open_features(con: duckdb.DuckDBPyConnection, name: str, path: str, column: 
 
     Raises :class:`UserError` on another name than an item feature can have, and as :func:`load_vectors`.
     """
-    if not name.replace("_", "").replace("-", "").isalnum() or name in ("id", CODES, TOKENS):
+    if not is_name(name) or name in ("id", CODES, TOKENS):
         raise UserError(f"--item-features.{name}: a name of letters, digits, - and _, other than id, codes and tokens")
     if path.endswith(".npy"):
         return _open_array(name, path, item_type)

@@ -14,7 +14,7 @@ from ppr_dist.data.manifest import LABELS, LabelSpace
 from ppr_dist.data.prepare import logs
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.content import ids_sha256
-from ppr_dist.data.prepare.sources import Source, identifier, literal, named_errors, scalars
+from ppr_dist.data.prepare.sources import Source, identifier, is_name, literal, named_errors, scalars
 from ppr_dist.data.prepare.splits import seeded_hash
 from ppr_dist.errors import UserError, warn
 
@@ -40,7 +40,7 @@ def load(
     """
     types = {}
     for name, source in spaces.items():
-        if not name.replace("_", "").replace("-", "").isalnum() or f"{LABELS}.{name}" in attributes:
+        if not is_name(name) or f"{LABELS}.{name}" in attributes:
             raise UserError(f"--labels.{name}: a name of letters, digits, - and _, and no attribute's")
         source.require(COLUMN)
         with named_errors(source.path):

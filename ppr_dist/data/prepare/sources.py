@@ -47,6 +47,11 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def is_name(name: str) -> bool:
+    """Whether what the user names (``--labels.NAME``) can be part of a file's or a column's name."""
+    return name.replace("_", "").replace("-", "").isalnum()
+
+
 def literal(text: str) -> str:
     """Quote a string for SQL."""
     return "'" + text.replace("'", "''") + "'"
