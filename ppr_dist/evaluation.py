@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from ppr_dist import files, runs
+from ppr_dist import files, run_checks, runs
 from ppr_dist.baselines import baseline_scorer
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import Manifest
@@ -123,7 +123,7 @@ def evaluate_run(arguments: Arguments) -> list[dict[str, Any]]:
             TASKS[task].check(config, by_model=arguments.baseline is None)
         trained = load_trained(arguments.run_dir, arguments.data, context, arguments.cluster, arguments.init)
         if any(TASKS[task].cold for task in arguments.task):
-            on_main(lambda: runs.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))
+            on_main(lambda: run_checks.check_held_out(trained.info, arguments.run_dir, trained.manifest, trained.data))
         scorer: Scorer = trained.scorer
         if arguments.baseline:
             scorer = baseline_scorer(arguments.baseline, trained.data, trained.manifest, context, arguments.batch)

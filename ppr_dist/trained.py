@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppr_dist import runs
+from ppr_dist import run_checks
 from ppr_dist.checkpoint.loading import load_tables
 from ppr_dist.config import ClusterFile, Config
 from ppr_dist.data.item_data import read_item_data
@@ -57,7 +57,7 @@ def load_trained(
     config, info, checkpoint = saved.config, saved.info, saved.checkpoint
     folder = (data or here(info.data)).absolute()  # for pyarrow a relative "shop:v2" is a URL
     manifest = on_main(lambda: load_manifest(folder))
-    runs.check_catalogue(info, config, run, manifest, folder)
+    run_checks.check_catalogue(info, config, run, manifest, folder)
     embeddings = _embeddings(run, config, info, context, cluster)
     load_tables_of(saved, embeddings, strict=True)
     embeddings.fill_item_data(read_item_data(folder, manifest, embeddings.sizes.item_data))
@@ -98,7 +98,7 @@ def load_several(
         config, info, embeddings = saved.config, saved.info, shared
         folder = (data or here(info.data)).absolute()
         manifest = on_main(functools.partial(load_manifest, folder))
-        runs.check_catalogue(info, config, saved.run, manifest, folder)
+        run_checks.check_catalogue(info, config, saved.run, manifest, folder)
         sizes = info.table_sizes(config)
         if sizes.reference_items:
             raise UserError(f"{saved.run}: {info.method} looks up items of its own in every batch: load it alone")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from ppr_dist import preemption, read_config, restarts, runs
+from ppr_dist import preemption, read_config, restarts, run_checks, runs
 from ppr_dist.build_model import cloze_of, untuned_model
 from ppr_dist.checkpoint import base_checkpoint
 from ppr_dist.checkpoint.base_checkpoint import BaseCheckpoint
@@ -154,10 +154,10 @@ def _check_data(arguments: tune_command.Arguments, pretrained: Config, info: run
     """Raise :class:`UserError` where the run that ``info`` describes cannot be tuned on the data."""
     of = info, pretrained, arguments.init, manifest, arguments.data
     if arguments.new_catalogue:
-        runs.check_new_catalogue(*of)
+        run_checks.check_new_catalogue(*of)
     else:
-        runs.check_catalogue(*of, otherwise="; with --new-catalogue it is tuned on that, with new tables")
-        runs.check_held_out(info, arguments.init, manifest, arguments.data)
+        run_checks.check_catalogue(*of, otherwise="; with --new-catalogue it is tuned on that, with new tables")
+        run_checks.check_held_out(info, arguments.init, manifest, arguments.data)
 
 
 def _start(arguments: tune_command.Arguments, config: Config, *, resume: bool) -> tuple[Saved, BaseCheckpoint | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ppr_dist import runs
+from ppr_dist import run_checks
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint.position import Position
 from ppr_dist.config import Config
@@ -139,7 +139,7 @@ def check(run: Run) -> None:
         raise UserError(f"train.best_metric {run.best_metric!r}: {task} has {', '.join(names)}")
     if run.config.logging.tensorboard:
         on_main(tensorboard_run.check_installed)
-    on_main(lambda: runs.check_new(run.folder, run.config, run.info, resume=run.resume))
+    on_main(lambda: run_checks.check_new(run.folder, run.config, run.info, resume=run.resume))
 
 
 def check_metric(run: Run, position: Position) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppr_dist import runs
+from ppr_dist import run_checks, runs
 from ppr_dist.checkpoint import reader
 from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.config import Config, Model
@@ -132,6 +132,6 @@ def test_what_cannot_be_read_of_the_new_items_is_refused_in_one_line(folder: Pat
     more = dataclasses.replace(target.item_data["text"], columns=7)
     wide = dataclasses.replace(target, item_data=target.item_data | {"text": more})
     with pytest.raises(UserError, match=r"^features reads 'text' of items \(6 numbers\), and wide has 7 numbers$"):
-        runs.check_new_catalogue(info, config, Path("features"), wide, Path("wide"))
+        run_checks.check_new_catalogue(info, config, Path("features"), wide, Path("wide"))
     by_id = Config(model=Model(item_encoders=["id"]))
-    runs.check_new_catalogue(info, by_id, Path("ids"), wide, Path("wide"))  # which reads nothing of it
+    run_checks.check_new_catalogue(info, by_id, Path("ids"), wide, Path("wide"))  # which reads nothing of it

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppr_dist import runs
+from ppr_dist import run_checks, runs
 from ppr_dist.config import Config, Train
 from ppr_dist.data.manifest import load_manifest
 from ppr_dist.errors import UserError
@@ -84,9 +84,9 @@ def test_what_saw_tuning_users_does_not_fit_data_that_test_them(catalogue: Path,
     manifest = load_manifest(catalogue)
     info = runs.describe("pretrain", None, catalogue, manifest)
     another = dataclasses.replace(manifest, settings=manifest.settings | {"tune_test_fold": 2})
-    runs.check_held_out(info, tmp_path, another, catalogue)
+    run_checks.check_held_out(info, tmp_path, another, catalogue)
     with pytest.raises(UserError, match=r"pre-trained on the users that .* tests"):
-        runs.check_held_out(dataclasses.replace(info, splits=["tune-train"]), tmp_path, another, catalogue)
+        run_checks.check_held_out(dataclasses.replace(info, splits=["tune-train"]), tmp_path, another, catalogue)
 
 
 @pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.exhaustive), 3])

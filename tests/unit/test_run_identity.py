@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ppr_dist import runs
+from ppr_dist import run_checks, runs
 from ppr_dist.config import Config, Train
 from ppr_dist.data.manifest import Manifest
 from ppr_dist.data.prepare import shard_writer
@@ -21,7 +21,8 @@ from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.content import ids_sha256
 from ppr_dist.data.prepare.pipeline import prepare
 from ppr_dist.errors import UserError
-from ppr_dist.runs import RunInfo, check_catalogue, check_held_out, describe
+from ppr_dist.run_checks import check_catalogue, check_held_out
+from ppr_dist.runs import RunInfo, describe
 from tests.click_logs import make_log, save
 from tests.multirank.models import LABELS
 from tests.settings import parts
@@ -119,10 +120,10 @@ def test_a_run_is_not_resumed_to_predict_another_attribute(tmp_path: Path) -> No
     )
     runs.create(run, predicts, info, {}, resume=False)
     (run / "checkpoints" / "step-00000001").mkdir()
-    runs.check_new(run, predicts, info, resume=True)
+    run_checks.check_new(run, predicts, info, resume=True)
     for config, asked in ((another, "age"), (Config(), "no attribute")):
         with pytest.raises(UserError, match=f"run predicts city; it cannot be resumed to predict {asked}$"):
-            runs.check_new(run, config, info, resume=True)
+            run_checks.check_new(run, config, info, resume=True)
 
 
 def test_labels_matter_to_a_run_that_predicts_them(tmp_path: Path) -> None:
@@ -151,11 +152,11 @@ def test_labels_matter_to_a_run_that_predicts_them(tmp_path: Path) -> None:
     runs.create(run, answer, info, {}, resume=False)
     assert runs.read(run)[1] == info
     (run / "checkpoints" / "step-00000001").mkdir()
-    runs.check_new(run, answer, info, resume=True)
+    run_checks.check_new(run, answer, info, resume=True)
     with pytest.raises(
         UserError, match=r"predicts labels 'answer'; it cannot be resumed to predict labels 'answer', labels 'orders'$"
     ):
-        runs.check_new(run, both, info, resume=True)
+        run_checks.check_new(run, both, info, resume=True)
 
 
 def test_another_writer_writes_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ppr_dist import runs
+from ppr_dist import run_checks, runs
 from ppr_dist.config import Config, Model
 from ppr_dist.errors import UserError
 from ppr_dist.read_config import section
@@ -34,9 +34,9 @@ def test_what_the_file_says_counts_and_resuming_otherwise_is_refused(positions: 
     with pytest.raises(
         UserError, match=rf"has sasrec.positions {positions}; resume it with --sasrec\.positions {positions}"
     ):
-        runs.check_new(run, opposite, INFO, resume=True)
+        run_checks.check_new(run, opposite, INFO, resume=True)
     assert (run / "config.yaml").read_text() == before
-    runs.check_new(run, config, INFO, resume=True)
+    run_checks.check_new(run, config, INFO, resume=True)
 
 
 def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
     body["job"] = body.pop("stage")
     (tmp_path / "run.json").write_text(json.dumps(body))
     with pytest.raises(UserError, match="written by an earlier version of ppr_dist; train again"):
-        runs.check_new(tmp_path, Config(), INFO, resume=True)
+        run_checks.check_new(tmp_path, Config(), INFO, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_what_fits_by_its_shapes_alone_is_not_resumed(
     runs.create(tmp_path / "run", Config(), info, {}, resume=False)
     (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir()
     with pytest.raises(UserError, match=re.escape(says)) if says else contextlib.nullcontext():
-        runs.check_new(tmp_path / "run", now, dataclasses.replace(info, method=method), resume=True)
+        run_checks.check_new(tmp_path / "run", now, dataclasses.replace(info, method=method), resume=True)

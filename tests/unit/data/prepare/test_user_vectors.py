@@ -24,7 +24,8 @@ from ppr_dist.data.stream.instances import Instances, history_batch
 from ppr_dist.data.stream.user_stream import users_in_order
 from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError
-from ppr_dist.runs import RunInfo, check_catalogue, describe
+from ppr_dist.run_checks import check_catalogue
+from ppr_dist.runs import RunInfo, describe
 from ppr_dist.tuning import TUNING_METHODS
 from tests.settings import collator
 
