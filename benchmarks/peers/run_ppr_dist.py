@@ -19,6 +19,7 @@ from ppr_dist.checkpoint.checkpointer import Checkpointer
 from ppr_dist.checkpoint.position import Position
 from ppr_dist.config import Config, Logging, Model, Tables, Train
 from ppr_dist.data.stream.loader import Loader
+from ppr_dist.fit import make_validation
 from ppr_dist.model.backbones import sasrec
 from ppr_dist.objectives import bce, softmax
 from ppr_dist.parallel.apply import parallelize
@@ -26,7 +27,6 @@ from ppr_dist.parallel.distributed import distributed_context
 from ppr_dist.tracking.metric_logger import MetricLogger
 from ppr_dist.tracking.step_parts import StepParts
 from ppr_dist.trainer import train
-from ppr_dist.training import make_validation
 
 
 @dataclasses.dataclass(frozen=True)
