@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import sys
@@ -228,16 +229,23 @@ def parse(
 
 def read_file(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
     """Read a YAML file of whole sections, as strictly. Raises :class:`UserError` naming file and key."""
-    parser = StrictParser()
-    _add(parser, sections)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    parser = _file_parser(tuple(sections.items()))
     parsed = parser.parse_path(path)
     try:
         built = parser.build(parsed)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return {name: built[name] for name in sections}
+
+
+@functools.cache
+def _file_parser(sections: tuple[tuple[str, type], ...]) -> StrictParser:
+    """Made once: jsonargparse reads the docstrings of all sections in a second, and a command reads several runs."""
+    parser = StrictParser()
+    _add(parser, dict(sections))
+    return parser
 
 
 def _option(key: str) -> str:
