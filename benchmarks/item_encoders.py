@@ -1,10 +1,10 @@
-"""What does a step cost by each item encoder, beside ids?
+"""What does a step cost by each item encoder, beside ids; and what do catalogues of up to 10^9 items take?
 
     python -m benchmarks.item_encoders [--items 1000000] [--steps 10] [--out results.md]
 
 One rank, one thread; CPU time of the process, so that others on the machine count little. SASRec of two layers, width
 64, 256 users of 25 to 50 clicks, softmax over 512 uniform and the batch's own candidates; features of 128 numbers, four
-codes of 256 values, texts of 16 words.
+codes of 256 values, texts of 16 words. Larger catalogues are planned (``ppr_dist.plan``), not trained.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ import torch
 
 from benchmarks.batches import random_batch
 from benchmarks.hardware import hardware, heading
+from benchmarks.ml_1m import ROOT
 from ppr_dist.build_model import untuned_model
 from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config, Model
 from ppr_dist.data.manifest import ItemData
 from ppr_dist.parallel.apply import parallelize
+from ppr_dist.parallel.capacity_planning import report
 from ppr_dist.parallel.distributed import DistributedContext, distributed_context
 from ppr_dist.parallel.prefetch import fetch
+from ppr_dist.plan import Arguments
 from ppr_dist.runs import table_sizes
 from ppr_dist.step_loss import make_objectives
 from ppr_dist.trainer import train_step
@@ -41,6 +44,8 @@ KNOWN = {
 }
 ENCODERS = (["id"], ["features"], ["codes"], ["id", "features"], ["id", "codes"], ["tokens"])
 WARM_UP, BATCHES = 2, 2
+PLANNED = (10**7, 10**8, 10**9)
+CLUSTER = ROOT / "sharding" / "gpu-32.yaml"
 
 
 def main() -> None:
@@ -52,7 +57,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with distributed_context() as context:
         rows = [measure(encoders, options.items, options.steps, context) for encoders in ENCODERS]
-    result = {"benchmark": "item_encoders", **hardware(), "items": options.items, "rows": rows}
+    plans = [planned(encoders, items) for encoders in (["id"], ["features"], ["codes"]) for items in PLANNED]
+    result = {"benchmark": "item_encoders", **hardware(), "items": options.items, "rows": rows, "plans": plans}
     if options.out:
         options.out.write_text("\n".join(lines(result)) + "\n")
     print(json.dumps(result))
@@ -83,6 +89,24 @@ def measure(encoders: list[str], items: int, steps: int, context: DistributedCon
     }
 
 
+def planned(encoders: list[str], items: int) -> dict[str, Any]:
+    """Bytes of tables, and what a step receives, on the fullest of 32 ranks; features and codes as above."""
+    known = {name: data.columns for name, data in KNOWN.items() if name != "tokens"}
+    arguments = Arguments(cluster=CLUSTER, items=items, item_data=known if encoders != ["id"] else {})
+    found, _, _ = report(arguments, Config(model=Model(item_encoders=encoders)))
+    (memory,) = (name for name, held in found["largest"].items() if held)
+    fullest = max(found["ranks"], key=lambda rank: rank[memory]["total"])[memory]
+    step = found["step"]["planned"]
+    return {
+        "encoders": encoders,
+        "items": items,
+        "fits": found["fits"],
+        "table_bytes": fullest["weights"] + fullest["optimizer"],
+        "step_bytes": sum(part["bytes"] for part in step.values()),
+        "step_flops": sum(part["flops"] for part in step.values()),
+    }
+
+
 def _rows(items: int, data: ItemData) -> npt.NDArray[np.float16]:
     rng, shape = np.random.default_rng(0), (items, data.columns)
     if data.kind == "features":
@@ -104,6 +128,18 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         yield (
             f"| {' + '.join(r['encoders'])} | {r['distinct']:,.0f} | {r['step_ms']:.0f} | "
             f"{r['table_bytes'] / 1e6:,.1f} | {r['learnt_bytes'] / 1e6:.2f} |"
+        )
+    yield from (
+        "",
+        f"Planned on 32 ranks of {CLUSTER.name}: what the fullest holds, and receives in a step of 256 users.",
+        "",
+        "| item encoders | items | fits | tables and their optimizer, GB | received, MB | FLOPs |",
+        "|---|---|---|---|---|---|",
+    )
+    for r in result["plans"]:
+        yield (
+            f"| {' + '.join(r['encoders'])} | {r['items']:,} | {'yes' if r['fits'] else 'no'} | "
+            f"{r['table_bytes'] / 1e9:,.3f} | {r['step_bytes'] / 1e6:.2f} | {r['step_flops']:.2e} |"
         )
 
 
