@@ -202,6 +202,18 @@ def test_a_runs_configuration_comes_back_and_its_errors_name_the_file(tmp_path: 
         read_config.read(tmp_path / "absent.yaml")
 
 
+def test_of_a_file_read_before_nothing_stays(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("model:\n  dim: 32\n  item_encoders: [id, features]\nprofiles:\n  hidden: 8\n")
+    second.write_text("train:\n  lr: 0.5\n")
+    one = read_config.read(first)
+    read_config.read(first).model.item_encoders.append("changed")
+    assert read_config.read(second) == config.Config(train=config.Train(lr=0.5), parts=read_config.read(second).parts)
+    assert read_config.read(second).model.item_encoders == config.Model().item_encoders
+    assert read_config.read(first) == one
+    assert one.model.item_encoders == ["id", "features"]
+
+
 COMMANDS = ["convert", "prepare", "pretrain", "tune", "evaluate", "recommend", "report", "plan"]
 
 
