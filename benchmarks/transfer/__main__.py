@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.hardware import hardware, heading
 from benchmarks.markdown import save
 from benchmarks.transfer.catalogues import catalogues
+from benchmarks.transfer.cross_domain import cross_domain
 from benchmarks.transfer.figures import FIGURES
 from benchmarks.transfer.forgetting import forgetting
 from benchmarks.transfer.items import cold_items, items
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "cold-items": cold_items,
     "items": items,
     "catalogues": catalogues,
+    "cross-domain": cross_domain,
 }
 
 
@@ -68,7 +70,8 @@ def main() -> None:
         title = f"{name}: {EXPERIMENTS[name].__doc__}"
         sizes = "--quick" if options.quick else f"--seeds {options.seeds} --epochs {options.epochs}"
         sizes += f" --users {options.users}" if options.users else ""
-        sizes += f" --trials {options.trials} --folds {' '.join(map(str, options.folds))}" if name == "methods" else ""
+        sizes += f" --trials {options.trials}" if name in ("methods", "cross-domain") else ""
+        sizes += f" --folds {' '.join(map(str, options.folds))}" if name == "methods" else ""
         text = [*heading(title, hardware(), f"{setting.seeds} seeds; at most {setting.epochs} epochs of pre-training.")]
         text += [f"    python -m benchmarks.transfer {name} --log FOLDER --work FOLDER {sizes}", "", *lines]
         print("\n".join([*text, ""]), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,18 @@ from ppr_dist.errors import UserError
 SHOWN = ("auc", "hit@10", "ndcg@10")
 
 
-def collect(rows: Mapping[str, Sequence[Training]], ask: str, metrics: Sequence[str] = SHOWN) -> dict[str, Sums]:
-    """Of each metric, sums over the users asked under ``ask``; one training for each seed of a row.
+def collect(
+    rows: Mapping[str, Sequence[Training]],
+    ask: str,
+    metrics: Sequence[str] = SHOWN,
+    other: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Sums]:
+    """Of each metric, sums over the users asked under ``ask``, of rows in ``other`` under the name that it has for
+    them; one training for each seed of a row.
 
     Raises :class:`UserError` where rows rank other instances.
     """
-    ranks = {name: [training.ranks(ask) for training in of] for name, of in rows.items()}
+    ranks = {name: [training.ranks(other.get(name, ask)) for training in of] for name, of in rows.items()}
     first = next(iter(ranks.values()))[0]
     for each in (one for of in ranks.values() for one in of):
         if any(not np.array_equal(each[key], first[key]) for key in ("user_id", "position")):

@@ -36,7 +36,7 @@ class Setting:
     epochs: int
     """Of pre-training."""
     trials: int
-    """Of each tuning method, in ``methods``."""
+    """Of each tuning method, in ``methods`` and ``cross-domain``."""
     folds: tuple[int, ...]
     """Of 5, in ``methods``."""
 
@@ -45,7 +45,7 @@ class Setting:
     names: tuple[str, ...]
     """Of ml-1m and synthetic, which have users' profiles and items' content."""
 
-    def run(self, trainings: Sequence[Training], what: str) -> None:
+    def run(self, trainings: Sequence[jobs.Job], what: str) -> None:
         jobs.run(trainings, what, self.workers)
 
     def log(self, name: str) -> Path:

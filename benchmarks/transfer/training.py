@@ -38,8 +38,13 @@ class Training(jobs.Job):
     def asked(self) -> dict[str, Any]:
         body: dict[str, Any] = {"command": self.command, "options": self.options, "asks": self.asks}
         if self.start:
-            body["start"] = hashlib.sha256(json.dumps(self.start.asked).encode()).hexdigest()[:16]
+            body["start"] = self.start.digest
         return dict(json.loads(json.dumps(body, default=str)))
+
+    @property
+    def digest(self) -> str:
+        """Of what is asked, and what it starts from."""
+        return hashlib.sha256(json.dumps(self.asked).encode()).hexdigest()[:16]
 
     def work(self) -> dict[str, Any]:
         from ppr_dist import library

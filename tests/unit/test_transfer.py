@@ -20,6 +20,7 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.study import Study
 from benchmarks.transfer import content
 from benchmarks.transfer.__main__ import EXPERIMENTS
+from benchmarks.transfer.cross_domain import CLICKS, LEAST, domains
 from benchmarks.transfer.figures import FIGURES
 from benchmarks.transfer.forgetting import Memory
 from benchmarks.transfer.methods import ROWS, formula
@@ -74,13 +75,28 @@ def drawn(job: Job) -> dict[str, Any]:
     return result
 
 
+def quick(folder: Path) -> Setting:
+    return Setting(
+        logs=folder,
+        work=folder / "work",
+        workers=1,
+        quick=True,
+        seeds=2,
+        epochs=1,
+        trials=1,
+        folds=(1,),
+        users=None,
+        names=("synthetic",),
+    )
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_is_made_whole_and_tells_of_no_user(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def done(asked: Sequence[Job], what: str, workers: int) -> list[dict[str, Any]]:
         assert len({job.folder for job in asked}) == len(asked), "two jobs in one folder"
-        for job in asked:
+        for job in (job for job in asked if not job.done):
             job.folder.mkdir(parents=True, exist_ok=True)
             (job.folder / "result.json").write_text(json.dumps(drawn(job)))
         return [job.result() for job in asked]
@@ -96,18 +112,7 @@ def test_every_experiment_is_made_whole_and_tells_of_no_user(
         pq.write_table(pa.table({"item_id": [1, 2], "attributes": [[1], [1, 2]]}), tmp_path / log / "items.parquet")
         clicks = pa.table({"user_id": [1, 1, 2], "item_id": [1, 2, 1], "position": [0, 1, 0]})
         pq.write_table(clicks, tmp_path / log / "interactions.parquet")
-    setting = Setting(
-        logs=tmp_path,
-        work=tmp_path / "work",
-        workers=1,
-        quick=True,
-        seeds=2,
-        epochs=1,
-        trials=1,
-        folds=(1,),
-        users=None,
-        names=("synthetic",),
-    )
+    setting = quick(tmp_path)
     experiment = EXPERIMENTS[name]
     assert experiment.__doc__
     lines, kept = experiment(setting)
@@ -152,3 +157,33 @@ def test_categories_of_two_catalogues_are_other_directions_of_one_space(tmp_path
     # An item with a rare category beside a common one is nearer to those with the rare one: log(3/1) against log(3/2).
     assert unit[0] @ unit[1] == pytest.approx(np.log(1.5) / np.hypot(np.log(1.5), np.log(3)), abs=0.2)
     assert abs(unit[0] @ (beauty[0] / np.linalg.norm(beauty[0]))) < 0.4
+
+
+def test_source_clicks_are_older_than_what_the_target_holds_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    genres = [["Drama"], ["Action"], ["Drama", "Action"], ["Comedy", "War"], ["Thriller", "War"], ["War"]]
+    kinds = "st-st-"
+    (tmp_path / "ml-1m").mkdir()
+    films = pa.table({"item_id": range(60), "genres": [genres[item % 6] for item in range(60)]})
+    pq.write_table(films, tmp_path / "ml-1m" / "items.parquet")
+    lengths = rng.integers(1, 60, 50)
+    log = {user: rng.integers(0, 60, length).tolist() for user, length in enumerate(lengths)}
+    rows = [(user, item, n) for user, items in log.items() for n, item in enumerate(items)]
+    shuffled = [rows[n] for n in rng.permutation(len(rows))]
+    columns = dict(zip(("user_id", "item_id", "position"), zip(*shuffled, strict=True), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "ml-1m" / "interactions.parquet")
+
+    expected: dict[str, dict[int, list[int]]] = {"source": {}, "target": {}}
+    for user, items in log.items():
+        target = [n for n, item in enumerate(items) if kinds[item % 6] == "t"][-CLICKS:]
+        source = [n for n, item in enumerate(items) if kinds[item % 6] == "s" and n < (target[-2:] or [0])[0]]
+        if min(len(source), len(target)) >= LEAST:
+            expected["source"][user], expected["target"][user] = ([items[n] for n in at] for at in (source, target))
+    assert 5 < len(expected["source"]) < 45
+
+    out = domains(quick(tmp_path), "ml-1m", tmp_path / "out")
+    for name, clicks in expected.items():
+        found: dict[int, list[int]] = {}
+        for row in sorted(pq.read_table(out / f"{name}.parquet").to_pylist(), key=lambda row: row["position"]):
+            found.setdefault(row["user_id"], []).append(row["item_id"])
+        assert found == clicks
