@@ -202,6 +202,23 @@ def parse(
     Returns the instances of ``flat`` in order, and those of ``sections`` by name. Raises :class:`UserError` naming
     the key where one is unknown, missing or of the wrong type, and what the dataclasses' own checks raise.
     """
+    named = tuple((key, tuple(names)) for key, names in (parts or {}).items())
+    parser = _command_parser(prog, tuple(flat), tuple((sections or {}).items()), description, named, positional)
+    built = parser.build(parser.parse_args(argv))
+    own = [arguments(**{f.name: built[f.name] for f in dataclasses.fields(arguments)}) for arguments in flat]
+    return own, {name: built[name] for name in sections or {}}
+
+
+@functools.cache
+def _command_parser(
+    prog: str,
+    flat: tuple[type, ...],
+    sections: tuple[tuple[str, type], ...],
+    description: str | None,
+    parts: tuple[tuple[str, tuple[str, ...]], ...],
+    positional: str | None,
+) -> StrictParser:
+    """Made once: jsonargparse reads the docstrings of all sections in 0.2 s, and a script calls commands many times."""
     about = description or (sys.modules[flat[0].__module__].__doc__ or "").split("\n\n")[0]
     about = re.sub("^``python -m .*?``: (.)", lambda first: first[1].upper(), about)
     parser = StrictParser(prog=f"python -m {prog}", description=about.replace("``", ""))
@@ -218,13 +235,11 @@ def parse(
         if action.required
     ]
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
-    _add(parser, sections or {})
-    for key, names in (parts or {}).items():
+    _add(parser, dict(sections))
+    for key, names in parts:
         if option := parser._option_string_actions.get(f"--{key}"):
             option.help = f"{option.help or ''} One of: {', '.join(names)}.".lstrip()
-    built = parser.build(parser.parse_args(argv))
-    own = [arguments(**{f.name: built[f.name] for f in dataclasses.fields(arguments)}) for arguments in flat]
-    return own, {name: built[name] for name in sections or {}}
+    return parser
 
 
 def read_file(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
@@ -242,7 +257,7 @@ def read_file(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
 
 @functools.cache
 def _file_parser(sections: tuple[tuple[str, type], ...]) -> StrictParser:
-    """Made once: jsonargparse reads the docstrings of all sections in a second, and a command reads several runs."""
+    """Made once, as a command's: a command reads several runs."""
     parser = StrictParser()
     _add(parser, dict(sections))
     return parser

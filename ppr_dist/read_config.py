@@ -147,6 +147,7 @@ def item_data_read(config: Config, catalogue: Catalogue) -> dict[str, tuple[str,
     return {name: each.reads(section(config, name), catalogue.item_data) for name, each in encoders.items()}
 
 
+@functools.cache
 def _all_optional(section: type) -> type:
     """The section with every field optional, so that what was given can be told from what was not."""
     title = (section.__doc__ or "").split("\n")[0].removesuffix(".")
