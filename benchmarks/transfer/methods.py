@@ -41,7 +41,8 @@ def methods(setting: Setting) -> Result:
             if name == "ml-1m"
             else synthetic(setting.work, quick=setting.quick)
         )
-        study = Study(dataclasses.replace(log, pretrain=small), scale, setting.work / "methods", setting.workers)
+        work = setting.work / setting.sized("methods")
+        study = Study(dataclasses.replace(log, pretrain=small), scale, work, setting.workers)
         done = study.tested(ROWS, "few-shot")
         of = collect(done, "few-shot", PROTOCOL)
         tuned = [row for row in ROWS if METHODS[row].tune]

@@ -62,6 +62,10 @@ class Setting:
             generate(self.synthetic(), folder)
         return folder
 
+    def sized(self, name: str) -> str:
+        """A folder's name, another for each number of users."""
+        return f"{name}-of-{self.users}" if self.users else name
+
     def synthetic(self) -> Any:
         from ppr_dist.data.synthetic.catalogue import SyntheticConfig
 
@@ -85,7 +89,7 @@ class Setting:
 
     def prepared(self, name: str, of: str, **options: Any) -> Path:
         """Data ``name`` of the log ``of``, prepared with ``options`` unless it is there, by the same."""
-        out = self.work / "data" / name
+        out = self.work / "data" / self.sized(name)
         said = json.dumps(options, default=str, sort_keys=True)
         kept = out.with_suffix(".options")
         if out.is_dir() and kept.is_file() and kept.read_text() == said:
