@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.tables import BASELINE, PPR
+from benchmarks.paper.tables import BASELINE, CONSTANT, PPR
 from benchmarks.statistics import compare, from_json
 
 METRICS = ("auc", "hit@10", "ndcg@10")
@@ -18,9 +18,10 @@ def draw(name: str, kept: dict[str, Any], title: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    methods = PPR if name == "figure3" else (*PPR, CONSTANT)
     figure, every = pyplot.subplots(1, len(METRICS), figsize=(12, 3.8), layout="constrained")
     for axes, metric in zip(every, METRICS, strict=True):
-        for method in PPR:
+        for method in methods:
             if name == "figure3":
                 of = from_json(kept["few-shot sampled-99"][metric])
                 names = {"with": method, "without": f"{method}, no contrast"}
@@ -29,7 +30,7 @@ def draw(name: str, kept: dict[str, Any], title: str, path: Path) -> None:
                 found = {k: compare(from_json(of[metric]), method, BASELINE) for k, of in kept.items()}
             gain = [100 * each.gain for each in found.values()]
             reach = [100 * (each.gain_high - each.gain) for each in found.values()]
-            at = [n + 0.12 * (PPR.index(method) - 0.5) for n in range(len(found))]
+            at = [n + 0.12 * (methods.index(method) - 0.5) for n in range(len(found))]
             axes.errorbar(
                 at, gain, yerr=reach, marker="o", capsize=3, label=method, linestyle="-" if name == "figure4" else ""
             )

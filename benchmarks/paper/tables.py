@@ -20,14 +20,14 @@ from benchmarks.statistics import Sums, compare, holm, variance_components
 from ppr_dist.data.manifest import load_manifest
 
 Result = tuple[list[str], dict[str, Any]]
-BASELINE, PPR = "fine-tune", ("ppr-light", "ppr-full")
+BASELINE, PPR, CONSTANT = "fine-tune", ("ppr-light", "ppr-full"), "constant prompt"
 TUNED = (BASELINE, *PPR)
 RIVALS = ("BERT4Rec", "SASRec", "MeLU", "CL4SRec")
 CONTROLS = (
     BASELINE,
     "fine-tune, items frozen",
     "profile encoder only",
-    "constant prompt",
+    CONSTANT,
     "ppr-full, items frozen",
     "ppr-light, prompt of each layer",
     "ppr-light, begins gently",
@@ -129,8 +129,9 @@ def warm(study: Study) -> Result:
 
 
 def figure4(study: Study) -> Result:
-    """Few-shot on histories cropped to k clicks before the target, in training and test of tuning."""
-    lines, kept = _varied(study, "k", {shots: {"cold_clicks": shots + 1} for shots in SHOTS})
+    """Few-shot with at most k clicks before the target, in tuning too; beside it one prompt for all users."""
+    variants = {shots: {"cold_clicks": shots + 1} for shots in SHOTS}
+    lines, kept = _varied(study, "k", variants, (*PPR, CONSTANT))
     return [*lines, "A user has k + 1 clicks, so the longest history before a target has k."], kept
 
 
@@ -140,18 +141,18 @@ def users(study: Study) -> Result:
     return _varied(study, "users", {n: {"tune_train_users": n} for n in USERS if n < there} | {there: {}})
 
 
-def _varied(study: Study, what: str, variants: Mapping[int, Mapping[str, int]]) -> Result:
+def _varied(study: Study, what: str, variants: Mapping[int, Mapping[str, int]], methods: Sequence[str] = PPR) -> Result:
     """Gains over fine-tuning on data prepared otherwise, with the options that the search chose for few-shot."""
-    chosen, found = study.search(TUNED, "few-shot"), {}
+    chosen, found = study.search((BASELINE, *methods), "few-shot"), {}
     for size, options in variants.items():
         found[str(size)] = collect(
-            study.tested(TUNED, "few-shot", searched=chosen, **options), "few-shot", "sampled-99"
+            study.tested((BASELINE, *methods), "few-shot", searched=chosen, **options), "few-shot", "sampled-99"
         )
     shown = ("auc", "hit@10", "ndcg@10")
     compared = {
         (value, method, metric): compare(of[metric], method, BASELINE)
         for value, of in found.items()
-        for method in PPR
+        for method in methods
         for metric in shown
     }
     adjusted = dict(zip(compared, holm([each.p for each in compared.values()]), strict=True))
@@ -159,7 +160,7 @@ def _varied(study: Study, what: str, variants: Mapping[int, Mapping[str, int]]) 
     for value, of in found.items():
         counts = f"{of['auc'].users:,}", f"{int(of['auc'].total[-1]):,}"
         rows.append([value, BASELINE, *counts, *(f"{of[metric].means[BASELINE]:.4f}" for metric in shown)])
-        for method in PPR:
+        for method in methods:
             keys = [(value, method, metric) for metric in shown]
             rows.append([value, method, *counts, *(f"{gain(compared[k])}, p {adjusted[k]:.2g}" for k in keys)])
     note = (
