@@ -131,7 +131,7 @@ def warm(study: Study) -> Result:
 def figure4(study: Study) -> Result:
     """Few-shot with at most k clicks before the target, in tuning too; beside it one prompt for all users."""
     variants = {shots: {"cold_clicks": shots + 1} for shots in SHOTS}
-    lines, kept = _varied(study, "k", variants, (*PPR, CONSTANT))
+    lines, kept = _varied(study, "k", variants, ("pre-train", *PPR, CONSTANT))
     return [*lines, "A user has k + 1 clicks, so the longest history before a target has k."], kept
 
 
