@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from benchmarks.hardware import reset_peak_rss
+from ppr_dist.cli import end_with_parent
 from ppr_dist.files import replace
 
 
@@ -75,7 +76,13 @@ def run(jobs: Sequence[Job], what: str, workers: int) -> list[dict[str, Any]]:
 
 @functools.cache
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_alone)
+    return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+
+
+def _begin() -> None:
+    """In a worker process."""
+    end_with_parent()
+    _alone()
 
 
 def _alone() -> None:

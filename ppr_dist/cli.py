@@ -120,5 +120,10 @@ def _end_with_the_launcher() -> None:
     """Under torchrun: die as soon as torchrun does, also where it is killed and can no longer end its ranks."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return  # started by hand, perhaps to outlive its shell
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have this process killed as soon as its parent ends, however that ends."""
     set_parent_death_signal = 1  # prctl(2): PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
