@@ -32,6 +32,7 @@ class Attribute(Objective):
     name = "attribute"
     section = Settings
     task = "attribute"
+    scores_items = False
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)

@@ -95,6 +95,9 @@ class Objective:
     task: ClassVar[str | None] = None
     """The task by which a run with this objective first is validated; None: the stage's own."""
 
+    scores_items: ClassVar[bool] = True
+    """Whether it is computed from scores of items for each target (``Encoded.user``)."""
+
     masks: bool = False
     """Whether its views show the model's mask in place of some items."""
 

@@ -65,6 +65,7 @@ class CL4SRec(Objective):
 
     name = "cl4srec"
     section = Settings
+    scores_items = False
     masks = True
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:

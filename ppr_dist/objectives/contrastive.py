@@ -48,6 +48,7 @@ class Contrastive(Objective):
 
     name = "contrastive"
     section = Settings
+    scores_items = False
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)

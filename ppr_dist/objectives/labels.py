@@ -39,6 +39,7 @@ class Labels(Objective):
     name = LABELS
     section = Settings
     task = LABELS
+    scores_items = False
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)

@@ -26,7 +26,7 @@ from ppr_dist.data.counter_random import integers
 from ppr_dist.errors import UserError, require_positive
 from ppr_dist.model.packed_sequences import PackedSequences
 from ppr_dist.model.sequential import SequentialModel
-from ppr_dist.tuning.base import TuningMethod, is_attached
+from ppr_dist.tuning.user_model import UserModelMethod
 
 _REFERENCE = 51  # what a draw is for, as a word of its key
 
@@ -50,8 +50,8 @@ class Settings:
             raise UserError("melu.local_lr and melu.local_steps must not be negative")
 
 
-class MeLU(TuningMethod):
-    """Items and the perceptron are trainable; of the pre-trained model nothing but the items is used."""
+class MeLU(UserModelMethod):
+    """A perceptron over profile and clicks, adapted to each user."""
 
     section = Settings
     profile_uses = ("melu",)
@@ -65,17 +65,10 @@ class MeLU(TuningMethod):
         each = np.arange(config.part("melu", Settings).references)
         return tuple(np.unique(integers(catalogue.items, config.train.seed, _REFERENCE, each)).tolist())
 
-    def attach(self, model: SequentialModel) -> None:
-        if not model.backbone.causal:
-            raise UserError(f"melu: backbone {self.config.model.backbone} has masked histories: start from another")
+    def user_model(self, model: SequentialModel) -> nn.Module:
         references = len(self.reference_items(self.config, self.catalogue))
         temperature = self.config.loss.temperature
-        model.attach_user_model(
-            Perceptron(self.features, model.dim, self.settings, references, temperature, normalize=model.normalize)
-        )
-
-    def trainable(self, name: str) -> bool:
-        return is_attached(name)
+        return Perceptron(self.features, model.dim, self.settings, references, temperature, normalize=model.normalize)
 
 
 class Perceptron(nn.Module):

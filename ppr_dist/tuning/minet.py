@@ -29,7 +29,7 @@ from ppr_dist.config import Config
 from ppr_dist.data.manifest import LabelSpace
 from ppr_dist.errors import UserError, require_positive
 from ppr_dist.model.sequential import SequentialModel
-from ppr_dist.tuning.base import TuningMethod, is_attached
+from ppr_dist.tuning.user_model import UserModelMethod
 
 MOST_SOURCE_ITEMS = 50_000
 """Their vectors are a parameter of the engine, whole on every rank."""
@@ -56,8 +56,8 @@ class Settings:
             raise UserError(f"minet.hidden must be at least 2, not {self.hidden}")
 
 
-class MiNet(TuningMethod):
-    """Items and the network are trainable; of the pre-trained model nothing but the items is used."""
+class MiNet(UserModelMethod):
+    """Interests of profile, target and source domain, weighted by gates."""
 
     section = Settings
     profile_uses = ("minet",)
@@ -77,18 +77,13 @@ class MiNet(TuningMethod):
             raise UserError(f"minet.source {name!r}: no label space to read; there is {there} (prepare --labels.NAME)")
         return found
 
-    def attach(self, model: SequentialModel) -> None:
-        if not model.backbone.causal:
-            raise UserError(f"minet: backbone {self.config.model.backbone} has masked histories: start from another")
+    def user_model(self, model: SequentialModel) -> nn.Module:
         source = next(iter(self.reads_labels(self.config, self.catalogue)), None)
         if source and source.size > MOST_SOURCE_ITEMS:
             raise UserError(
                 f"minet.source {source.name!r} has {source.size:,} items; at most {MOST_SOURCE_ITEMS:,} are possible"
             )
-        model.attach_user_model(Interests(self.features, model.dim, self.settings, source))
-
-    def trainable(self, name: str) -> bool:
-        return is_attached(name)
+        return Interests(self.features, model.dim, self.settings, source)
 
 
 class Interests(nn.Module):

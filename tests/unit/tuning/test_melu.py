@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ppr_dist.build_model import attach, untuned_model
 from ppr_dist.config import Config, Loss, Model, Profiles
-from ppr_dist.errors import UserError
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.runs import table_sizes
 from tests.histories import HISTORIES, ITEMS, batch_of
@@ -95,9 +94,3 @@ def test_what_is_known_of_a_user_moves_their_vector_and_nothing_moves_it_without
     without = BATCH.context_lengths == 0
     assert torch.equal(adapted[without], plain[without])
     assert (adapted - plain)[~without].abs().amax(1).min() > 1e-4
-
-
-def test_a_backbone_that_masks_is_refused() -> None:
-    given = dataclasses.replace(config(), model=Model(backbone="bert4rec", dim=DIM, max_length=8))
-    with pytest.raises(UserError, match="melu: backbone bert4rec"):
-        attach(untuned_model(given, SMALL), "melu", given, SMALL)

@@ -170,9 +170,3 @@ def test_the_flops_are_those_of_its_products() -> None:
 def test_what_cannot_be_read_is_refused(given: dict[str, Any], catalogue: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(config(**given), catalogue)
-
-
-def test_a_backbone_that_masks_is_refused() -> None:
-    given = dataclasses.replace(config(), model=Model(backbone="bert4rec", dim=DIM, max_length=8))
-    with pytest.raises(UserError, match="minet: backbone bert4rec"):
-        build(given)
