@@ -6,6 +6,7 @@ them: what a task can lose is the backbone.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -172,15 +173,15 @@ class Memory(jobs.Job):
         digests: dict[int, str] = {}
         identical = True
         with distributed_context() as context, torch.no_grad():
-            for after, later in enumerate(self.runs):
+            every = [load_trained(training.run, None, context) for training in self.runs]
+            as_trained = [copy.deepcopy(trained.scorer.model) for trained in every]
+            for after, later in enumerate(as_trained):
                 accuracy.append([])
-                for number in range(after + 1):
-                    trained = load_trained(self.runs[number].run, None, context)
-                    other = load_trained(later.run, None, context).scorer.model
+                for number, trained in enumerate(every[: after + 1]):
                     if self.method == "continual":
-                        serve_from(trained.scorer.model, other)
+                        serve_from(trained.scorer.model, later)
                     else:
-                        trained.scorer.model.backbone.load_state_dict(other.backbone.state_dict())
+                        trained.scorer.model.backbone.load_state_dict(later.backbone.state_dict())
                     task, metric = ("labels", "score") if number else ("next-item", "hit@10")
                     figures = evaluate(
                         trained.scorer,
