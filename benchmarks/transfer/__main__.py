@@ -68,18 +68,23 @@ def main() -> None:
     for name in names:
         lines, kept = EXPERIMENTS[name](setting)
         title = f"{name}: {EXPERIMENTS[name].__doc__}"
-        sizes = "--quick" if options.quick else f"--seeds {options.seeds} --epochs {options.epochs}"
-        sizes += f" --users {options.users}" if options.users else ""
-        sizes += f" --trials {options.trials}" if name in ("methods", "cross-domain") else ""
-        sizes += f" --folds {' '.join(map(str, options.folds))}" if name == "methods" else ""
-        text = [*heading(title, hardware(), f"{setting.seeds} seeds; at most {setting.epochs} epochs of pre-training.")]
-        text += [f"    python -m benchmarks.transfer {name} --log FOLDER --work FOLDER {sizes}", "", *lines]
+        text = [*heading(title, hardware(), f"{setting.seeds} seeds."), _command(name, options), "", *lines]
         print("\n".join([*text, ""]), flush=True)
         if options.out:
             path = save(options.out, f"transfer_{name}", text, kept)
             if name in FIGURES:
                 FIGURES[name](kept, path)
     print(json.dumps({"benchmark": "transfer", **hardware(), "quick": options.quick, "done": names}))
+
+
+def _command(name: str, options: argparse.Namespace) -> str:
+    sizes = "--quick"
+    if not options.quick:
+        sizes = f"--logs {' '.join(options.logs)} --seeds {options.seeds} --epochs {options.epochs}"
+        sizes += f" --users {options.users}" if options.users else ""
+        sizes += f" --trials {options.trials}" if name in ("methods", "cross-domain") else ""
+        sizes += f" --folds {' '.join(map(str, options.folds))}" if name == "methods" else ""
+    return f"    python -m benchmarks.transfer {name} --log FOLDER --work FOLDER {sizes}"
 
 
 if __name__ == "__main__":
