@@ -81,9 +81,9 @@ def methods(setting: Setting) -> Result:
         lines += ["", f"## {name}", "", *markdown(head, table), ""]
         lines += [
             f"{told} (folds {folds} of 5), whole catalogue, means over {scale.seeds} seeds of tuning and one"
-            f" pre-training, that of benchmarks.paper; the best of {scale.trials} trials on fold 1's validation users. NDCG@10 − untouched:"
-            f" paired by user, 95 % interval; \\*: Holm-corrected p < 0.05 over these {len(found)} tests. A checkpoint"
-            " holds weights, the optimizer's two moments and where the run stands."
+            f" pre-training, that of benchmarks.paper; the best of {scale.trials} trials on fold 1's validation users."
+            f" NDCG@10 − untouched: paired by user, 95 % interval; \\*: Holm-corrected p < 0.05 over these {len(found)}"
+            " tests. A checkpoint holds weights, the optimizer's two moments and where the run stands."
         ]
     return lines[1:], kept
 
