@@ -92,7 +92,7 @@ def measure(encoders: list[str], items: int, steps: int, context: DistributedCon
 def planned(encoders: list[str], items: int) -> dict[str, Any]:
     """Bytes of tables, and what a step receives, on the fullest of 32 ranks; features and codes as above."""
     known = {name: data.columns for name, data in KNOWN.items() if name != "tokens"}
-    arguments = Arguments(cluster=CLUSTER, items=items, item_data=known if encoders != ["id"] else {})
+    arguments = Arguments(cluster=CLUSTER, items=items, item_data=known)
     found, _, _ = report(arguments, Config(model=Model(item_encoders=encoders)))
     (memory,) = (name for name, held in found["largest"].items() if held)
     fullest = max(found["ranks"], key=lambda rank: rank[memory]["total"])[memory]

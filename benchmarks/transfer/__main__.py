@@ -54,7 +54,8 @@ def main() -> None:
     options = parser.parse_args()
     setting = Setting(
         logs=options.log and options.log.resolve(),
-        work=options.work.resolve() / ("quick" if options.quick else ""),
+        # What so many users are drawn for lies apart: of others all is another.
+        work=options.work.resolve() / ("quick" if options.quick else f"of-{options.users}" if options.users else ""),
         workers=options.workers,
         quick=options.quick,
         seeds=2 if options.quick else options.seeds,

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import merged
-from benchmarks.ml_1m import ROOT
 from benchmarks.transfer import compare
-from benchmarks.transfer.setting import NEXT, Result, Setting, some_users
+from benchmarks.transfer.setting import NEXT, TUNE, Result, Setting, some_users
 from benchmarks.transfer.training import Training
 
 DIRECTIONS = (("toys", "beauty"), ("beauty", "toys"))
 SIZES = (500, 2_000)
 """Users of the target to train on, beside all."""
-TUNE = ROOT / "configs" / "transfer" / "tune.yaml"
 FEATURES: Mapping[str, Any] = {"model": {"item_encoders": ["features"]}}
 SCRATCH: dict[str, Mapping[str, Any]] = {"scratch: id": {}, "scratch: features": FEATURES}
 TUNED: dict[str, Mapping[str, Any]] = {

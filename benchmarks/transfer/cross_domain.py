@@ -20,17 +20,15 @@ import pyarrow.parquet as pq
 from benchmarks import jobs
 from benchmarks.jobs import merged
 from benchmarks.markdown import markdown
-from benchmarks.ml_1m import ROOT
 from benchmarks.paper import published
 from benchmarks.paper.methods import METHODS, Method, trial
 from benchmarks.transfer import compare
-from benchmarks.transfer.setting import NEXT, Result, Setting
+from benchmarks.transfer.setting import NEXT, TUNE, Result, Setting
 from benchmarks.transfer.training import Training
 
 SOURCE, TARGET = {"Comedy", "Drama", "Romance"}, {"Action", "Adventure", "Sci-Fi", "Thriller"}
 CLICKS, LEAST = 10, 5
 """Most clicks of a user in the target; fewest in either domain, others being left out."""
-TUNE = ROOT / "configs" / "transfer" / "tune.yaml"
 ALONE, BESIDE = "SASRec (target)", "SASRec (target), source vectors"
 ROWS: dict[str, Method] = {
     ALONE: Method(tune=None, searched=("new", "dropout")),
@@ -70,7 +68,7 @@ def cross_domain(setting: Setting) -> Result:
 
 def _trained(setting: Setting, log: str) -> tuple[dict[str, list[Training]], dict[str, int]]:
     """Each row's trainings, one for each seed, done, and the trial that was best on validation."""
-    place = f"{setting.log(log).name}-domains"
+    place = f"{log}-domains"
     clicks = domains(setting, log, setting.work / "logs" / place)
     source = setting.prepared(f"{place}-source", log, interactions=clicks / "source.parquet", cold_threshold=LEAST)
     start = setting.pretraining(f"{place}/source", source, 0, keep=True)

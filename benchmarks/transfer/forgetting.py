@@ -20,9 +20,8 @@ import pyarrow.parquet as pq
 from benchmarks import jobs
 from benchmarks.jobs import merged
 from benchmarks.markdown import markdown
-from benchmarks.ml_1m import ROOT
 from benchmarks.transfer.content import GENRES
-from benchmarks.transfer.setting import Result, Setting
+from benchmarks.transfer.setting import TUNE, Result, Setting
 from benchmarks.transfer.training import Training
 
 KEEP = 0.3
@@ -32,7 +31,6 @@ TASKS = {
     "ml-1m": (FIRST, "gender", "age", "occupation", "genre", "years"),
     "synthetic": (FIRST, "gender", "age", "city", "topic", "clicks"),
 }
-TUNE = ROOT / "configs" / "transfer" / "tune.yaml"
 
 
 def forgetting(setting: Setting) -> Result:

@@ -42,8 +42,12 @@ def methods(setting: Setting) -> Result:
             if name == "ml-1m"
             else synthetic(setting.work, quick=setting.quick)
         )
-        work = setting.work / setting.sized("methods")
-        study = Study(dataclasses.replace(log, pretrain=small) if setting.quick else log, scale, work, setting.workers)
+        study = Study(
+            dataclasses.replace(log, pretrain=small) if setting.quick else log,
+            scale,
+            setting.work / "methods",
+            setting.workers,
+        )
         done = study.tested(ROWS, "few-shot")
         of = collect(done, "few-shot", PROTOCOL)
         tuned = [row for row in ROWS if METHODS[row].tune]

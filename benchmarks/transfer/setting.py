@@ -19,6 +19,7 @@ from benchmarks.ml_1m import ROOT
 from benchmarks.transfer import content
 from benchmarks.transfer.training import Training
 
+TUNE = ROOT / "configs" / "transfer" / "tune.yaml"
 NEXT = {"task": "next-item", "protocol": "full"}
 SYNTHETIC = {"users": 3_000, "items": 1_000}
 SYNTHETIC_QUICK = {"users": 1_000, "items": 300}
@@ -62,10 +63,6 @@ class Setting:
             generate(self.synthetic(), folder)
         return folder
 
-    def sized(self, name: str) -> str:
-        """A folder's name, another for each number of users."""
-        return f"{name}-of-{self.users}" if self.users else name
-
     def synthetic(self) -> Any:
         from ppr_dist.data.synthetic.catalogue import SyntheticConfig
 
@@ -89,7 +86,7 @@ class Setting:
 
     def prepared(self, name: str, of: str, **options: Any) -> Path:
         """Data ``name`` of the log ``of``, prepared with ``options`` unless it is there, by the same."""
-        out = self.work / "data" / self.sized(name)
+        out = self.work / "data" / name
         said = json.dumps(options, default=str, sort_keys=True)
         kept = out.with_suffix(".options")
         if out.is_dir() and kept.is_file() and kept.read_text() == said:
