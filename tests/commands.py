@@ -55,6 +55,8 @@ def run_command(
                 environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             words = (module, [str(word) for word in argv], environment, f"{folder}/{rank}", os.getcwd())
             processes.append(ranks.CONTEXT.Process(target=_command, args=words, daemon=True))
+            for kind in ("out", "err"):  # here: a rank may be ended before it begins
+                Path(f"{folder}/{rank}.{kind}").touch()
         for process in processes:
             process.start()
         deadline = time.monotonic() + timeout
@@ -112,7 +114,7 @@ def _command(module: str, argv: list[str], environment: dict[str, str], output: 
     os.chdir(folder)
     os.environ.update(environment)
     for descriptor, kind in ((1, "out"), (2, "err")):
-        file = os.open(f"{output}.{kind}", os.O_WRONLY | os.O_CREAT)
+        file = os.open(f"{output}.{kind}", os.O_WRONLY)
         os.dup2(file, descriptor)
         os.close(file)
 
