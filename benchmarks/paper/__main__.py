@@ -12,6 +12,7 @@ need; nothing of a single user. ``--quick``: every table with settings too small
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -39,11 +40,13 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=Scale.trials)
     parser.add_argument("--seeds", type=int, default=Scale.seeds)
     parser.add_argument("--folds", type=int, nargs="+", default=list(Scale.folds))
+    parser.add_argument("--nested", action="store_true", help="search each fold on its own validation users")
     parser.add_argument("--logs", nargs="+", choices=["ml-1m", "synthetic"], default=["ml-1m", "synthetic"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", default=[], help="rows to have")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    scale = QUICK if options.quick else Scale(trials=options.trials, seeds=options.seeds, folds=tuple(options.folds))
+    sizes = {"trials": options.trials, "seeds": options.seeds, "folds": tuple(options.folds)}
+    scale = dataclasses.replace(QUICK if options.quick else Scale(**sizes), nested=options.nested)
     work = options.work.resolve() / ("quick" if options.quick else "")
     logs = [ml_1m(Path(options.log), work, quick=options.quick)] if options.log and "ml-1m" in options.logs else []
     logs += [synthetic(work, quick=options.quick)] if "synthetic" in options.logs else []
@@ -58,7 +61,8 @@ def main() -> None:
             print("\n".join([*text, *lines, ""]), flush=True)
             done.append(f"{name} {log.name}")
             if options.out:
-                path = save(options.out, f"paper_{name}_{log.name}", [*text, *lines], kept)
+                kind = "-nested" if scale.nested else ""
+                path = save(options.out, f"paper_{name}{kind}_{log.name}", [*text, *lines], kept)
                 if name.startswith("figure"):
                     draw(name, kept, title, path)
     print(json.dumps({"benchmark": "paper", **hardware(), "quick": options.quick, "done": done}))
@@ -67,6 +71,7 @@ def main() -> None:
 def _command(name: str, log: str, options: argparse.Namespace) -> str:
     sizes = "--quick" if options.quick else f"--trials {options.trials} --seeds {options.seeds}"
     folds = "" if options.quick else f" --folds {' '.join(map(str, options.folds))}"
+    folds += " --nested" if options.nested else ""
     methods = f" --methods {shlex.join(options.methods)}" if options.methods else ""
     return f"python -m benchmarks.paper {name} --log FOLDER --work FOLDER --logs {log} {sizes}{folds}{methods}"
 

@@ -1,4 +1,4 @@
-"""The protocol: folds, pre-training, search on fold 1's validation users, seeds of tuning, sums over test users.
+"""The protocol: folds, pre-training, search on validation users, seeds of tuning, sums over test users.
 
 In ``WORK/LOG/``: data-* (prepared), pretrain-*, and runs/*. What is there is not made again. One pre-training serves
 all folds: they differ in which of the cold users are for testing, and pre-training sees none of these.
@@ -30,6 +30,9 @@ BEST = "ndcg@50"
 """By which validation chooses checkpoints and trials, ranked among the whole catalogue: of NDCG the one to which most
 instances contribute, since validation users are few."""
 
+Found = dict[str, tuple[Mapping[str, Any], list[Any]]]
+"""By method that is tuned: the options of its best trial, and the results of all."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -38,6 +41,8 @@ class Scale:
     trials: int = 8
     seeds: int = 5
     folds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    nested: bool = False
+    """Whether each fold is searched on its own validation users (nested cross-validation); else fold 1 for all."""
     pretrainings: int = 3
     epochs: int = 30
     patience: int = 3
@@ -124,10 +129,13 @@ class Study:
             test=test,
         )
 
-    def search(
-        self, methods: Sequence[str], task: str, **variant: Any
-    ) -> dict[str, tuple[Mapping[str, Any], list[Any]]]:
-        """By method: the options of its best trial, and all trials' results. Looks at validation users alone."""
+    def search(self, methods: Sequence[str], task: str, **variant: Any) -> dict[int, Found]:
+        """By fold, what the search found for it. Looks at validation users alone."""
+        folds = self.scale.folds if self.scale.nested else (1,)
+        found = {fold: self._search(methods, task, fold, **variant) for fold in folds}
+        return {fold: found[fold if self.scale.nested else 1] for fold in self.scale.folds}
+
+    def _search(self, methods: Sequence[str], task: str, fold: int, **variant: Any) -> Found:
         asked = [
             (method, number, trial(METHODS[method], number))
             for method in methods
@@ -135,11 +143,11 @@ class Study:
             for number in range(self.scale.trials)
         ]
         todo = [
-            self._job(method, task, 1, f"trial-{number}", options, test=False, **variant)
+            self._job(method, task, fold, f"trial-{number}", options, test=False, **variant)
             for method, number, options in asked
         ]
-        results = jobs.run(todo, f"{self.log.name}: search for {task}", self.workers)
-        found: dict[str, tuple[Mapping[str, Any], list[Any]]] = {}
+        results = jobs.run(todo, f"{self.log.name}: search for {task}, fold {fold}", self.workers)
+        found: Found = {}
         for method in dict.fromkeys(method for method, _, _ in asked):
             own = [(options, r) for (name, _, options), r in zip(asked, results, strict=True) if name == method]
             best = max(range(len(own)), key=lambda n: own[n][1]["validation"])
@@ -147,7 +155,7 @@ class Study:
         return found
 
     def tested(
-        self, methods: Sequence[str], task: str, *, searched: Mapping[str, Any] | None = None, **variant: Any
+        self, methods: Sequence[str], task: str, *, searched: Mapping[int, Found] | None = None, **variant: Any
     ) -> dict[int, dict[str, list[Job]]]:
         """Jobs by fold and method, one for each seed, done: with the options that the search chose."""
         chosen = searched if searched is not None else self.search(methods, task, **variant)
@@ -155,7 +163,7 @@ class Study:
         for fold in self.scale.folds:  # one after the other: a fold is what can be waited for
             for method in methods:
                 seeds = range(self.scale.seeds) if METHODS[method].tune else (0,)
-                options = chosen[method][0] if METHODS[method].tune else {}
+                options = chosen[fold][method][0] if METHODS[method].tune else {}
                 out.setdefault(fold, {})[method] = [
                     self._job(
                         method,

@@ -15,7 +15,7 @@ from benchmarks.markdown import gain, markdown
 from benchmarks.paper import published
 from benchmarks.paper.jobs import PROTOCOLS, Job
 from benchmarks.paper.methods import METHODS
-from benchmarks.paper.study import Study, collect
+from benchmarks.paper.study import Found, Study, collect
 from benchmarks.statistics import Sums, compare, holm, variance_components
 from ppr_dist.data.manifest import load_manifest
 
@@ -221,8 +221,9 @@ def _rankings(
     methods = [name for name in methods if not study.only or name in study.only]
     searched = study.search(methods, task, **variant)
     done = study.tested(methods, task, searched=searched, **variant)
-    lines = _of_search(searched)
-    kept: dict[str, Any] = {"options": {name: options for name, (options, _) in searched.items()}}
+    lines = _of_search(study, searched)
+    by_fold = {fold: {name: options for name, (options, _) in found.items()} for fold, found in searched.items()}
+    kept: dict[str, Any] = {"options": by_fold}
     for protocol in PROTOCOLS:
         for which in shown:
             of = collect(done, which, protocol)
@@ -244,15 +245,26 @@ def _passports(done: Mapping[int, Mapping[str, Sequence[Job]]]) -> list[Any]:
     return [line["passport"] for line in first.result()["lines"]]
 
 
-def _of_search(searched: Mapping[str, Any]) -> list[str]:
+def _of_search(study: Study, searched: Mapping[int, Found]) -> list[str]:
+    folds = searched if study.scale.nested else list(searched)[:1]
     rows = []
-    for name, (options, trials) in searched.items():
-        words = ", ".join(f"{section}.{key} {value:g}" for section, of in options.items() for key, value in of.items())
-        best = max(trials, key=lambda each: each["validation"])
-        found = ", ".join(f"{each['validation']:.4f}" for each in trials)
-        rows.append([name, words, str(best["epochs"]), found])
+    for fold in folds:
+        for name, (options, trials) in searched[fold].items():
+            each_option = [(f"{section}.{key}", value) for section, of in options.items() for key, value in of.items()]
+            best = max(trials, key=lambda each: each["validation"])
+            found = ", ".join(f"{each['validation']:.4f}" for each in trials)
+            cells = [
+                name,
+                ", ".join(f"{option} {value:g}" for option, value in each_option),
+                str(best["epochs"]),
+                found,
+            ]
+            rows.append([*([str(fold)] if study.scale.nested else []), *cells])
     head = ["method", "options of the best trial", "best epoch", "validation NDCG@50 of all trials"]
-    return ["Search on fold 1's validation users:", "", *markdown(head, rows)]
+    whose = (
+        "Search on each fold's own validation users:" if study.scale.nested else "Search on fold 1's validation users:"
+    )
+    return [whose, "", *markdown([*(["fold"] if study.scale.nested else []), *head], rows)]
 
 
 def _means(of: Mapping[str, Sums]) -> list[str]:
@@ -298,10 +310,11 @@ def _said(keys: Sequence[tuple[str, str]]) -> str:
 
 def scale_words(study: Study) -> str:
     """What was run, in a sentence."""
-    s = dataclasses.asdict(study.scale)
-    folds = ", ".join(map(str, s["folds"]))
+    scale = study.scale
+    folds = ", ".join(map(str, scale.folds))
+    whose = "each fold's own" if scale.nested else "fold 1's"
     return (
-        f"{s['trials']} trials for each method on fold 1's validation users; test users of folds {folds} of 5,"
-        f" {s['seeds']} seeds of tuning, one pre-training; at most {s['epochs']} epochs, best by validation, patience"
-        f" {s['patience']}."
+        f"{scale.trials} trials for each method on {whose} validation users; test users of folds {folds} of 5,"
+        f" {scale.seeds} seeds of tuning, one pre-training; at most {scale.epochs} epochs, best by validation, patience"
+        f" {scale.patience}."
     )

@@ -106,3 +106,23 @@ def test_what_is_better_is_found(study: Study) -> None:
     lines, kept = TABLES["pretrainings"](dataclasses.replace(study))
     assert all(each["within"] > 0 for each in kept.values())
     assert sum("by pre-training" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("study", [0.1], indirect=True)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_fold_is_tested_with_what_its_validation_users_chose(study: Study, nested: bool) -> None:
+    study = dataclasses.replace(study, scale=dataclasses.replace(SCALE, trials=6, nested=nested))
+    found = study.search(["fine-tune"], "few-shot")
+    for fold, of_method in study.tested(["fine-tune"], "few-shot").items():
+        trials = [
+            study.work / "drawn/runs/few-shot" / f"fold-{fold if nested else 1}" / "fine-tune" / f"trial-{n}"
+            for n in range(6)
+        ]
+        results = [json.loads((trial / "result.json").read_text()) for trial in trials]
+        best = max(results, key=lambda each: each["validation"])["options"]
+        for seed, job in enumerate(of_method["fine-tune"]):
+            assert job.asked == jobs.merged(best, {"train": {"seed": seed}})
+    assert (found[1] is found[2]) != nested
+    lines, kept = TABLES["table4"](study)
+    assert set(kept["options"]) == {1, 2}
+    assert any(line.startswith("| fold |") for line in lines) == nested
