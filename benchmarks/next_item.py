@@ -5,8 +5,9 @@
 ``--log`` holds ml-1m, beauty and toys, each with an interactions.parquet. Studies and their trials stand in
 benchmarks/next_item.yaml. Within a study all trials are trained for few epochs, those that are best on validation
 (NDCG@10 of each user's last click but one) go on for more, and so forth; the last one left is trained with other seeds
-too, and only those meet the test split (each user's last click), once. Learning rates are constant after their warm-up,
-so that a run that goes on is the run that would have been longer from the start.
+too, and only those meet the test split (each user's last click), once. Each is then trained anew for as many epochs as
+were best, on what validation asked for too (a refit), and reported apart. Learning rates are constant after their
+warm-up, so that a run that goes on is the run that would have been longer from the start.
 
 One training at a time. Everything lies in ``--work`` and is gone on with: after ``--minutes``, or SIGTERM, the run
 saves where it is. ``--minutes 0`` reports what is there.
@@ -66,10 +67,14 @@ class Trial:
     name: str
     folder: Path
     seed: int = 0
+    refit: bool = False
+    """Whether it trains on the targets of validation too."""
 
     def options(self, epochs: int) -> list[str]:
         """Of ``pretrain``, all that says what is trained."""
         changed = {**self.study.trials[self.name], "train.epochs": epochs, "train.seed": self.seed}
+        if self.refit:
+            changed |= {"train.refit": True, "train.eval_every_epochs": 0, "train.patience": None}
         words = (word for name, value in changed.items() for word in (f"--{name}", json.dumps(value).strip('"')))
         return ["--config", str(ROOT / "configs" / self.study.config), *words]
 
@@ -98,8 +103,8 @@ class Trial:
     @property
     def test(self) -> dict[str, Any] | None:
         """What was measured of the best checkpoint there is."""
-        lines = read_lines(self.folder / "evaluations.jsonl") if self.curve else []
-        found = [r for r in lines if r["task"] == "next-item" and r["step"] == self.best["step"]]
+        lines = read_lines(self.folder / "evaluations.jsonl")
+        found = [r for r in lines if r["task"] == "next-item" and (self.refit or r["step"] == self.best["step"])]
         return found[-1] if found else None
 
     def _records(self) -> list[dict[str, Any]]:
@@ -114,9 +119,9 @@ class Queue:
     def __init__(self, log: Path, work: Path, minutes: float) -> None:
         self.log, self.work, self.deadline = log, work, time.monotonic() + 60 * minutes
 
-    def trial(self, study: Study, name: str, seed: int = 0) -> Trial:
-        folder = self.work / "runs" / study.data / (name if seed == 0 else f"{name}-seed{seed}")
-        return Trial(study, name, folder, seed)
+    def trial(self, study: Study, name: str, seed: int = 0, *, refit: bool = False) -> Trial:
+        words = [name, f"seed{seed}" if seed else "", "refit" if refit else ""]
+        return Trial(study, name, self.work / "runs" / study.data / "-".join(filter(None, words)), seed, refit)
 
     def run(self, study: Study) -> None:
         """Train what the study still lacks. Raises :class:`TimeIsUp`."""
@@ -130,8 +135,15 @@ class Queue:
             chosen = [self.trial(study, trials[0].name, seed) for seed in range(study.seeds)]
             for trial in chosen:
                 self.train(trial, study.epochs[-1])
-                if trial.test is None:
-                    self._command("evaluate", "--run-dir", trial.folder, "--task", "next-item", "--protocol", "full")
+                self._test(trial)
+            for trial in chosen:
+                refit = self.trial(study, trial.name, trial.seed, refit=True)
+                self.train(refit, trial.best["epochs"])
+                self._test(refit)
+
+    def _test(self, trial: Trial) -> None:
+        if trial.test is None:
+            self._command("evaluate", "--run-dir", trial.folder, "--task", "next-item", "--protocol", "full")
 
     def train(self, trial: Trial, epochs: int) -> None:
         done = trial.folder.parent / f"{trial.folder.name}.done"
@@ -209,6 +221,7 @@ def _result(queue: Queue, study: Study) -> dict[str, Any]:
     rows = []
     for trial in (t for t in found if t.curve):
         best, test = trial.best, trial.test
+        refit = queue.trial(study, trial.name, trial.seed, refit=True).test
         rows.append(
             {
                 "trial": trial.name,
@@ -220,12 +233,17 @@ def _result(queue: Queue, study: Study) -> dict[str, Any]:
                 "target_time": best["target_time"],
                 "seconds": trial.seconds,
                 "curve": {r["epochs"]: r[METRIC] for r in trial.curve},
-                "test": test and {key: test[key] for key in ("ndcg@10", "hit@10", "instances", "passport")},
+                "test": test and _tested(test),
+                "refit": refit and _tested(refit),
             }
         )
     missing = [t.name for t in found if not t.curve and t.seed == 0]
     about = {"question": study.question, "data": study.data, "config": study.config, "seeds": study.seeds}
     return {**about, "rows": rows, "not_run": missing}
+
+
+def _tested(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: line[key] for key in ("ndcg@10", "hit@10", "instances", "passport")}
 
 
 def _markdown(result: dict[str, Any]) -> Iterator[str]:
@@ -271,14 +289,17 @@ def _curves(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _seeds(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    tested = [r["test"] for r in rows if r["test"]]
-    if len(tested) > 1:
-        figures = (
-            f"{metric.upper()} {statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
-            for metric in ("ndcg@10", "hit@10")
-            if (values := [r[metric] for r in tested])
-        )
-        yield from ("", f"Test over {len(tested)} seeds, mean ± standard deviation: {', '.join(figures)}.")
+    said = {"test": "Test", "refit": "Refit for the epochs that validation chose, its targets trained on too: test"}
+    for kind, words in said.items():
+        tested = [r[kind] for r in rows if r[kind]]
+        if tested:
+            figures = (
+                f"{metric.upper()} {statistics.mean(values):.4f}"
+                + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
+                for metric in ("ndcg@10", "hit@10")
+                if (values := [r[metric] for r in tested])
+            )
+            yield from ("", f"{words} over {len(tested)} seeds, mean ± standard deviation: {', '.join(figures)}.")
 
 
 if __name__ == "__main__":

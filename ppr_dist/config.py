@@ -201,6 +201,9 @@ class Train:
     """The metric of validation that is to be highest, ties going to the earlier; null = ndcg@10."""
     patience: int | None = None
     """Validations in a row without a better one after which training stops; null = it goes on."""
+    refit: bool = False
+    """pretrain: whether each warm user's last click but one is trained on too, once options and epochs are chosen. Then
+    nothing is left to validate by; the last click stays for testing."""
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "global_batch_size", "epochs", "lr", "log_every", "keep_checkpoints")
@@ -210,6 +213,8 @@ class Train:
         for option in ("best_metric", "patience"):
             if getattr(self, option) is not None and not self.eval_every_epochs:
                 raise UserError(f"train.{option} does nothing without validation: set train.eval_every_epochs")
+        if self.refit and self.eval_every_epochs:
+            raise UserError("train.refit trains on what validation asks: set train.eval_every_epochs 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

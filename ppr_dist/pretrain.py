@@ -16,7 +16,7 @@ class Arguments:
     """Folder that prepare wrote, or its address (s3://, gs://, http://)."""
     split: list[Literal["pretrain", "tune-train"]] = dataclasses.field(default_factory=lambda: ["pretrain"])
     """Users to train on: the warm ones, or with tune-train the cold ones to tune on too. The last two clicks of each
-    warm user are held out; of the others none is."""
+    warm user are held out (``train.refit``: the last one); of the others none is."""
     run_dir: Path
     """Folder for configuration, metrics and checkpoints."""
     resume: bool = False

@@ -130,6 +130,9 @@ def check_new(run: Path, config: Config, info: RunInfo, *, resume: bool) -> None
         if of.new_catalogue != info.new_catalogue:
             began = "with" if of.new_catalogue else "without"
             raise UserError(f"{run} was begun {began} --new-catalogue; resume it {began} it")
+        if before.train.refit != config.train.refit:
+            said = f"train.refit {str(before.train.refit).lower()}"
+            raise UserError(f"{run} has {said}; resume it with --{said}")
         for section in read_config.model_sections(before):
             has, asked = (read_config.section(each, section) for each in (before, config))
             for name, value in dataclasses.asdict(has).items():

@@ -49,6 +49,7 @@ def pretrain(arguments: pretrain_command.Arguments, config: Config) -> None:
                 runs.describe("pretrain", None, arguments.data, manifest),
                 splits=list(arguments.split),
                 seeds={"pretrain": config.train.seed},
+                trained_on_validation=config.train.refit,
             ),
             split="+".join(arguments.split),
             config=config,

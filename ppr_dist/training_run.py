@@ -46,8 +46,8 @@ class Run:
 
     @property
     def hold_out(self) -> int:
-        """Last interactions of each warm user kept out of training."""
-        return 2 if self.trains_warm else 0
+        """Last interactions of each warm user kept out of training: the targets of validation and test."""
+        return (1 if self.config.train.refit else 2) if self.trains_warm else 0
 
     @property
     def trains_warm(self) -> bool:
@@ -111,6 +111,10 @@ def check(run: Run) -> None:
             f"train.eval_every_epochs: {run.data} has no {task} instances in {name}; prepare again with "
             "--tune-validation-fraction 0.1, or tune without validation (--train.eval_every_epochs 0)"
         )
+    if run.config.train.refit and (run.info.stage != "pretrain" or not run.trains_warm):
+        raise UserError("train.refit is for pre-training on warm users; leave it out")
+    if run.config.train.refit and run.manifest.settings.get("hide_items"):
+        raise UserError("train.refit would show items that prepare --hide-items hides; leave it out")
     tables, rate = run.config.tables, run.config.train.pretrained_lr
     if run.info.stage == "pretrain":
         given = {

@@ -62,6 +62,8 @@ class SampledSoftmax(Objective):
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         self.settings = config.part(self.name, Settings)
+        if config.train.refit and not self.settings.uniform_negatives:  # log Q of an item first clicked there: -inf
+            raise UserError("train.refit needs softmax.uniform_negatives above 0: it adds clicks that no share counts")
         self.travel_as = torch.bfloat16 if config.tables.exchange == "bfloat16" else None
 
     def draw(self, users: StepUsers) -> Drawn:

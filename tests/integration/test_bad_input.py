@@ -262,6 +262,15 @@ COMMANDS: dict[str, tuple[Command, str]] = {
         lambda p: p.train("--train.best_metric", "auc"),
         "train.best_metric does nothing without validation: set train.eval_every_epochs",
     ),
+    "a refit with validation": (
+        lambda p: p.train("--train.refit", "true", "--train.eval_every_epochs", 1),
+        "train.refit trains on what validation asks: set train.eval_every_epochs 0",
+    ),
+    "a refit by candidates of the batch alone": (
+        lambda p: p.train("--train.refit", "true", "--softmax.uniform_negatives", 0),
+        "train.refit needs softmax.uniform_negatives above 0",
+    ),
+    "a refit of tuning": (lambda p: (*p.tune(), "--train.refit", "true"), "train.refit is for pre-training on warm"),
     "k of 0": (lambda p: p.recommend("--k", 0), "--k"),
     # Places that cannot be written.
     "out in a file": (

@@ -30,7 +30,7 @@ from tests.ranks import run_ranks
 BOTH = ("--split", "pretrain", "tune-train")
 
 
-def trained_on(context: DistributedContext, data: Path) -> list[tuple[int, list[int]]]:
+def trained_on(context: DistributedContext, data: Path, refit: bool) -> list[tuple[int, list[int]]]:
     """(User, history and last target) of all batches of an epoch on this rank."""
     manifest = load_manifest(data)
     run = Run(
@@ -40,7 +40,7 @@ def trained_on(context: DistributedContext, data: Path) -> list[tuple[int, list[
         manifest=manifest,
         info=runs.describe("pretrain", None, data, manifest),
         split="pretrain+tune-train",
-        config=Config(train=Train(global_batch_size=32)),
+        config=Config(train=Train(global_batch_size=32, refit=refit)),
         context=context,
     )
     found = []
@@ -52,10 +52,11 @@ def trained_on(context: DistributedContext, data: Path) -> list[tuple[int, list[
     return found
 
 
-def test_every_user_once_warm_ones_without_their_last_two_clicks(catalogue: Path) -> None:
-    found = [each for rank in run_ranks(trained_on, 2, catalogue) for each in rank]
+@pytest.mark.parametrize("refit", [False, True])
+def test_every_user_once_warm_ones_without_the_targets_of_validation_and_test(catalogue: Path, refit: bool) -> None:
+    found = [each for rank in run_ranks(trained_on, 2, catalogue, refit) for each in rank]
     manifest, want = load_manifest(catalogue), {}
-    for split, held_out in (("pretrain", 2), ("tune-train", 0)):
+    for split, held_out in (("pretrain", 1 if refit else 2), ("tune-train", 0)):
         for user, clicks in read_split(catalogue, manifest, split)[["user", "items"]].itertuples(index=False):
             kept = list(clicks)[: len(clicks) - held_out][-51:]
             want[user] = kept if len(kept) > 1 else []
@@ -78,6 +79,17 @@ def test_a_run_that_was_cut_is_the_same_and_proved(catalogue: Path, tmp_path: Pa
     assert refused.lines[-1].endswith(
         "written with split pretrain+tune-train, now pretrain; resume with the same configuration"
     )
+
+
+def test_a_refit_says_so_and_stays_one(catalogue: Path, tmp_path: Path) -> None:
+    words = ("--data", catalogue, *TINY, "--run-dir", tmp_path / "run", "--train.max_steps", 2)
+    succeed("pretrain", *words, "--train.refit", "true")
+    line = json.loads(
+        succeed("evaluate", "--run-dir", tmp_path / "run", "--data", catalogue, "--task", "next-item").out[0]
+    )
+    assert line["passport"]["trained_on_validation"]
+    refused = run_command("pretrain", *words, "--resume")
+    assert refused.lines[-1].endswith("has train.refit true; resume it with --train.refit true")
 
 
 def test_what_saw_tuning_users_does_not_fit_data_that_test_them(catalogue: Path, tmp_path: Path) -> None:

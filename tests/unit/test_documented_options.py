@@ -52,7 +52,15 @@ FLAGS = {
     "build-arg",  # podman's
     "logdir",  # TensorBoard's
     *("no-deps", "strict", "log", "work"),  # of pip, mypy and the benchmarks
-    *("quick", "trials", "seeds", "folds", "methods", "epochs"),  # of benchmarks.paper and benchmarks.transfer
+    *(
+        "quick",
+        "trials",
+        "seeds",
+        "folds",
+        "nested",
+        "methods",
+        "epochs",
+    ),  # of benchmarks.paper and benchmarks.transfer
 }
 # Changes name what was there before, and results what was typed then.
 SPEAKING = [file for file in DOCUMENTS if file.parent.name != "results" and file.name != "CHANGELOG.md"]

@@ -30,6 +30,8 @@ def test_trials_are_options_of_pretrain_and_differ(study: Study) -> None:
     ]
     assert all(config.train.epochs == 7 for config in read)
     assert all(config not in read[:n] for n, config in enumerate(read)), "two trials are the same"
+    refit = Trial(study, next(iter(study.trials)), Path(), refit=True)
+    assert read_config.parse("ppr_dist.test", refit.options(7), Arguments)[1].train.refit
 
 
 def test_a_name_means_the_same_settings_in_all_studies_of_a_log() -> None:
