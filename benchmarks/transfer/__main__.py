@@ -72,7 +72,8 @@ def main() -> None:
         text = [*heading(title, hardware(), f"{setting.seeds} seeds."), _command(name, options), "", *lines]
         print("\n".join([*text, ""]), flush=True)
         if options.out:
-            path = save(options.out, f"transfer_{name}", text, kept)
+            of = "" if len(options.logs) == len(LOGS) else f"_{'-'.join(options.logs)}"
+            path = save(options.out, f"transfer_{name}{of}", text, kept)
             if name in FIGURES:
                 FIGURES[name](kept, path)
     print(json.dumps({"benchmark": "transfer", **hardware(), "quick": options.quick, "done": names}))

@@ -40,6 +40,7 @@ from ppr_dist.passport import passport
 from ppr_dist.scoring import ModelScorer
 from ppr_dist.tasks import TASKS
 from ppr_dist.tasks.ranking import RankingTask
+from ppr_dist.tracking.evaluations import log_evaluations
 from ppr_dist.trained import Trained, load_trained
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ def evaluate(arguments: Arguments) -> list[dict[str, Any]]:
             if context.main:
                 files.append_line(arguments.run_dir / "evaluations.jsonl", row)
                 print(json.dumps(row), flush=True)
+        if context.main:
+            log_evaluations(arguments.run_dir, trained.config, trained.info.stage, rows, None)
     return rows
 
 

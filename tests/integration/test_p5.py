@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ppr_dist.data.manifest import Manifest, load_manifest
 from ppr_dist.data.raw_ids import item_ids
@@ -46,7 +47,7 @@ def trained(folder: Path, items: np.ndarray) -> Path:
     words = ["--data", f"{folder}/data", "--out", f"{folder}/p5", "--code-values", "8", "--history", "3"]
     p5_prepare.main(words)
     files = ("--config", folder / "p5" / "pretrain.yaml", "--data", folder / "p5" / "tokens")
-    succeed("pretrain", *files, *MODEL, "--run-dir", folder / "run")
+    succeed("pretrain", *files, *MODEL, "--run-dir", folder / "run", "--logging.tensorboard", "true")
     return folder / "run"
 
 
@@ -67,6 +68,9 @@ def test_what_follows_each_item_is_learnt_and_written_under_raw_ids(cyclic: Path
     assert (row["instances"], row["protocol"], row["method"]) == (USERS, "full", "p5")
     assert row["hit@1"] > 0.8
     assert "hit@50" not in row  # beyond the beams
+    events = EventAccumulator(str(cyclic / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("evaluation/next-item/full/hit@1")[-1].value == pytest.approx(row["hit@1"])
     log, best = pd.read_parquet(cyclic.parent / "log.parquet"), pd.read_parquet(tmp_path / "best")
     assert best.groupby("user_id").size().tolist() == [3] * USERS
     assert best.item_id.isin(log.item_id).all()
