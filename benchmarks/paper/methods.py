@@ -46,6 +46,10 @@ METHODS: dict[str, Method] = {
     "SASRec": Method(tune="head", pretrained="sasrec-both", searched=("new", "dropout")),
     "CL4SRec": Method(tune="head", pretrained="cl4srec-both", searched=("new", "dropout")),
     "MeLU": Method(tune="melu", searched=("new", "pretrained", "local")),
+    # What pre-training is worth, and whole users contrasted (CLUE).
+    "fine-tune, from CL4SRec": Method(tune="fine-tune", pretrained="cl4srec"),
+    "fine-tune, from CLUE": Method(tune="fine-tune", pretrained="clue"),
+    "fine-tune, from nothing": Method(tune="fine-tune", pretrained="untrained"),
     # Without the contrastive loss (Figure 3).
     "ppr-light, no contrast": Method(
         tune="ppr-light", searched=("new", "dropout"), options={"contrastive": {"weight": 0.0}}
@@ -88,6 +92,9 @@ BOTH = {"split": ["pretrain", "tune-train"]}
 PRETRAINED: dict[str, Options] = {
     "sasrec": {},
     "cl4srec": {"train": {"objectives": ["softmax", "cl4srec"]}},
+    # Of a model that ranks no items the best at the next one is not the best.
+    "clue": {"train": {"objectives": ["clue"], "eval_every_epochs": 0}},
+    "untrained": {"train": {"max_steps": 1, "lr": 1e-9, "eval_every_epochs": 0}, "tables": {"lr": 1e-9}},
     "sasrec-both": BOTH,
     "cl4srec-both": {**BOTH, "train": {"objectives": ["softmax", "cl4srec"]}},
     "bert4rec-both": {**BOTH, "model": {"backbone": "bert4rec"}, "train": {"objectives": ["full_softmax"]}},

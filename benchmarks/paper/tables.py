@@ -35,6 +35,7 @@ CONTROLS = (
 )
 EXTENSION = (BASELINE, *PPR, "ppr-full, items frozen", "ppr-full, items frozen, begins gently")
 WARM = (BASELINE, *PPR, *(f"{name}, warm users too" for name in (BASELINE, *PPR)))
+PRETRAINED_BY = (BASELINE, *(f"{BASELINE}, from {how}" for how in ("CL4SRec", "CLUE", "nothing")))
 SHOTS = (1, 3, 5, 7)
 """Clicks before the last target, in Figure 4; users have one more."""
 USERS = (100, 300)
@@ -90,20 +91,25 @@ def table6(study: Study) -> Result:
 
 def table8(study: Study) -> Result:
     """Gender and age from the clicks; the model does not see the attribute it predicts."""
+    lines, kept = _attributes(study, TUNED)
+    told = "; ".join(f"{name} {' / '.join(map(str, of))}" for name, of in published.PREDICTION.items())
+    return [*lines, f"Paper, Table VIII (graduate state, one value against the other): {told}."], kept
+
+
+def _attributes(study: Study, methods: Sequence[str]) -> Result:
     names, rows, kept = ("accuracy", "precision", "recall", "f1"), [], {}
     for attribute in study.log.attributes:
-        done = study.tested(TUNED, "joint", attribute=attribute)
-        for method in TUNED:
+        done = study.tested(methods, "joint", attribute=attribute)
+        for method in methods:
             lines = [job.result()["lines"][0] for of in done.values() for job in of[method]]
             of_seed = np.array([[line[name] for name in names] for line in lines])
             cells = [f"{m:.4f} ± {s:.4f}" for m, s in zip(of_seed.mean(0), of_seed.std(0, ddof=1), strict=True)]
             rows.append([attribute, method, f"{np.mean([line['majority_rate'] for line in lines]):.4f}", *cells])
             kept[f"{attribute} {method}"] = of_seed.tolist()
     head = ["attribute", "method", "most frequent value", *names]
-    told = "; ".join(f"{name} {' / '.join(map(str, of))}" for name, of in published.PREDICTION.items())
     note = (
         "Means over folds and seeds ± standard deviation between them. Precision, recall and F1 are means over the"
-        f" values. Paper, Table VIII (graduate state, one value against the other): {told}."
+        " values."
     )
     return [*markdown(head, rows), "", note], kept
 
@@ -133,6 +139,13 @@ def figure4(study: Study) -> Result:
     variants = {shots: {"cold_clicks": shots + 1} for shots in SHOTS}
     lines, kept = _varied(study, "k", variants, ("pre-train", *PPR, CONSTANT))
     return [*lines, "A user has k + 1 clicks, so the longest history before a target has k."], kept
+
+
+def clue(study: Study) -> Result:
+    """Not in the paper: what pre-training is worth, by next items, views beside them, views alone (CLUE), or none."""
+    lines, kept = _rankings(study, PRETRAINED_BY, "few-shot", ("few-shot",), None)
+    predicted, accuracies = _attributes(study, PRETRAINED_BY)
+    return [*lines, "", "### attributes", "", *predicted], kept | accuracies
 
 
 def users(study: Study) -> Result:
@@ -209,6 +222,7 @@ TABLES: dict[str, Callable[[Study], Result]] = {
     "controls": controls,
     "extension": extension,
     "warm": warm,
+    "clue": clue,
     "users": users,
     "pretrainings": pretrainings,
 }
