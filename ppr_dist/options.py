@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ppr_dist.errors import UserError
-from ppr_dist.strict_parser import StrictParser, typed, takes
+from ppr_dist.strict_parser import StrictParser, takes, typed
 
 
 def parse(
