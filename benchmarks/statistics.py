@@ -181,6 +181,19 @@ def _error(of: Sums, weights: Array) -> float:
     return math.sqrt(variance) if variance > 1e-12 * scale else 0.0  # below it is rounding
 
 
+def corrected_t(differences: Array, folds: int) -> tuple[float, float, float]:
+    """Mean of the differences of F of ``folds`` folds, [F], how far its 95 % interval reaches, and its two-sided p.
+
+    Folds test other users, but are trained on many of the same, so that their differences vary together: to 1 / F of
+    the variance between them comes the users tested over those trained on (Nadeau & Bengio, Machine Learning 2003, §4).
+    """
+    count = len(differences)
+    error = math.sqrt(float(differences.var(ddof=1)) * (1 / count + 1 / (folds - 1)))
+    mean = float(differences.mean())
+    p = 2 * t_tail(abs(mean) / error, count - 1) if error > 0 else 1.0
+    return mean, t_quantile(0.975, count - 1) * error, p
+
+
 def variance_components(values: Array) -> tuple[float, float]:
     """Of a metric [P, S] by pre-training and seed of tuning: variances between pre-trainings, and between seeds within.
 

@@ -16,7 +16,7 @@ from benchmarks.paper import published
 from benchmarks.paper.jobs import PROTOCOLS, Job
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.study import Found, Study, collect
-from benchmarks.statistics import Sums, compare, holm, variance_components
+from benchmarks.statistics import Sums, compare, corrected_t, holm, variance_components
 from ppr_dist.data.manifest import load_manifest
 
 Result = tuple[list[str], dict[str, Any]]
@@ -36,6 +36,8 @@ CONTROLS = (
 EXTENSION = (BASELINE, *PPR, "ppr-full, items frozen", "ppr-full, items frozen, begins gently")
 WARM = (BASELINE, *PPR, *(f"{name}, warm users too" for name in (BASELINE, *PPR)))
 PRETRAINED_BY = (BASELINE, *(f"{BASELINE}, from {how}" for how in ("CL4SRec", "CLUE", "nothing")))
+FOLDS = 5
+"""Of cold users."""
 SHOTS = (1, 3, 5, 7)
 """Clicks before the last target, in Figure 4; users have one more."""
 USERS = (100, 300)
@@ -105,13 +107,35 @@ def _attributes(study: Study, methods: Sequence[str]) -> Result:
             of_seed = np.array([[line[name] for name in names] for line in lines])
             cells = [f"{m:.4f} ± {s:.4f}" for m, s in zip(of_seed.mean(0), of_seed.std(0, ddof=1), strict=True)]
             rows.append([attribute, method, f"{np.mean([line['majority_rate'] for line in lines]):.4f}", *cells])
-            kept[f"{attribute} {method}"] = of_seed.tolist()
+            kept[f"{attribute} {method}"] = of_seed.tolist()  # fold by fold
     head = ["attribute", "method", "most frequent value", *names]
     note = (
         "Means over folds and seeds ± standard deviation between them. Precision, recall and F1 are means over the"
         " values."
     )
-    return [*markdown(head, rows), "", note], kept
+    return [*markdown(head, rows), "", note, "", *attributes_against(kept, len(study.scale.folds))], kept
+
+
+def attributes_against(kept: Mapping[str, Any], folds: int) -> list[str]:
+    """Of what :func:`table8` keeps: the other methods against fine-tuning, paired by fold; nothing of one fold."""
+    if folds < 2:
+        return []
+    found = {}
+    for name, of_seed in kept.items():
+        attribute, _, method = name.partition(" ")
+        if method not in ("", BASELINE) and f"{attribute} {BASELINE}" in kept:
+            apart = np.array(of_seed) - np.array(kept[f"{attribute} {BASELINE}"])
+            by_fold = apart.reshape(folds, -1, apart.shape[-1]).mean(axis=1)
+            for metric, at in (("accuracy", 0), ("f1", 3)):
+                found[attribute, method, metric] = corrected_t(by_fold[:, at], FOLDS)
+    adjusted = dict(zip(found, holm([p for *_, p in found.values()]), strict=True))
+    rows = [
+        [*key, f"{mean:+.4f} [{mean - reach:+.4f}, {mean + reach:+.4f}]", f"{p:.3g}", f"{adjusted[key]:.3g}"]
+        for key, (mean, reach, p) in found.items()
+    ]
+    head = ["attribute", "method", "metric", f"difference to {BASELINE}, 95 % interval", "p", "p (Holm)"]
+    said = f"Paired by fold, seeds averaged, corrected for what folds share; Holm over {len(found)} tests."
+    return [said, "", *markdown(head, rows)]
 
 
 def figure3(study: Study) -> Result:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.statistics import compare, from_json, holm, sums, t_quantile, t_tail, variance_components
+from benchmarks.statistics import compare, corrected_t, from_json, holm, sums, t_quantile, t_tail, variance_components
 
 
 def data(seed: int, effect: float = 0.0, users: int = 60) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -141,3 +141,17 @@ def test_components_of_the_variance() -> None:
 def test_an_effect_is_found() -> None:
     p = [compare(sums(*data(seed, effect=0.6)), "a", "b").p for seed in range(100)]
     assert np.mean(np.array(p) < 0.05) > 0.8
+
+
+def test_folds_that_share_what_they_are_trained_on() -> None:
+    differences = np.array([0.01, 0.03, 0.02, 0.05, -0.01])
+    mean, reach, p = corrected_t(differences, 5)
+    error = differences.std(ddof=1) * np.sqrt(1 / 5 + 1 / 4)
+    assert (mean, reach) == pytest.approx((0.02, 2.7764451 * error))
+    assert 2 * t_tail(mean / error, 4) == pytest.approx(p)
+    assert corrected_t(np.zeros(5), 5) == (0.0, 0.0, 1.0)
+    # Means over trainings that share three quarters of their users: chance is found in 5 % of the cases at most.
+    draw = np.random.default_rng(0)
+    blocks = draw.normal(size=(4_000, 5))
+    shared = (blocks.sum(1, keepdims=True) - blocks) / 4 + draw.normal(size=(4_000, 5))
+    assert np.mean([corrected_t(each, 5)[2] < 0.05 for each in shared]) < 0.05
