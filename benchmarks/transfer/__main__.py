@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.hardware import hardware, heading
 from benchmarks.markdown import save
-from benchmarks.transfer.catalogues import catalogues
+from benchmarks.transfer.catalogues import catalogues, films
 from benchmarks.transfer.cross_domain import cross_domain
 from benchmarks.transfer.figures import FIGURES
 from benchmarks.transfer.forgetting import forgetting
@@ -32,6 +32,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "cold-items": cold_items,
     "items": items,
     "catalogues": catalogues,
+    "films": films,
     "cross-domain": cross_domain,
 }
 

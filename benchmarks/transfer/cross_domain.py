@@ -144,7 +144,7 @@ def domains(setting: Setting, log: str, out: Path) -> Path:
     time = clicks["position" if "position" in clicks.column_names else "timestamp"].to_numpy()
     order = np.lexsort((time, clicks["user_id"].to_numpy()))
     user, item = (clicks[name].to_numpy()[order] for name in ("user_id", "item_id"))
-    in_source, in_target = (np.isin(item, of) for of in _items(setting, log))
+    in_source, in_target = (np.isin(item, of) for of in items_of(setting, log))
     _, start, row = np.unique(user, return_index=True, return_inverse=True)
     # The user's target clicks from each click on; the last two are held out.
     before: npt.NDArray[np.int64] = np.cumsum(in_target) - in_target
@@ -158,8 +158,8 @@ def domains(setting: Setting, log: str, out: Path) -> Path:
     return out
 
 
-def _items(setting: Setting, log: str) -> list[list[int]]:
-    """Item ids of source and target."""
+def items_of(setting: Setting, log: str) -> list[list[int]]:
+    """Item ids of :data:`SOURCE` and :data:`TARGET`."""
     if log == "synthetic":
         config = setting.synthetic()
         second = np.arange(config.items) % config.topics >= config.topics // 2

@@ -18,7 +18,7 @@ from benchmarks.jobs import Job
 from benchmarks.paper.jobs import PROTOCOLS
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.study import Study
-from benchmarks.transfer import content
+from benchmarks.transfer import catalogues, content
 from benchmarks.transfer.__main__ import EXPERIMENTS
 from benchmarks.transfer.cross_domain import CLICKS, LEAST, domains
 from benchmarks.transfer.figures import FIGURES
@@ -112,6 +112,13 @@ def test_every_experiment_is_made_whole_and_tells_of_no_user(
         pq.write_table(pa.table({"item_id": [1, 2], "attributes": [[1], [1, 2]]}), tmp_path / log / "items.parquet")
         clicks = pa.table({"user_id": [1, 1, 2], "item_id": [1, 2, 1], "position": [0, 1, 0]})
         pq.write_table(clicks, tmp_path / log / "interactions.parquet")
+    (tmp_path / "ml-1m").mkdir()
+    genres = [["Drama"]] * 6 + [["Action"]] * 6
+    known = {"item_id": range(12), "title": ["Heat (1995)"] * 12, "genres": genres}
+    pq.write_table(pa.table({name: list(values) for name, values in known.items()}), tmp_path / "ml-1m/items.parquet")
+    users, items = np.repeat(np.arange(4), 12), np.tile(np.arange(12), 4)
+    clicks = pa.table({"user_id": users, "item_id": items, "position": items})
+    pq.write_table(clicks, tmp_path / "ml-1m" / "interactions.parquet")
     setting = quick(tmp_path)
     experiment = EXPERIMENTS[name]
     assert experiment.__doc__
@@ -187,3 +194,21 @@ def test_source_clicks_are_older_than_what_the_target_holds_out(tmp_path: Path) 
         for row in sorted(pq.read_table(out / f"{name}.parquet").to_pylist(), key=lambda row: row["position"]):
             found.setdefault(row["user_id"], []).append(row["item_id"])
         assert found == clicks
+
+
+def test_groups_of_films_share_neither_films_nor_users(tmp_path: Path) -> None:
+    (tmp_path / "ml-1m").mkdir()
+    genres = [["Drama"], ["Action"], ["Drama", "Action"], ["Western"]]
+    known = {"item_id": list(range(24)), "title": ["Heat (1995)"] * 24, "genres": genres * 6}
+    pq.write_table(pa.table(known), tmp_path / "ml-1m" / "items.parquet")
+    users, items = np.repeat(np.arange(10), 24), np.tile(np.arange(24), 10)
+    kept = (users > 0) | (items < 16)  # the first user has 4 clicks in each group
+    clicks = pa.table({"user_id": users[kept], "item_id": items[kept], "position": items[kept]})
+    pq.write_table(clicks, tmp_path / "ml-1m" / "interactions.parquet")
+    folder = catalogues._films(quick(tmp_path))
+    drama, action = (pq.read_table(folder / name / "interactions.parquet") for name in catalogues.FILMS)
+    assert set(drama["item_id"].to_pylist()) == set(range(0, 24, 4))
+    assert set(action["item_id"].to_pylist()) == set(range(1, 24, 4))
+    of_drama, of_action = (set(part["user_id"].to_pylist()) for part in (drama, action))
+    assert of_drama | of_action == set(range(1, 10))
+    assert not of_drama & of_action
