@@ -26,7 +26,7 @@ def plain_loss(
             items=items,
             encoded=encoded,
             exchanged=Exchanged(count, integers[None] if integers is not None else count.new_zeros(1, 0)),
-            started=objective.start(batch, items),
+            started=objective.start(batch, items, {}),
         )
         total = total + objective.weight * objective.sum(step) / count.sum()
     return total

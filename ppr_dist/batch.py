@@ -1,7 +1,7 @@
 """Batch: what one rank consumes in one step.
 
 Shapes: B users of this rank, T clicks of all their histories, U distinct items, P targets, A attributes, V distinct
-values of all of them, F numbers of a user's vector.
+values of all of them, F numbers of a user's vector, u distinct labels of a space.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ class Batch:
     """Training: users of the rank that has most in this step; what is gathered by user is padded to as many rows."""
     asked_items: int = 0
     """Items asked for, of which ``item_ids`` are the distinct ones."""
+    label_ids: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Training: distinct labels of this rank's step in each space that is a table, int64 [u]."""
     drawn: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
     """What each objective drew for this step, by its name (:meth:`ppr_dist.objectives.base.Objective.draw`)."""
     views: dict[str, tuple[View, ...]] = dataclasses.field(default_factory=dict)

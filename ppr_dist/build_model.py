@@ -49,7 +49,9 @@ def attach(model: SequentialModel, method: str | None, config: Config, catalogue
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(tuning.trainable(name))
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise UserError(f"--method {method}: nothing to train: the data has no profiles, and no objective a head")
+            raise UserError(
+                f"--method {method}: nothing to train in the model: the data has no profiles, and no objective a head"
+            )
     return pretrained
 
 

@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from ppr_dist import files, read_config, runs
-from ppr_dist.catalogue import Catalogue
 from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import LABELS, ItemData, Manifest
 from ppr_dist.errors import UserError, warn
+from ppr_dist.objectives.labels import is_table
 from ppr_dist.runs import RunInfo
 from ppr_dist.tuning import TUNING_METHODS
 
@@ -138,12 +138,26 @@ def check_new(run: Path, config: Config, info: RunInfo, *, resume: bool) -> None
             for name, value in dataclasses.asdict(has).items():
                 if name != "dropout" and value != getattr(asked, name):
                     raise UserError(f"{run} has {section}.{name} {value}; resume it with --{section}.{name} {value}")
-        predicts, to_predict = (_predicted(each.catalogue_for(its)) for each, its in ((of, before), (info, config)))
+        predicts, to_predict = (_predicted(each, its) for each, its in ((of, before), (info, config)))
         if predicts != to_predict:
             raise UserError(f"{run} predicts {predicts}; it cannot be resumed to predict {to_predict}")
         files.read_lines(run / "metrics.jsonl")
 
 
-def _predicted(catalogue: Catalogue) -> str:
-    names = [*sorted(catalogue.hidden), *(f"{LABELS} {space.name!r}" for space in catalogue.labels)]
-    return ", ".join(names) or "no attribute"
+def _predicted(info: RunInfo, config: Config) -> str:
+    catalogue = info.catalogue_for(config)
+    spaces = [f"{LABELS} {space.name!r}{' (a table)' * is_table(space, config)}" for space in catalogue.labels]
+    return ", ".join([*sorted(catalogue.hidden), *spaces]) or "no attribute"
+
+
+def check_label_tables(info: RunInfo, pretrained: Config, run: Path, config: Config) -> None:
+    """Raise :class:`UserError` where a label space that ``run`` predicts is a table there and a layer here, or the
+    reverse: what was learned of it would be lost.
+    """
+    goes_on = {space.name for space in info.catalogue_for(config).labels}
+    for space in info.catalogue_for(pretrained).labels:
+        there, here = (is_table(space, each) for each in (pretrained, config))
+        if space.name in goes_on and there != here:
+            kind = "a table" if there else "a layer"
+            limit = read_config.section(pretrained, LABELS).dense_up_to
+            raise UserError(f"{run} has {LABELS} {space.name!r} in {kind}: tune it with labels.dense_up_to {limit}")

@@ -23,6 +23,7 @@ from ppr_dist.data.remote import address_of, present
 from ppr_dist.errors import UserError
 from ppr_dist.model.item_encoders import ITEM_ENCODERS
 from ppr_dist.objectives import OBJECTIVES
+from ppr_dist.objectives.labels import is_table
 from ppr_dist.parallel.tables import TableSizes
 from ppr_dist.tracking.wandb_run import WANDB_ID
 from ppr_dist.tuning import TUNING_METHODS
@@ -114,6 +115,7 @@ def table_sizes(config: Config, catalogue: Catalogue, method: str | None) -> Tab
         reference_items=TUNING_METHODS[method].reference_items(config, catalogue) if method else (),
         ids=any(ITEM_ENCODERS[name].reads_ids for name in config.model.item_encoders),
         item_data={name: catalogue.item_data[name].columns for name in item_data_names(config, catalogue)},
+        labels={space.name: space.size for space in catalogue.labels if is_table(space, config)},
     )
 
 

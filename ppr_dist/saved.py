@@ -20,7 +20,7 @@ from ppr_dist.config import Config, Model
 from ppr_dist.errors import UserError
 from ppr_dist.model.sequential import SequentialModel
 from ppr_dist.objectives.attribute import Attribute
-from ppr_dist.objectives.labels import head_name
+from ppr_dist.objectives.labels import head_name, is_table
 from ppr_dist.parallel.embeddings import ShardedEmbeddings
 from ppr_dist.runs import RunInfo
 
@@ -113,10 +113,11 @@ def attach_to(model: SequentialModel, pretrained: Saved, info: RunInfo, config: 
 
 
 def _scored_by_heads(info: RunInfo, config: Config) -> dict[str, str]:
-    """By head, the values of an attribute or the labels of a space, as they are known again."""
+    """By head, the values of an attribute or the labels of a space, as they are known again, and where they are."""
     catalogue = info.catalogue_for(config)
     attributes = " ".join(f"{name} {info.catalogue[name]}" for name in sorted(catalogue.hidden))
-    return {Attribute.name: attributes} | {head_name(space.name): space.values for space in catalogue.labels}
+    labels = {head_name(space.name): f"{space.values} {is_table(space, config)}" for space in catalogue.labels}
+    return {Attribute.name: attributes} | labels
 
 
 def load_tables_of(

@@ -32,18 +32,11 @@ QUERY_BLOCK = 4_096
 """Queries of all ranks together that one pass over the catalogue ranks; its memory does not grow with the ranks."""
 
 
-class Scorer(Protocol):
-    """Scores are dot products of user and item vectors. All methods are collectives."""
+class Items(Protocol):
+    """What is ranked: the vectors of a catalogue of items. All methods are collectives."""
 
     @property
     def device(self) -> torch.device: ...
-
-    @property
-    def needs_clicks(self) -> bool:
-        """Whether it has nothing to go by for a user without clicks."""
-
-    def user_vectors(self, batch: Batch) -> Tensor:
-        """User vectors of ``batch``'s targets, [P, D]."""
 
     def item_vectors(self, ids: Tensor) -> Tensor:
         """Vectors of item indices int64 [n] → [n, D]."""
@@ -55,7 +48,18 @@ class Scorer(Protocol):
         """
 
 
-def looked_up_in_turn(scorer: Scorer, items: int) -> Iterator[tuple[int, Tensor]]:
+class Scorer(Items, Protocol):
+    """Scores are dot products of user and item vectors. All methods are collectives."""
+
+    @property
+    def needs_clicks(self) -> bool:
+        """Whether it has nothing to go by for a user without clicks."""
+
+    def user_vectors(self, batch: Batch) -> Tensor:
+        """User vectors of ``batch``'s targets, [P, D]."""
+
+
+def looked_up_in_turn(scorer: Items, items: int) -> Iterator[tuple[int, Tensor]]:
     """``own_items`` for vectors that may lie anywhere: chunks are dealt to ranks in turn and looked up like any ids."""
     world, rank, at_once = dist.get_world_size(), dist.get_rank(), ITEM_CHUNK[scorer.device.type]
     for turn in range(-(-items // (world * at_once))):
@@ -92,7 +96,7 @@ class ModelScorer:
     def encode(self, batch: Batch, *, heads: bool = True) -> Encoded:
         """All the model makes of a batch, without or with the objectives' heads. A collective."""
         batch = batch.to(self.device)
-        rows, profiles = self.embeddings.look_up_batch(batch)
+        rows, profiles, _ = self.embeddings.look_up_batch(batch)
         encoded: Encoded = self.model(self._module.item_encoder(rows), batch, profiles, heads=heads)
         return encoded
 
@@ -121,6 +125,21 @@ class ModelScorer:
         # As many turns on every rank, the last of which may be empty: at ZeRO 3 each of them is a collective.
         for start in range(0, -(-items // dist.get_world_size()), at_once):
             yield first + start, self._scored(rows(min(start, count), min(start + at_once, count)))
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelItems:
+    """The labels of a space that is a table, to be ranked as items are."""
+
+    embeddings: ShardedEmbeddings
+    space: str
+    device: torch.device
+
+    def item_vectors(self, ids: Tensor) -> Tensor:
+        return self.embeddings.look_up_labels(self.space, ids)
+
+    def own_items(self, items: int) -> Iterator[tuple[int, Tensor]]:
+        return looked_up_in_turn(self, items)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +182,7 @@ def passes(queries: int, device: torch.device, *, gathered: bool) -> Iterator[sl
         yield slice(min(start, queries), min(start + at_once, queries))
 
 
-def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tuple[int, Tensor]]:
+def score_catalogue(scorer: Items, queries: Queries, items: int) -> Iterator[tuple[int, Tensor]]:
     """Yield (first item, scores [X, n]) over this rank's part of the catalogue, a tile of n items at a time.
 
     Excluded pairs score −inf. Each tile overwrites the one before; it lies in memory item by item, the order in which
@@ -182,7 +201,7 @@ def score_catalogue(scorer: Scorer, queries: Queries, items: int) -> Iterator[tu
             yield first, scores
 
 
-def rank_in_catalogue(scorer: Scorer, queries: Queries, targets: Tensor, items: int) -> Tensor:
+def rank_in_catalogue(scorer: Items, queries: Queries, targets: Tensor, items: int) -> Tensor:
     """Rank of each of this rank's targets among all items but the excluded ones, 1 = best, int64 [I]. A collective.
 
     Args:
@@ -202,7 +221,7 @@ def rank_in_catalogue(scorer: Scorer, queries: Queries, targets: Tensor, items: 
     return all_sum(better)[queries.mine] + 1
 
 
-def rank_among(scorer: Scorer, users: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+def rank_among(scorer: Items, users: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
     """Rank of each target among itself and its own negatives, ties against the model, int64 [I]. A collective.
 
     Args:
@@ -220,7 +239,7 @@ def rank_among(scorer: Scorer, users: Tensor, targets: Tensor, negatives: Tensor
     return torch.cat(ranks)
 
 
-def top_k(scorer: Scorer, queries: Queries, items: int, k: int) -> tuple[Tensor, Tensor]:
+def top_k(scorer: Items, queries: Queries, items: int, k: int) -> tuple[Tensor, Tensor]:
     """The k best items of this rank's queries: indices int64 [I, k] and scores [I, k], best first. A collective.
 
     Where fewer than k items remain, the rest is index −1 with score −inf.

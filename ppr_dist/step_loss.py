@@ -37,9 +37,14 @@ def make_objectives(config: Config, method: str | None, catalogue: Catalogue) ->
     return weighted
 
 
-def start(objectives: Mapping[str, Objective], batch: Batch, items: Tensor) -> dict[str, AsyncAllGather | None]:
-    """Start to communicate what objectives compare against; ``items``: vectors [U, D]. A collective."""
-    return {name: objective.start(batch, items) for name, objective in objectives.items()}
+def start(
+    objectives: Mapping[str, Objective], batch: Batch, items: Tensor, labels: Mapping[str, Tensor]
+) -> dict[str, AsyncAllGather | None]:
+    """Start to communicate what objectives compare against; vectors of ``items`` [U, D], of ``labels`` [u, D] by space.
+
+    A collective.
+    """
+    return {name: objective.start(batch, items, labels) for name, objective in objectives.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,7 @@ def step_loss(
     objectives: Mapping[str, Objective],
     fetched: PrefetchedBatch,
     items: Tensor,
+    labels: Mapping[str, Tensor],
     encoded: Encoded,
     started: Mapping[str, AsyncAllGather | None],
 ) -> StepLoss:
@@ -69,7 +75,14 @@ def step_loss(
     total, parts = items.new_zeros(()), {}
     for name, objective in objectives.items():
         exchanged = fetched.exchanged[name]
-        step = Step(batch=fetched.batch, items=items, encoded=encoded, exchanged=exchanged, started=started[name])
+        step = Step(
+            batch=fetched.batch,
+            items=items,
+            labels=labels,
+            encoded=encoded,
+            exchanged=exchanged,
+            started=started[name],
+        )
         mean = objective.sum(step) / exchanged.counts.sum().clamp(min=1).to(items.dtype)
         total = total + objective.weight * mean
         parts[name] = mean.detach()

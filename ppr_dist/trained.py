@@ -102,7 +102,7 @@ def load_several(
         sizes = info.table_sizes(config)
         if sizes.reference_items:
             raise UserError(f"{saved.run}: {info.method} looks up items of its own in every batch: load it alone")
-        if sizes.uses:
+        if sizes.uses or sizes.labels:
             embeddings = _embeddings(saved.run, config, info, context, cluster, items_of=shared)
             load_tables(embeddings, saved.checkpoint.path, with_optimizer=False, strict=True, items=False)
         model = load_model(saved, known).to(context.device).eval()

@@ -37,10 +37,10 @@ class Validation:
 
 def train_step(parallel: Parallel, fetched: PrefetchedBatch, objectives: dict[str, Objective]) -> StepLoss:
     """One step: look up, gather, forward, loss, backward (tables are updated here), dense update."""
-    items, profiles = parallel.look_up(fetched.look_up)
-    started = start(objectives, fetched.batch, items.scored)
+    items, profiles, labels = parallel.look_up(fetched.look_up)
+    started = start(objectives, fetched.batch, items.scored, labels)
     encoded = parallel.engine(items.inputs, fetched.batch, profiles)
-    loss = step_loss(objectives, fetched, items.scored, encoded, started)
+    loss = step_loss(objectives, fetched, items.scored, labels, encoded, started)
     parallel.engine.backward(loss.backward)
     parallel.engine.step()
     return loss

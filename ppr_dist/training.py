@@ -79,7 +79,7 @@ def tune(arguments: tune_command.Arguments, config: Config, asked: dict[str, dic
             raise UserError(
                 f"{arguments.init} is a tuned run ({pretrained_info.method}); --init takes a pre-trained one"
             )
-        on_main(lambda: _check_data(arguments, pretrained, pretrained_info, manifest))
+        on_main(lambda: _check_data(arguments, pretrained, pretrained_info, manifest, config))
         config = read_config.same_model(config, asked, pretrained)
         resume = arguments.resume or restarts.goes_on(arguments.run_dir)
         start, base = on_main(lambda: _start(arguments, config, resume=resume))
@@ -139,14 +139,17 @@ def fill_item_data(run: Run, parallel: Parallel) -> None:
     embeddings.fill_item_data(read_item_data(run.data, run.manifest, embeddings.sizes.item_data))
 
 
-def _check_data(arguments: tune_command.Arguments, pretrained: Config, info: runs.RunInfo, manifest: Manifest) -> None:
-    """Raise :class:`UserError` where the run that ``info`` describes cannot be tuned on the data."""
+def _check_data(
+    arguments: tune_command.Arguments, pretrained: Config, info: runs.RunInfo, manifest: Manifest, config: Config
+) -> None:
+    """Raise :class:`UserError` where the run that ``info`` describes cannot be tuned on the data by ``config``."""
     of = info, pretrained, arguments.init, manifest, arguments.data
     if arguments.new_catalogue:
         run_checks.check_new_catalogue(*of)
     else:
         run_checks.check_catalogue(*of, otherwise="; with --new-catalogue it is tuned on that, with new tables")
         run_checks.check_held_out(info, arguments.init, manifest, arguments.data)
+        run_checks.check_label_tables(info, pretrained, arguments.init, config)
 
 
 def _start(arguments: tune_command.Arguments, config: Config, *, resume: bool) -> tuple[Saved, BaseCheckpoint | None]:

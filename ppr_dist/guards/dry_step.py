@@ -61,15 +61,15 @@ def _forward_backward(parallel: Parallel, batch: Batch, objectives: dict[str, Ob
     module.train()
     fetched = fetch(batch, embeddings, objectives)
     with torch.no_grad():
-        rows, profiles = embeddings.look_up(fetched.look_up)
-    leaves = [*profiles.values(), *([rows["id"]] if embeddings.train_items and "id" in rows else [])]
+        rows, profiles, labels = embeddings.look_up(fetched.look_up)
+    leaves = [*profiles.values(), *labels.values(), *([rows["id"]] if embeddings.train_items and "id" in rows else [])]
     for leaf in leaves:
         leaf.requires_grad_()
     items = parallel.item_vectors(rows)
-    started = start(objectives, batch, items.scored)
+    started = start(objectives, batch, items.scored, labels)
     # Not the engine's own call: it would hang hooks on what comes out.
     with torch.autocast(batch.users.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         encoded = module(items.inputs, batch, profiles)
-    loss = step_loss(objectives, fetched, items.scored, encoded, started)
+    loss = step_loss(objectives, fetched, items.scored, labels, encoded, started)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     torch.autograd.grad(loss.backward, [*leaves, *parameters], allow_unused=True)

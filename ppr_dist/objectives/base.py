@@ -6,6 +6,7 @@ Shapes as in :mod:`ppr_dist.batch`; D width, W ranks, E clicks of the step's use
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ class Step:
     batch: Batch
     items: Tensor
     """Vectors of batch.item_ids as they are scored, [U, D]."""
+    labels: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Vectors of batch.label_ids by space, [u, D]."""
     encoded: Encoded
     exchanged: Exchanged
     """Of this objective."""
@@ -134,8 +137,10 @@ class Objective:
         """Integers that every rank is to know of this one, int64 [k]; the same k on every rank."""
         return None
 
-    def start(self, batch: Batch, items: Tensor) -> AsyncAllGather | None:
-        """Start to communicate vectors, which travel while the model computes; ``items`` [U, D]. A collective."""
+    def start(self, batch: Batch, items: Tensor, labels: Mapping[str, Tensor]) -> AsyncAllGather | None:
+        """Start to communicate vectors, which travel while the model computes: of ``items`` [U, D], and of ``labels``
+        [u, D] by space. A collective.
+        """
         return None
 
     def sum(self, step: Step) -> Tensor:

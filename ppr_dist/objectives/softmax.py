@@ -9,10 +9,10 @@ on every rank).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,12 +22,12 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import integers
 from ppr_dist.data.stream.step_users import Drawn, StepUsers
-from ppr_dist.errors import UserError, require_positive
 from ppr_dist.loss.softmax import among, merged, sampled_softmax
 from ppr_dist.objectives.base import NEGATIVE, Cost, Objective, Step, StepShape
+from ppr_dist.objectives.candidates import given, most_serving, own_draws, require_candidates, serving
 from ppr_dist.parallel.collectives import AsyncAllGather
 
-_PICK, _SERVE = 12, 14  # what a draw is for, as a word of its key
+_PICK = 12  # what a draw is for, as a word of its key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,7 @@ class Settings:
     before it and after it. Where nobody clicks an item twice the latter asks only what ``evaluate`` asks."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "softmax", "in_batch_users")
-        if self.uniform_negatives < 0 or self.in_batch_per_user < 0:
-            raise UserError("softmax.uniform_negatives and softmax.in_batch_per_user must not be negative")
-        if self.uniform_negatives + self.in_batch_per_user < 1:
-            raise UserError("softmax needs uniform_negatives or in_batch_per_user above 0")
+        require_candidates(self, "softmax")
 
 
 class SampledSoftmax(Objective):
@@ -74,13 +70,11 @@ class SampledSoftmax(Objective):
         count for more.
         """
         ids = np.concatenate([self._in_batch(users), self._uniform(users)])
-        serving = min(users.global_users, self.settings.in_batch_users)
+        serve = min(users.global_users, self.settings.in_batch_users)
         per_user, uniforms = self.settings.in_batch_per_user, self.settings.uniform_negatives
-        expected = uniforms / users.items + per_user * serving * users.probability[ids]
-        # The same on every rank: n neighbours of the batch lie in at most n·serving/users + 2 of its parts.
-        most_users = -(-users.global_users // users.world_size)
-        most_serving = min(most_users, most_users * serving // max(1, users.global_users) + 2)
-        size = most_serving * per_user + -(-uniforms // users.world_size)
+        expected = uniforms / users.items + per_user * serve * users.probability[ids]
+        # The same on every rank.
+        size = most_serving(users, self.settings.in_batch_users) * per_user + -(-uniforms // users.world_size)
         # Padding repeats an id of the batch, so that it adds nothing to the look-up.
         filler = np.repeat(ids[:1] if len(ids) else np.zeros(1, np.int64), size - len(ids))
         with np.errstate(divide="ignore"):
@@ -89,8 +83,7 @@ class SampledSoftmax(Objective):
 
     def _in_batch(self, users: StepUsers) -> Int64Array:
         """Targets of this rank's users that serve as candidates, k of each user that is chosen."""
-        serves = self._serving(users)[users.place]
-        who = np.flatnonzero(serves & (users.counts > 0))
+        who = np.flatnonzero(serving(users, self.settings.in_batch_users) & (users.counts > 0))
         first, each = users.first_target[who], np.arange(self.settings.in_batch_per_user)
         draw = integers(2**62, users.seed, _PICK, users.epoch, users.index[who][:, None], each)
         picks = draw % (users.counts[who] - first)[:, None]
@@ -98,25 +91,10 @@ class SampledSoftmax(Objective):
         candidates: Int64Array = users.clicks[((first_click[who] + first)[:, None] + picks).ravel()]
         return candidates
 
-    def _serving(self, users: StepUsers) -> npt.NDArray[np.bool_]:
-        """Whose targets of this rank's users serve as candidates, [B] in the order of the global batch.
-
-        Where the batch has more than ``in_batch_users``, one at random of each of as many equal parts of it.
-        """
-        most, everyone = self.settings.in_batch_users, users.global_users
-        if everyone <= most:
-            return np.ones(len(users.index), np.bool_)
-        edges = np.arange(most + 1) * everyone // most
-        draw = integers(2**62, users.seed, _SERVE, users.epoch, users.step, np.arange(most))
-        chosen = edges[:-1] + draw % np.diff(edges) - users.rank * everyone // users.world_size
-        serves = np.zeros(len(users.index), np.bool_)
-        serves[chosen[(chosen >= 0) & (chosen < len(serves))]] = True
-        return serves
-
     def _uniform(self, users: StepUsers) -> Int64Array:
         """This rank's part of the uniform candidates, without hidden items."""
-        first, last = (r * self.settings.uniform_negatives // users.world_size for r in (users.rank, users.rank + 1))
-        ids = integers(users.items, users.seed, NEGATIVE, users.epoch, users.step, np.arange(first, last))
+        each = own_draws(self.settings.uniform_negatives, users)
+        ids = integers(users.items, users.seed, NEGATIVE, users.epoch, users.step, each)
         return ids[~users.hidden(ids)]
 
     def to_exchange(self, batch: Batch) -> Tensor:
@@ -125,7 +103,7 @@ class SampledSoftmax(Objective):
         bits = drawn["log_q"].view(torch.int32).long()
         return torch.cat([batch.item_ids.index_select(0, drawn["candidates"]), bits])
 
-    def start(self, batch: Batch, items: Tensor) -> AsyncAllGather:
+    def start(self, batch: Batch, items: Tensor, labels: Mapping[str, Tensor]) -> AsyncAllGather:
         return AsyncAllGather(items.index_select(0, batch.drawn[self.name]["candidates"]), self.travel_as)
 
     def sum(self, step: Step) -> Tensor:
@@ -164,10 +142,9 @@ class SampledSoftmax(Objective):
         return clicked, batch.user_rows
 
     def cost(self, shape: StepShape) -> Cost:
-        settings, w = self.settings, shape.world_size
-        uniform = -(-settings.uniform_negatives // w)
-        serving = min(shape.max_users_per_rank, -(-settings.in_batch_users // w))
-        candidates = serving * settings.in_batch_per_user + uniform
+        w = shape.world_size
+        in_batch, uniform = given(self.settings, shape, self.settings.in_batch_per_user)
+        candidates = in_batch + uniform
         return Cost(
             items=uniform,
             bytes=(w - 1) * candidates * (8 * 2 + 2 * shape.travelling * shape.dim),

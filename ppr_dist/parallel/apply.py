@@ -37,10 +37,13 @@ class Parallel:
     engine: Any
     """DeepSpeed engine holding the sequential model and nothing else."""
 
-    def look_up(self, pending: PendingLookUp) -> tuple[ItemVectors, dict[str, Tensor]]:
-        """Item vectors as the encoders make them of rows as they stand now, and profiles by use. A collective."""
-        rows, profiles = self.embeddings.look_up(pending)
-        return self.item_vectors(rows), profiles
+    def look_up(self, pending: PendingLookUp) -> tuple[ItemVectors, dict[str, Tensor], dict[str, Tensor]]:
+        """Item vectors as the encoders make them of rows as they stand now, profiles by use and labels by space.
+
+        A collective.
+        """
+        rows, profiles, labels = self.embeddings.look_up(pending)
+        return self.item_vectors(rows), profiles, labels
 
     def item_vectors(self, rows: Mapping[str, Tensor]) -> ItemVectors:
         """Vectors of the items of which ``rows`` were looked up. A collective at ZeRO 3.

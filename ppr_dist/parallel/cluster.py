@@ -53,6 +53,8 @@ class TableConstraint:
 
 ITEM_DATA = "item_data"
 """The frozen table of what is known of each item, and its collection; it lies as the table ``item`` does."""
+LABEL = "label:"
+"""How the names of tables of labels begin, which lie as the table ``item`` does."""
 DEFAULTS = {
     "item": TableConstraint(),
     "profile": TableConstraint(sharding_types=("table_wise",), ids_per_step=256.0),
@@ -81,7 +83,7 @@ class Cluster:
     reserved_fraction: float
     """Share of both memories kept for the dense model, activations and the loss, in [0, 1)."""
     constraints: Mapping[str, TableConstraint] = dataclasses.field(default_factory=dict)
-    """By table name, or `item` / `profile` (every table but `item`) for a group."""
+    """By table name, or for a group: `item` (items and label spaces), `profile` (every other table)."""
 
     def __post_init__(self) -> None:
         if self.compute_device not in KERNELS:
@@ -105,8 +107,8 @@ class Cluster:
         return self.nodes * self.ranks_per_node
 
     def constraint(self, table: str) -> TableConstraint:
-        """The constraint of ``table``: its own, its group's (item data lies as items do), or the default."""
-        group = "item" if table in ("item", ITEM_DATA) else "profile"
+        """The constraint of ``table``: its own, its group's (item data and labels lie as items do), or the default."""
+        group = "item" if table in ("item", ITEM_DATA) or table.startswith(LABEL) else "profile"
         return self.constraints.get(table) or self.constraints.get(group) or DEFAULTS[group]
 
     def usable(self) -> dict[str, int]:

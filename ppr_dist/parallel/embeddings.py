@@ -1,6 +1,6 @@
 """Rows looked up in the sharded tables: ids travel to the ranks that hold them, rows back, gradients the same way.
 
-Shapes: U distinct items, B users, A attributes, D item width, d attribute width.
+Shapes: U distinct items, u distinct labels of a space, B users, A attributes, D item width, d attribute width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ppr_dist.batch import Batch
 from ppr_dist.parallel.cluster import ITEM_DATA
 from ppr_dist.parallel.input_distribution import InputDistribution
 from ppr_dist.parallel.sharded_tables import ShardedTables
-from ppr_dist.parallel.tables import profile_table
+from ppr_dist.parallel.tables import label_table, profile_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class PendingLookUp:
 
     items: dict[str, InputDistribution]
     """By collection: the trained rows, what is known of items, or both."""
+    labels: InputDistribution | None
     profiles: InputDistribution | None
     profile_rows: Tensor
     """``Batch.profile_rows``."""
@@ -36,27 +37,30 @@ class PendingLookUp:
             ids.wait()
 
     def _distributions(self) -> list[InputDistribution]:
-        return [ids for ids in (*self.items.values(), self.profiles) if ids is not None]
+        return [ids for ids in (*self.items.values(), self.labels, self.profiles) if ids is not None]
 
 
 class ShardedEmbeddings(ShardedTables):
-    """Tables with one look-up per step for items, one for what is known of them and one for profiles."""
+    """Tables with one look-up per step for items, and one each for what is known of them, labels and profiles."""
 
     def start_look_up(self, batch: Batch) -> PendingLookUp:
         """Begin to send a batch's ids to the ranks that hold their rows. A collective."""
         values, counts, rows = self._visible(batch)
         profiles = self._start_profiles(values, counts)
-        return PendingLookUp(self._start_items(self._with_references(batch.item_ids)), profiles, rows)
+        items = self._start_items(self._with_references(batch.item_ids))
+        return PendingLookUp(items, self._start_labels(batch.label_ids), profiles, rows)
 
-    def look_up(self, pending: PendingLookUp) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Rows as they stand now: of items by name, those of the reference items behind, and x_u [B, A·d] by use.
+    def look_up(self, pending: PendingLookUp) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Rows as they stand now: of items by name, those of the reference items behind; x_u [B, A·d] by use; and of
+        labels [u, D] by space.
 
         Of items: ``id``, the trained rows [U, D]; and each name of ``TableSizes.item_data`` [U, its columns]. A
         collective.
         """
-        return self._item_rows(pending.items), self._profiles(pending.profiles, pending.profile_rows)
+        items, profiles = self._item_rows(pending.items), self._profiles(pending.profiles, pending.profile_rows)
+        return items, profiles, self._label_rows(pending.labels)
 
-    def look_up_batch(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def look_up_batch(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """What :meth:`look_up` returns, from the ids on. A collective."""
         pending = self.start_look_up(batch)
         pending.send_ids()
@@ -71,6 +75,14 @@ class ShardedEmbeddings(ShardedTables):
         for each in items.values():
             each.wait()
         return self._item_rows(items)
+
+    def look_up_labels(self, space: str, ids: Tensor) -> Tensor:
+        """Rows [u, D] of ``ids`` int64 [u], float32. A collective."""
+        labels = self._start_labels({space: ids})
+        assert labels is not None
+        labels.send_ids()
+        labels.wait()
+        return self._label_rows(labels)[space]
 
     def _visible(self, batch: Batch) -> tuple[Tensor, tuple[int, ...], Tensor]:
         """Values, counts and rows of the attributes that there are tables for."""
@@ -102,6 +114,15 @@ class ShardedEmbeddings(ShardedTables):
             if collection is not None
         }
 
+    def _start_labels(self, ids: dict[str, Tensor]) -> InputDistribution | None:
+        """Of each space the ids asked for, of spaces that are not named none; None where no space is named."""
+        if not ids:
+            return None
+        nothing = next(iter(ids.values()))[:0]
+        of_tables = {label_table(space): ids.get(space, nothing) for space in self.sizes.labels}
+        counts = {table: len(asked) for table, asked in of_tables.items()}
+        return InputDistribution(self.model.module.labels, torch.cat(list(of_tables.values())), counts)
+
     def _start_profiles(self, values: Tensor, counts: tuple[int, ...]) -> InputDistribution | None:
         if self.model.module.profiles is None:
             return None
@@ -120,6 +141,13 @@ class ShardedEmbeddings(ShardedTables):
             with torch.no_grad():
                 rows |= self.sizes.split_item_data(ids[ITEM_DATA].look_up()[ITEM_DATA].values())
         return rows
+
+    def _label_rows(self, ids: InputDistribution | None) -> dict[str, Tensor]:
+        if ids is None:
+            return {}
+        found = ids.look_up()
+        self._no_step_without_gradient("labels")
+        return {space: found[label_table(space)].values() for space in self.sizes.labels}
 
     def _profiles(self, values: InputDistribution | None, rows: Tensor) -> dict[str, Tensor]:
         if values is None:

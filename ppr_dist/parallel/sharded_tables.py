@@ -35,7 +35,7 @@ _INIT_ROWS = 65_536  # rows drawn from one seed; part of what a seed means
 
 
 class ShardedTables:
-    """Tables of items, of what is known of them, and of profiles, this rank's shards of each."""
+    """Tables of items, of what is known of them, of labels and of profiles, this rank's shards of each."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class ShardedTables:
         train_items: bool = True,
         items_of: Self | None = None,
     ) -> None:
-        """``items_of``: others whose tables of items these share; they must then have profiles."""
+        """``items_of``: others whose tables of items these share; they must then have tables of their own."""
         if config.optimizer in _GPU_ONLY and device.type == "cpu":
             on_cpu = ", ".join(name for name in OPTIMIZERS if name not in _GPU_ONLY)
             raise UserError(f"tables.optimizer {config.optimizer} needs a GPU; on CPU there are {on_cpu}")
@@ -188,8 +188,9 @@ class ShardedTables:
         """Elements of all tables, or of those that are trainable; item data is none."""
         profiles = sum(self.sizes.attributes.values()) * self.sizes.attribute_dim
         profiles *= len(self.sizes.uses)
+        labels = sum(self.sizes.labels.values()) * self.sizes.dim
         items = self.sizes.items * self.sizes.dim if self.sizes.ids else 0
-        return profiles + (items if self.train_items or not trainable else 0)
+        return profiles + labels + (items if self.train_items or not trainable else 0)
 
 
 def _shards(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, int, int]]:

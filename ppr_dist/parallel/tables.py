@@ -15,7 +15,7 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from ppr_dist.config import Tables
-from ppr_dist.parallel.cluster import ITEM_DATA, Cluster
+from ppr_dist.parallel.cluster import ITEM_DATA, LABEL, Cluster
 from ppr_dist.parallel.footprint import describe_plan
 
 OPTIMIZERS = {
@@ -49,16 +49,20 @@ class TableSizes:
     """Whether there is a table of trained rows per item; without the item encoder ``id`` there is none."""
     item_data: dict[str, int] = dataclasses.field(default_factory=dict)
     """Columns by name of what is known of each item, as the item encoders read it: one frozen table of all of them."""
+    labels: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Labels of each label space that has a table of its own, by name."""
 
     def rows_of(self, table: str) -> int:
         """Rows of a table of what is trained."""
+        if table.startswith(LABEL):
+            return self.labels[table.removeprefix(LABEL)]
         rows = {profile_table(use, name): n for use in self.uses for name, n in self.attributes.items()}
         return self.items if table == "item" else rows[table]
 
     def columns_of(self, table: str) -> int:
         if table == ITEM_DATA:
             return item_data_columns(self)
-        return self.dim if table == "item" else self.attribute_dim
+        return self.dim if table == "item" or table.startswith(LABEL) else self.attribute_dim
 
     def split_item_data(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows of the table of item data [n, its columns] → those of each name."""
@@ -69,6 +73,11 @@ class TableSizes:
 def profile_table(use: str, attribute: str) -> str:
     """Name of an attribute's table; torch modules may not have a dot in their names."""
     return f"{use}:{attribute.replace('.', '%2E')}"
+
+
+def label_table(space: str) -> str:
+    """Name of a label space's table."""
+    return f"{LABEL}{space}"
 
 
 def item_data_columns(sizes: TableSizes) -> int:
@@ -87,14 +96,17 @@ class _FrozenSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
 
 
 class SparseModule(nn.Module):
-    """The unsharded description: ``items`` and, where they are used, ``profiles`` and ``item_data``."""
+    """The unsharded description: ``items`` and, where they are used, ``labels``, ``profiles`` and ``item_data``."""
 
     def __init__(self, sizes: TableSizes, precision: Literal["float32", "float16"]) -> None:
         super().__init__()
         # On the meta device: no rank ever holds a whole table.
         meta = torch.device("meta")
-        item = _table("item", sizes.items, sizes.dim, DataType.FP16 if precision == "float16" else DataType.FP32)
+        scored = DataType.FP16 if precision == "float16" else DataType.FP32
+        item = _table("item", sizes.items, sizes.dim, scored)
         self.items = EmbeddingCollection(tables=[item], device=meta) if sizes.ids else None
+        labels = [_table(label_table(space), rows, sizes.dim, scored) for space, rows in sizes.labels.items()]
+        self.labels = EmbeddingCollection(tables=labels, device=meta) if labels else None
         tables = [
             _table(profile_table(use, a), n, sizes.attribute_dim)
             for use in sizes.uses
@@ -108,7 +120,7 @@ class SparseModule(nn.Module):
     @property
     def tables(self) -> list[EmbeddingConfig]:
         """Every table: items first."""
-        collections = (self.items, self.item_data, self.profiles)
+        collections = (self.items, self.item_data, self.labels, self.profiles)
         return [t for c in collections if c is not None for t in c.embedding_configs()]
 
 

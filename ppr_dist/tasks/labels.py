@@ -1,7 +1,7 @@
 """Predict users' labels from their clicks, by a run with the objective ``labels``: each label space by a protocol of
 its own, and a line for each.
 
-Shapes: n users with a label, C labels of a space, P (user, label) pairs.
+Shapes: n users with a label, C labels of a space, P (user, label) pairs, N negatives of a pair, D width.
 """
 
 from __future__ import annotations
@@ -14,26 +14,35 @@ from torch import Tensor
 
 from ppr_dist.config import Config
 from ppr_dist.data.manifest import LABELS, LabelSpace, Manifest
-from ppr_dist.data.stream.instances import Instances, history_batch, sampled_negatives, unclicked
+from ppr_dist.data.stream.instances import Instances, excluded, history_batch, sampled_negatives, unclicked
 from ppr_dist.data.stream.padding import ragged_arange
 from ppr_dist.data.stream.users import Users
 from ppr_dist.errors import UserError, warn
 from ppr_dist.metrics import METRICS
 from ppr_dist.metrics.base import Ranked
-from ppr_dist.objectives.labels import head_name
+from ppr_dist.objectives.labels import head_name, is_table
 from ppr_dist.protocol import negatives
-from ppr_dist.scoring import SCORE_CHUNK, ModelScorer
+from ppr_dist.scoring import (
+    SCORE_CHUNK,
+    LabelItems,
+    ModelScorer,
+    gather_queries,
+    passes,
+    rank_among,
+    rank_in_catalogue,
+)
 from ppr_dist.tasks import classification
 from ppr_dist.tasks.base import Evaluation, Task
 
 CLASSIFICATION = "classification"
 SCORE = "ndcg@10"
-"""What a space in which users have several labels counts in the score."""
+"""What a space whose labels are ranked counts in the score."""
 
 
 class Labels(Task):
-    """Where no user has two labels of a space: accuracy and the rest, as of an attribute. Where some have: each label
-    is ranked (``evaluation.protocol``), the user's others left out. A user without a label is not asked.
+    """Where no user has two labels of a space: accuracy and the rest, as of an attribute. Where some have, and where
+    the space is a table: each label is ranked (``evaluation.protocol``), the user's others left out. A user without a
+    label is not asked.
 
     ``score`` is the mean over the spaces of accuracy, or of NDCG@10.
     """
@@ -59,9 +68,9 @@ class Labels(Task):
         sums: dict[str, Tensor] = {}
         for space in evaluation.manifest.labels:
             if head_name(space.name) in heads:  # else the run was not to predict it
-                logits = heads[head_name(space.name)]
-                logits = logits[batch.user_rows.to(logits.device)]  # the batch has its users in another order
-                found = (_rank if space.most > 1 else _classify)(evaluation, space, users, logits)
+                scored = heads[head_name(space.name)]
+                scored = scored[batch.user_rows.to(scored.device)]  # the batch has its users in another order
+                found = (_rank if _is_ranked(evaluation, space) else _classify)(evaluation, space, users, scored)
                 sums |= {f"{space.name}.{name}": value for name, value in found.items()}
         return sums
 
@@ -69,8 +78,8 @@ class Labels(Task):
         lines: dict[str, Any] = {}
         scores = []
         for space in evaluation.manifest.labels:
-            several, own = space.most > 1, _of_space(space.name, sums)
-            figures = (_ranked if several else _classified)(evaluation, space, own) if own else {}
+            ranked, own = _is_ranked(evaluation, space), _of_space(space.name, sums)
+            figures = (_ranked if ranked else _classified)(evaluation, space, own) if own else {}
             if figures:
                 scores.append(figures.pop("score"))
                 lines |= {f"{space.name}.{name}": value for name, value in figures.items()}
@@ -94,6 +103,11 @@ class Labels(Task):
         return f"all {size} labels but the user's others" if everything else super().candidates(manifest, line)
 
 
+def _is_ranked(evaluation: Evaluation, space: LabelSpace) -> bool:
+    """Whether its labels are ranked, and not classified."""
+    return space.most > 1 or is_table(space, evaluation.config)
+
+
 def _of_space(space: str, figures: dict[str, Any]) -> dict[str, Any]:
     """What is said of a space, under names without it (``orders.users``)."""
     prefix = f"{space}."
@@ -115,22 +129,27 @@ def _classified(evaluation: Evaluation, space: LabelSpace, sums: dict[str, Tenso
     return {"users": users, **figures, "score": figures["accuracy"]}
 
 
-def _rank(evaluation: Evaluation, space: LabelSpace, users: Users, logits: Tensor) -> dict[str, Tensor]:
-    """Sums of ranking metrics; logits [n, C] of all users."""
+def _rank(evaluation: Evaluation, space: LabelSpace, users: Users, scored: Tensor) -> dict[str, Tensor]:
+    """Sums of ranking metrics; of all users logits [n, C], or their vectors [n, D] where the space is a table."""
     labels = users.labels[space.name]
     of_users = Users(users.index, labels.values, labels.offsets, users.attributes)  # in the place of clicks
     asked = Instances(of_users, *ragged_arange(labels.lengths))
     found = len(asked.user_rows)
+    others = None
     if count := negatives(evaluation.protocol):
         asked = asked.select(unclicked(asked, space.size) >= count)
-        others = torch.from_numpy(sampled_negatives(asked, space.size, count, evaluation.seed))
-        below = _below_sampled(logits, asked, others.to(logits.device))
-        candidates = torch.full((len(below),), count + 1)
+        others = torch.from_numpy(sampled_negatives(asked, space.size, count, evaluation.seed)).to(scored.device)
+        candidates = torch.full((len(asked.user_rows),), count + 1)
     else:
-        below = _below_full(logits, asked)
         candidates = torch.from_numpy(space.size + 1 - labels.lengths[asked.user_rows])
     # Counted from below: ties, and scores that are no numbers, count against the model.
-    ranked = Ranked(rank=candidates - below, candidates=candidates, items=space.size)
+    if is_table(space, evaluation.config):
+        assert isinstance(evaluation.scorer, ModelScorer)
+        items = LabelItems(evaluation.scorer.embeddings, space.name, scored.device)
+        rank = torch.minimum(_rank_in_table(items, space.size, scored, asked, others), candidates)
+    else:
+        rank = candidates - (_below_full(scored, asked) if others is None else _below_sampled(scored, asked, others))
+    ranked = Ranked(rank=rank, candidates=candidates, items=space.size)
     counts = {
         "found": found,
         "users": len(np.unique(asked.user_rows)),
@@ -138,6 +157,25 @@ def _rank(evaluation: Evaluation, space: LabelSpace, users: Users, logits: Tenso
     }
     metrics = {name: METRICS[name].sums(ranked) for name in _metrics(evaluation)}
     return {name: torch.tensor(float(count), dtype=torch.float64) for name, count in counts.items()} | metrics
+
+
+def _rank_in_table(items: LabelItems, size: int, vectors: Tensor, asked: Instances, others: Tensor | None) -> Tensor:
+    """Rank of each label among its negatives [P, N], or among all labels that its user does not have, int64 [P].
+
+    ``vectors`` of users [n, D]; ``asked``: where there are no negatives, all labels of users. A collective.
+    """
+    rows, targets = _pairs(asked, vectors.device)
+    ranks = [targets[:0]]
+    for part in passes(len(rows), vectors.device, gathered=others is None):
+        of_users = vectors[rows[part]]
+        if others is not None:
+            ranks.append(rank_among(items, of_users, targets[part], others[part]))
+            continue
+        who = asked.user_rows[part]
+        everything = Instances(asked.users, who, asked.users.lengths[who] - 1)  # the last label and those before it
+        queries = gather_queries(of_users, *excluded(everything))
+        ranks.append(rank_in_catalogue(items, queries, targets[part], size))
+    return torch.cat(ranks).cpu()
 
 
 def _below_sampled(logits: Tensor, asked: Instances, others: Tensor) -> Tensor:

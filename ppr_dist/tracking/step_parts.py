@@ -137,15 +137,18 @@ class StepParts:
         self._replace(owner, function, timed)
 
     def _mark_tables(self) -> None:
-        """Backward comes to the tables last; what follows within it is theirs."""
+        """Backward comes to the tables last; what follows within it is theirs.
+
+        To tables of labels it comes first: they count as backward.
+        """
         look_up = ShardedEmbeddings.look_up
 
         def with_hook(embeddings: ShardedEmbeddings, pending: PendingLookUp) -> tuple[dict[str, Tensor], ...]:
-            items, profiles = look_up(embeddings, pending)
+            items, profiles, labels = look_up(embeddings, pending)
             for rows in (*items.values(), *profiles.values()):
                 if rows.grad_fn is not None:  # not of a frozen table
                     rows.grad_fn.register_prehook(lambda _: self._begin(TABLES) if self.running else None)
-            return items, profiles
+            return items, profiles, labels
 
         self._replace(ShardedEmbeddings, "look_up", with_hook)
 

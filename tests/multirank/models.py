@@ -19,7 +19,7 @@ from ppr_dist.objectives.base import Objective
 from ppr_dist.parallel.apply import Parallel, parallelize
 from ppr_dist.parallel.distributed import DistributedContext
 from ppr_dist.parallel.prefetch import fetch
-from ppr_dist.parallel.tables import profile_table
+from ppr_dist.parallel.tables import label_table, profile_table
 from ppr_dist.read_config import part_sections
 from ppr_dist.runs import RunInfo, table_sizes
 from ppr_dist.step_loss import make_objectives, start, step_loss
@@ -173,6 +173,11 @@ def whole_tables(parallel: Parallel) -> dict[str, np.ndarray]:
         if parallel.embeddings.model.module.items is not None:
             every_item = parallel.embeddings.model.module.items(_every("item", ITEMS, device))
             found["item"] = every_item["item"].values().cpu().numpy()
+        spaces = parallel.embeddings.sizes.labels
+        for name, rows in spaces.items():
+            features = _every(label_table(name), rows, device, [label_table(each) for each in spaces])
+            key = label_table(name)
+            found[key] = parallel.embeddings.model.module.labels(features)[key].values().cpu().numpy()
         if parallel.embeddings.model.module.profiles is not None:
             uses, attributes = parallel.embeddings.sizes.uses, parallel.embeddings.sizes.attributes
             for use in uses:
@@ -214,10 +219,10 @@ def steps(
     for step in range(count):
         batch = collator(mine, epoch=0, step=step, global_users=USERS).to(context.device)
         fetched = fetch(batch, parallel.embeddings, objectives)
-        items, profiles = parallel.look_up(fetched.look_up)
-        started = start(objectives, batch, items.scored)
+        items, profiles, labels = parallel.look_up(fetched.look_up)
+        started = start(objectives, batch, items.scored, labels)
         encoded = parallel.engine(items.inputs, batch, profiles)
-        loss = step_loss(objectives, fetched, items.scored, encoded, started)
+        loss = step_loss(objectives, fetched, items.scored, labels, encoded, started)
         parallel.engine.backward(loss.backward)
         if config.train.zero_stage == 0 and step == 0:
             named = parallel.engine.module.named_parameters()

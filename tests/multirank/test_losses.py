@@ -79,7 +79,7 @@ def losses_and_gradients(
         heads={},
     )
     fetched = fetch(batch, NoEmbeddings(), made)  # type: ignore[arg-type]
-    found = step_loss(made, fetched, items, encoded, start(made, batch, items))
+    found = step_loss(made, fetched, items, {}, encoded, start(made, batch, items, {}))
     found.backward.backward()
     return {
         "loss": np.array([part.item() for part in found.parts.values()]),

@@ -40,7 +40,7 @@ def scores(context: DistributedContext, backbone: str, normalize: bool) -> tuple
     parallel.engine.eval()
     scorer = ModelScorer(parallel.embeddings, parallel.engine, context.device)
     with torch.no_grad():
-        items, profiles = parallel.look_up(fetch(batch, parallel.embeddings, objectives).look_up)
+        items, profiles, _ = parallel.look_up(fetch(batch, parallel.embeddings, objectives).look_up)
         trained = parallel.engine(items.inputs, batch, profiles).user @ items.scored.T
         row_of = {int(user): row for row, user in enumerate(mine.index)}
         rows = np.array([row_of[int(user)] for user in batch.users[batch.user_rows]])

@@ -32,10 +32,10 @@ def trained(context: DistributedContext, case: Case, zero_stage: int) -> dict[st
     built = build(context, case, zero_stage=zero_stage)
     parallel, losses, gradients = built.parallel, [], {}
     for each in fetched(context, built, STEPS):
-        items, profiles = parallel.look_up(each.look_up)
-        started = start(built.objectives, each.batch, items.scored)
+        items, profiles, labels = parallel.look_up(each.look_up)
+        started = start(built.objectives, each.batch, items.scored, labels)
         encoded = parallel.engine(items.inputs, each.batch, profiles)
-        loss = step_loss(built.objectives, each, items.scored, encoded, started)
+        loss = step_loss(built.objectives, each, items.scored, labels, encoded, started)
         parallel.engine.backward(loss.backward)
         if zero_stage == 0 and not losses:
             named = parallel.engine.module.named_parameters()

@@ -25,7 +25,7 @@ from ppr_dist.data.stream.padding import bucket_by_length, ragged_arange
 from ppr_dist.data.stream.step_users import Drawn, DrawnView, StepUsers
 from ppr_dist.data.stream.users import Users, batch_labels
 
-_DROPOUT = 14  # what a draw is for, as a word of its key; softmax.py has 14 too, in keys of one word more
+_DROPOUT = 14  # what a draw is for, as a word of its key; candidates.py has 14 too, in keys of one word more
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,7 @@ class Collator:
             users_hash=hash_of(cut.index),
             max_users_per_rank=-(-global_users // self.world_size),
             asked_items=len(cut.clicks) + sum(ids.size for found in drawn.values() for ids in found.item_ids.values()),
+            label_ids={n: torch.from_numpy(ids) for found in drawn.values() for n, ids in found.label_ids.items()},
             drawn={name: drawn_rows[name] | _tensors(found) for name, found in drawn.items()},
             views={
                 n: tuple(_view(history, *view) for view in found.views) for n, found in drawn.items() if found.views

@@ -88,6 +88,8 @@ class Drawn:
 
     item_ids: dict[str, Int64Array] = dataclasses.field(default_factory=dict)
     """Items to look up, of any shape. ``batch.drawn[objective]`` has each as rows of ``batch.item_ids``."""
+    label_ids: dict[str, Int64Array] = dataclasses.field(default_factory=dict)
+    """Distinct labels to look up in each label space that is a table, never none."""
     tensors: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Arrays that ``batch.drawn[objective]`` has as they are."""
     views: tuple[tuple[DrawnView | None, float], ...] = ()

@@ -69,7 +69,7 @@ def trained(context: DistributedContext, operations: list[Operation]) -> dict[st
         parallel.engine.eval()
         with torch.no_grad():
             fetched = fetch(batch, parallel.embeddings, objectives)
-            items, profiles = parallel.look_up(fetched.look_up)
+            items, profiles, _ = parallel.look_up(fetched.look_up)
             final = parallel.engine(items.inputs, batch, profiles).final
         parallel.engine.train()
         return final[0]

@@ -90,7 +90,6 @@ def test_what_it_cannot_predict_is_refused_in_one_line() -> None:
     ):
         with pytest.raises(UserError, match=f"^{said}$"):
             catalogue_for(config(names=names), ITEMS, {}, labels=there)
-    for size, said in ((1, "has 1 labels"), (50_001, "has 50,001 labels; it takes 2 to 50,000")):
-        space = dataclasses.replace(LABELS[0], size=size)
-        with pytest.raises(UserError, match=said):
-            Labels(config(), Catalogue(items=ITEMS, attributes={}, labels=(space,)))
+    space = dataclasses.replace(LABELS[0], size=1)
+    with pytest.raises(UserError, match="has 1 label; it takes 2 or more"):
+        Labels(config(), Catalogue(items=ITEMS, attributes={}, labels=(space,)))
