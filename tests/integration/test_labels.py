@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ppr_dist.checkpoint import reader
+from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.pipeline import prepare
-from tests.commands import succeed
+from tests.commands import run_command, succeed
 from tests.integration.test_attribute import TRAIN
 from tests.oracle import tensors
 
@@ -80,3 +82,60 @@ def test_each_space_is_predicted_as_far_as_clicks_show_it(tmp_path: Path) -> Non
     assert list(heads) == [f"{HEADS}labels-orders.weight"]
     for name, value in heads.items():
         np.testing.assert_array_equal(value, tensors(run, int(best[1]))[name])
+
+
+TABLES = ("--labels.dense_up_to", 2, "--labels.uniform_negatives", 60)
+"""Of ``taste`` and ``noise`` a layer, of ``orders`` and ``lots`` a table each."""
+ORDERS = "tables.labels.embeddings.label:orders.weight"
+
+
+def lines_of(run: Path, *words: Any) -> dict[str, dict[str, Any]]:
+    """What evaluate says of each label space."""
+    out = succeed("evaluate", "--run-dir", run, "--task", "labels", *words).out[0].splitlines()
+    lines = [json.loads(line) for line in out if line.startswith("{")]
+    return {line["task"].removeprefix("labels."): line for line in lines}
+
+
+def test_a_table_is_trained_evaluated_and_goes_on_in_tuning(tmp_path: Path) -> None:
+    data, run, tuned = prepared(tmp_path), tmp_path / "run", tmp_path / "tuned"
+    train = ("--data", data, *TRAIN, "--train.objectives", "labels", "softmax")
+    long = ("--train.epochs", 12, "--train.eval_every_epochs", 12)
+    succeed("pretrain", *train, *TABLES, *long, "--run-dir", run, world_size=2, timeout=240)
+    plan = json.loads((run / "plan.json").read_text())
+    assert {table["name"]: table["sharding_type"] for table in plan["tables"]} == dict.fromkeys(
+        ("item", "label:lots", "label:orders"), "row_wise"
+    )
+    sampled, full = lines_of(run), lines_of(run, "--protocol", "full")
+    assert sampled["taste"]["accuracy"] > 0.95
+    for found in (sampled, full):
+        assert found["orders"]["auc"] > 0.7
+        assert found["lots"]["auc"] == pytest.approx(0.5, abs=0.05)
+    assert full["orders"]["passport"]["candidates"] == f"all {LABELS} labels but the user's others"
+
+    # The table of a space goes on from the pre-trained one, whichever others there were.
+    still = ("--train.max_steps", 1, "--train.lr", 1e-30, "--tables.lr", 0, "--labels.names", "[orders]")
+    tune = ("--data", data, *TRAIN, *still, "--train.objectives", "labels", "--init", run, "--method", "fine-tune")
+    succeed("tune", *tune, *TABLES, "--run-dir", tuned)
+    np.testing.assert_array_equal(tensors(tuned)[ORDERS], tensors(run)[ORDERS])
+    assert not [name for name in tensors(tuned) if "lots" in name]
+    assert lines_of(tuned, "--protocol", "full")["orders"]["auc"] == pytest.approx(full["orders"]["auc"], abs=1e-6)
+
+    # What was a table is no layer all at once.
+    for command, words, said in (
+        ("tune", (*tune, "--run-dir", tmp_path / "layer"), "in a table: tune it with labels.dense_up_to 2"),
+        ("pretrain", (*train, "--run-dir", run, "--resume"), "cannot be resumed to predict labels 'lots'"),
+    ):
+        done = run_command(command, *words)
+        assert done.codes == [2]
+        assert said in done.err[0].splitlines()[-1]
+
+
+def test_tuning_brings_a_table_to_a_run_without_one(tmp_path: Path) -> None:
+    data, run, tuned = prepared(tmp_path), tmp_path / "run", tmp_path / "tuned"
+    succeed("pretrain", "--data", data, *TRAIN, "--train.epochs", 1, "--run-dir", run)
+    tune = ("--data", data, *TRAIN, *TABLES, "--train.objectives", "labels", "--labels.names", "[orders]")
+    succeed("tune", *tune, "--train.epochs", 12, "--init", run, "--method", "patch", "--run-dir", tuned)
+    assert tensors(tuned)[ORDERS].shape == (LABELS, 16)
+    own = {name for name in reader.names(checkpoints(tuned)[-1]) if name.startswith("tables.")}
+    assert own == {ORDERS}  # the item table is frozen, and in the pre-trained run
+    assert lines_of(tuned)["orders"]["auc"] > 0.65

@@ -24,6 +24,7 @@ from ppr_dist.parallel.prefetch import PrefetchedBatch, fetch
 from ppr_dist.tuning import TUNING_METHODS
 from tests.multirank import models
 from tests.multirank.models import Built
+from tests.settings import parts
 from tests.shards import random_users, rank_part, select
 
 Once = Callable[[str, Callable[[], Any]], Any]
@@ -39,6 +40,8 @@ class Case:
     method: str | None = None
     train_items: bool | None = None
     item_encoders: tuple[str, ...] = ("id",)
+    dense_up_to: int = 50_000
+    """Labels of a space that is no table."""
 
     def config(self, *, zero_stage: int = 0) -> Config:
         """A model of width 16, with dropout."""
@@ -60,6 +63,7 @@ class Case:
                 max_grad_norm=0.5,
                 zero_stage=zero_stage,  # type: ignore[arg-type]
             ),
+            parts=parts(labels={"dense_up_to": self.dense_up_to, "uniform_negatives": 40}),
         )
 
 
@@ -68,6 +72,7 @@ CASES = {
     **{f"item encoder {name}": Case(item_encoders=(name,)) for name in ITEM_ENCODERS if name != "id"},
     "all item encoders": Case(item_encoders=tuple(ITEM_ENCODERS)),
     **{f"objective {name}": Case(objectives=(name,)) for name in OBJECTIVES},
+    "labels in tables": Case(objectives=("labels", "softmax"), dense_up_to=2),
     **{f"method {name}": Case(method=name) for name in TUNING_METHODS},
 }
 

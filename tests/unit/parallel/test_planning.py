@@ -295,6 +295,23 @@ def test_label_spaces_to_predict_are_counted(capsys):
     assert added == 2 * 4 * 53 * 8 // 2
 
 
+def test_a_label_space_above_the_limit_is_a_table(capsys):
+    words = ["--cluster", str(SHARDING / "cpu.yaml"), "--items", "9", "--dim", "8", "--world-size", "2", "--json"]
+    spaces = ["--label-spaces.answer", "3", "--label-spaces.orders", "10_000_000"]
+    plan_command.main([*words, "--train.objectives", "softmax", "labels", *spaces])
+    said = json.loads(capsys.readouterr().out)
+    _, orders = said["tables"]
+    assert (orders["name"], orders["rows"], orders["columns"]) == ("label:orders", 10**7, 8)
+    assert (orders["sharding_type"], len(orders["shards"])) == ("row_wise", 2)
+    assert said["ranks"][1]["host"]["weights"] == (4 + 10**7 // 2) * 8 * 4
+    # Of the other rank: candidates, and half of what is looked up; of each the id, the vector and its gradient.
+    users, drawn = Config().train.global_batch_size // 2, 512 // 2
+    received = (users + drawn + (users + drawn) / 2) * (8 + 2 * 4 * 8)
+    step = said["step"]["planned"]["labels"]
+    assert step["bytes"] == 8 + received
+    assert step["flops"] == 3 * 2 * users * 8 * (3 + 2 * (users + drawn))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
