@@ -79,7 +79,7 @@ class Tables:
     lr: float = 0.05
     """Learning rate of the tables."""
     pretrained_lr: float | None = None
-    """tune: learning rate of the item table; null = ``tables.lr``, which profile tables always have."""
+    """tune: learning rate of the item table; null = ``tables.lr``, which all others always have."""
     train_items: bool | None = None
     """tune: whether the item table is trainable; null = as the method has it."""
     eps: float = 1e-8
@@ -87,10 +87,10 @@ class Tables:
     init_std: float = 0.02
     """Standard deviation of the normal initialisation."""
     precision: Literal["float32", "float16"] = "float32"
-    """Weights of the item table; profile tables, optimizer state and looked-up vectors are float32 either way.
-    float16 halves the table and keeps 11 bits of a weight. First values are rounded to the nearest; an update is
-    computed in float32 and then rounded: on a GPU stochastically, right on average (FBGEMM's default); on a CPU to the
-    nearest, so that a step of less than 1/4,096 of a weight is lost."""
+    """Weights of the tables of items and of labels; profile tables, optimizer state and looked-up vectors are float32
+    either way. float16 halves a table and keeps 11 bits of a weight. First values are rounded to the nearest; an update
+    is computed in float32 and then rounded: on a GPU stochastically, right on average (FBGEMM's default); on a CPU to
+    the nearest, so that a step of less than 1/4,096 of a weight is lost."""
     exchange: Literal["float32", "bfloat16"] = "float32"
     """What looked-up vectors, softmax's candidates and the gradients of both are rounded to on their way between ranks;
     sums stay float32. bfloat16 halves these bytes and keeps 8 bits of a value; one rank sends nothing, and rounds

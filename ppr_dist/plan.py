@@ -28,7 +28,8 @@ class Arguments:
     """What is known of each item, for model.item_encoders: numbers of a vector, by any name (--item-data.text 128),
     codes of an item (--item-data.codes 4), words of a text (--item-data.tokens 16)."""
     label_spaces: dict[str, int] = dataclasses.field(default_factory=dict)
-    """Labels of each label space that train.objectives labels predicts: --label-spaces.orders 5000."""
+    """Labels of each label space that train.objectives labels predicts: --label-spaces.orders 5000; above
+    labels.dense_up_to a table."""
     data: DataFolder | None = None
     """Folder that prepare wrote, in place of --items, --attributes, --item-data and --label-spaces."""
     method: str | None = None

@@ -82,7 +82,7 @@ def log_expected(ids: Tensor, lent: int, log_share: float) -> Tensor:
     """log Q of the candidates of all ranks int64 [W, n + m], the first ``lent`` columns those that users lend: such
     that 1 / Q of a label's sum to 1 where it is lent; ``log_share``, that of draws / size, of another; +inf of padding.
     """
-    in_order = ids[:, :lent].flatten().sort().values
+    ids, in_order = ids.contiguous(), ids[:, :lent].flatten().sort().values
     counted = torch.searchsorted(in_order, ids, right=True) - torch.searchsorted(in_order, ids)  # how often it is lent
     log_q = counted.float().log()
     log_q[:, lent:] = torch.where(counted[:, lent:] > 0, torch.inf, log_share)

@@ -171,7 +171,8 @@ class Labels(Objective):
                 continue
             lent, uniform = given(self.settings, shape, label_tables.lent_per_user(space, self.settings))
             compared += w * (lent + uniform)
-            received += row * ((w - 1) * (lent + uniform) + (w - 1) / w * (shape.users + uniform))
+            # What is drawn lies on this rank, but for the edges of its part, where the table is cut by rows.
+            received += row * ((w - 1) * (lent + uniform) + (w - 1) / w * shape.users)
         return Cost(bytes=received, flops=2 * 3 * shape.users * shape.dim * compared)
 
 

@@ -11,14 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ppr_dist.checkpoint import reader
 from ppr_dist.checkpoint.position import checkpoints
 from ppr_dist.data.prepare.config import PrepareConfig
 from ppr_dist.data.prepare.pipeline import prepare
+from ppr_dist.parallel.distributed import DistributedContext
+from ppr_dist.trained import load_several, load_trained
 from tests.commands import run_command, succeed
 from tests.integration.test_attribute import TRAIN
 from tests.oracle import tensors
+from tests.ranks import run_ranks
 
 HEADS = "dense.parameter.heads."
 USERS, ITEMS, CLICKS, LABELS = 900, 60, 8, 120
@@ -139,3 +143,12 @@ def test_tuning_brings_a_table_to_a_run_without_one(tmp_path: Path) -> None:
     own = {name for name in reader.names(checkpoints(tuned)[-1]) if name.startswith("tables.")}
     assert own == {ORDERS}  # the item table is frozen, and in the pre-trained run
     assert lines_of(tuned)["orders"]["auc"] > 0.65
+    for table in run_ranks(_served, 1, tuned)[0]:
+        np.testing.assert_array_equal(table, tensors(tuned)[ORDERS])
+
+
+def _served(context: DistributedContext, tuned: Path) -> list[np.ndarray]:
+    """The table of a run loaded alone, and on top of the pre-trained one that others share with it."""
+    loaded = [load_trained(tuned, None, context), *load_several([tuned], None, context)]
+    with torch.no_grad():
+        return [each.scorer.embeddings.look_up_labels("orders", torch.arange(LABELS)).numpy() for each in loaded]

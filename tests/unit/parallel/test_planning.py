@@ -304,9 +304,9 @@ def test_a_label_space_above_the_limit_is_a_table(capsys):
     assert (orders["name"], orders["rows"], orders["columns"]) == ("label:orders", 10**7, 8)
     assert (orders["sharding_type"], len(orders["shards"])) == ("row_wise", 2)
     assert said["ranks"][1]["host"]["weights"] == (4 + 10**7 // 2) * 8 * 4
-    # Of the other rank: candidates, and half of what is looked up; of each the id, the vector and its gradient.
+    # Of the other rank: candidates, and half of the users' labels; of each the id, the vector and its gradient.
     users, drawn = Config().train.global_batch_size // 2, 512 // 2
-    received = (users + drawn + (users + drawn) / 2) * (8 + 2 * 4 * 8)
+    received = (users + drawn + users / 2) * (8 + 2 * 4 * 8)
     step = said["step"]["planned"]["labels"]
     assert step["bytes"] == 8 + received
     assert step["flops"] == 3 * 2 * users * 8 * (3 + 2 * (users + drawn))
