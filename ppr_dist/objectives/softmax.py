@@ -22,6 +22,7 @@ from ppr_dist.catalogue import Catalogue
 from ppr_dist.config import Config
 from ppr_dist.data.counter_random import integers
 from ppr_dist.data.stream.step_users import Drawn, StepUsers
+from ppr_dist.errors import UserError
 from ppr_dist.loss.softmax import among, merged, sampled_softmax
 from ppr_dist.objectives.base import NEGATIVE, Cost, Objective, Step, StepShape
 from ppr_dist.objectives.candidates import given, most_serving, own_draws, require_candidates, serving
