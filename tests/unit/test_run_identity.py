@@ -186,6 +186,7 @@ def test_pre_training_that_saw_cold_users_is_refused(tmp_path: Path, capsys: pyt
             with pytest.raises(UserError, match=f"elsewhere has other cold users than run .*{said} now"):
                 check_held_out(info, Path("run"), changed, tmp_path / "elsewhere")
     changed = made(tmp_path, tune_test_fraction=0.5)
+    capsys.readouterr()  # on a slow machine prepare shows how far it is
     check_held_out(pretrained, Path("run"), changed, tmp_path / "data")
     assert capsys.readouterr().err == ""
     check_held_out(tuned, Path("run"), changed, tmp_path / "data")
