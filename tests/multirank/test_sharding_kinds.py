@@ -88,7 +88,8 @@ def look_up(
         targets=nothing,
         **distinct_values(profile.numpy()),
     )
-    return embeddings.look_up_batch(batch)
+    rows, profiles, _ = embeddings.look_up_batch(batch)
+    return rows, profiles
 
 
 def whole(embeddings: ShardedEmbeddings) -> dict[str, np.ndarray]:
