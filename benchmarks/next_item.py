@@ -289,9 +289,11 @@ def _curves(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _seeds(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Of the trial that is best on validation, the first of ``rows``."""
+    of_best = [r for r in rows if r["trial"] == rows[0]["trial"]]
     said = {"test": "Test", "refit": "Refit for the epochs that validation chose, its targets trained on too: test"}
     for kind, words in said.items():
-        tested = [r[kind] for r in rows if r[kind]]
+        tested = [r[kind] for r in of_best if r[kind]]
         if tested:
             figures = (
                 f"{metric.upper()} {statistics.mean(values):.4f}"
@@ -299,7 +301,8 @@ def _seeds(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
                 for metric in ("ndcg@10", "hit@10")
                 if (values := [r[metric] for r in tested])
             )
-            yield from ("", f"{words} over {len(tested)} seeds, mean ± standard deviation: {', '.join(figures)}.")
+            seeds = f"{len(tested)} seeds, mean ± standard deviation" if len(tested) > 1 else "one seed"
+            yield from ("", f"{words} of {rows[0]['trial']}, {seeds}: {', '.join(figures)}.")
 
 
 if __name__ == "__main__":
