@@ -115,6 +115,7 @@ def _films(setting: Setting) -> Path:
     out = setting.work / "logs" / "ml-1m-films"
     if not out.is_dir():
         assert setting.logs
+        new = out.with_name(f"{out.name}.new")
         clicks = pq.read_table(setting.logs / "ml-1m" / "interactions.parquet")
         users = np.random.default_rng(0).permutation(pc.unique(clicks["user_id"]).to_numpy())
         for name, items, half in zip(FILMS, items_of(setting, "ml-1m"), np.array_split(users, 2), strict=True):
@@ -123,6 +124,7 @@ def _films(setting: Setting) -> Path:
             )
             counts = part.group_by("user_id").aggregate([("item_id", "count")])
             enough = counts.filter(pc.greater_equal(counts["item_id_count"], LEAST))["user_id"]
-            (out / name).mkdir(parents=True)
-            pq.write_table(part.filter(pc.is_in(part["user_id"], enough)), out / name / "interactions.parquet")
+            (new / name).mkdir(parents=True, exist_ok=True)
+            pq.write_table(part.filter(pc.is_in(part["user_id"], enough)), new / name / "interactions.parquet")
+        new.rename(out)
     return out
