@@ -69,8 +69,11 @@ def merged(candidates: Tensor, candidate_ids: Tensor, log_q: Tensor) -> tuple[Te
     """Candidates [N, D] with their ids and log Q [N], those of one id as one: the same loss from fewer products.
 
     1 / Q of the one is the sum of theirs; its gradient goes to the first of them, whose vector is that of all. A third
-    of 3,000 uniform draws from 3,416 items are repeats.
+    of 3,000 uniform draws from 3,416 items are repeats. On a GPU, which would be waited for to know how many are left,
+    they stay as they are.
     """
+    if candidates.device.type != "cpu":
+        return candidates, candidate_ids, log_q
     ids, place = torch.unique(candidate_ids, return_inverse=True)
     inverse_q = log_q.new_zeros(len(ids)).index_add_(0, place, torch.exp(-log_q))
     each = torch.arange(len(place), device=place.device)

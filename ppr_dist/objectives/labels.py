@@ -138,8 +138,7 @@ class Labels(Objective):
         name, drawn = space.name, step.batch.drawn[self.name]
         share = label_tables.uniform_draws(space, self.settings) / space.size
         log_q = label_tables.log_expected(ids, len(drawn[f"{name}.lent"]), math.log(share) if share else -math.inf)
-        shared = candidates.flatten(0, 1), ids.flatten(), log_q.flatten()
-        candidates, ids, log_q = merged(*shared) if ids.device.type == "cpu" else shared  # a GPU would be waited for
+        candidates, ids, log_q = merged(candidates.flatten(0, 1), ids.flatten(), log_q.flatten())
         user, labels, users = step.encoded.heads[head_name(name)], drawn[f"{name}.labels"], drawn[f"{name}.users"]
         return sampled_softmax(
             user.index_select(0, users),

@@ -113,8 +113,7 @@ class SampledSoftmax(Objective):
         assert step.started is not None
         candidates, ids = step.started.wait(), ids.reshape(-1)
         log_q = bits.reshape(-1).to(torch.int32).view(torch.float32)
-        if candidates.device.type == "cpu":  # a GPU would be waited for, to know how many are left
-            candidates, ids, log_q = merged(candidates, ids, log_q)
+        candidates, ids, log_q = merged(candidates, ids, log_q)
         return sampled_softmax(
             step.encoded.user,
             positive,
