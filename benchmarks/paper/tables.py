@@ -95,7 +95,7 @@ def table8(study: Study) -> Result:
     """Gender and age from the clicks; the model does not see the attribute it predicts."""
     lines, kept = _attributes(study, TUNED)
     told = "; ".join(f"{name} {' / '.join(map(str, of))}" for name, of in published.PREDICTION.items())
-    return [*lines, f"Paper, Table VIII (graduate state, one value against the other): {told}."], kept
+    return [*lines, "", f"Paper, Table VIII (graduate state, one value against the other): {told}."], kept
 
 
 def _attributes(study: Study, methods: Sequence[str]) -> Result:
@@ -113,11 +113,11 @@ def _attributes(study: Study, methods: Sequence[str]) -> Result:
         "Means over folds and seeds ± standard deviation between them. Precision, recall and F1 are means over the"
         " values."
     )
-    return [*markdown(head, rows), "", note, "", *attributes_against(kept, len(study.scale.folds))], kept
+    return [*markdown(head, rows), "", note, "", *_attributes_against(kept, len(study.scale.folds))], kept
 
 
-def attributes_against(kept: Mapping[str, Any], folds: int) -> list[str]:
-    """Of what :func:`table8` keeps: the other methods against fine-tuning, paired by fold; nothing of one fold."""
+def _attributes_against(kept: Mapping[str, Any], folds: int) -> list[str]:
+    """Of what :func:`_attributes` keeps: the other methods against fine-tuning, paired by fold; nothing of one fold."""
     if folds < 2:
         return []
     found = {}
@@ -284,25 +284,21 @@ def _passports(done: Mapping[int, Mapping[str, Sequence[Job]]]) -> list[Any]:
 
 
 def _of_search(study: Study, searched: Mapping[int, Found]) -> list[str]:
-    folds = searched if study.scale.nested else list(searched)[:1]
     rows = []
-    for fold in folds:
-        for name, (options, trials) in searched[fold].items():
-            each_option = [(f"{section}.{key}", value) for section, of in options.items() for key, value in of.items()]
+    for fold, found in searched.items() if study.scale.nested else [(1, next(iter(searched.values())))]:
+        for name, (options, trials) in found.items():
+            of_best = (f"{part}.{key} {value:g}" for part, of in options.items() for key, value in of.items())
             best = max(trials, key=lambda each: each["validation"])
-            found = ", ".join(f"{each['validation']:.4f}" for each in trials)
-            cells = [
-                name,
-                ", ".join(f"{option} {value:g}" for option, value in each_option),
-                str(best["epochs"]),
-                found,
-            ]
-            rows.append([*([str(fold)] if study.scale.nested else []), *cells])
-    head = ["method", "options of the best trial", "best epoch", "validation NDCG@50 of all trials"]
-    whose = (
-        "Search on each fold's own validation users:" if study.scale.nested else "Search on fold 1's validation users:"
-    )
-    return [whose, "", *markdown([*(["fold"] if study.scale.nested else []), *head], rows)]
+            validations = ", ".join(f"{each['validation']:.4f}" for each in trials)
+            rows.append([str(fold), name, ", ".join(of_best), str(best["epochs"]), validations])
+    head = ["fold", "method", "options of the best trial", "best epoch", "validation NDCG@50 of all trials"]
+    first = 0 if study.scale.nested else 1
+    table = markdown(head[first:], [row[first:] for row in rows])
+    return [f"Search on {_searched_on(study)} validation users:", "", *table]
+
+
+def _searched_on(study: Study) -> str:
+    return "each fold's own" if study.scale.nested else "fold 1's"
 
 
 def _means(of: Mapping[str, Sums]) -> list[str]:
@@ -350,9 +346,8 @@ def scale_words(study: Study) -> str:
     """What was run, in a sentence."""
     scale = study.scale
     folds = ", ".join(map(str, scale.folds))
-    whose = "each fold's own" if scale.nested else "fold 1's"
     return (
-        f"{scale.trials} trials for each method on {whose} validation users; test users of folds {folds} of 5,"
-        f" {scale.seeds} seeds of tuning, one pre-training; at most {scale.epochs} epochs, best by validation, patience"
-        f" {scale.patience}."
+        f"{scale.trials} trials for each method on {_searched_on(study)} validation users; test users of folds"
+        f" {folds} of 5, {scale.seeds} seeds of tuning, one pre-training; at most {scale.epochs} epochs, best by"
+        f" validation, patience {scale.patience}."
     )

@@ -102,8 +102,7 @@ def _rows(
 
 def _data(setting: Setting, name: str, users: int | None) -> Path:
     """Prepared clicks of so many users (None: all); the same catalogue, since its items' features are told."""
-    log = "ml-1m" if name in FILMS else name
-    folder = _films(setting) / name if name in FILMS else setting.log(name)
+    log, folder = ("ml-1m", _films(setting) / name) if name in FILMS else (name, setting.log(name))
     if users:
         folder = some_users(folder, setting.work / "logs" / f"{name}-{users}", users)
     known = {"item_features": setting.content(log)["item_features"], "cold_threshold": 3}
